@@ -1,0 +1,27 @@
+"""The step as one module: the network and the update that follows it, for export into one graph."""
+
+from torch import Tensor, nn
+
+from models.plan import Step, update
+
+COEFFICIENTS = Step._fields[1:]  # P … N, the columns of the graph's `coefficients`; t is an input of its own
+
+
+class StepModule(nn.Module):
+    """(x, t, y, noise, x0_prev, coefficients) → (x_new, x0), rows independent of each other.
+
+    x, noise, x0_prev and both outputs (n, C, H, W) float32; t (n,) float32; y (n,) int64, the number of classes
+    meaning "no class"; coefficients (n, 8) float32, a row's `Step` without t.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, x: Tensor, t: Tensor, y: Tensor, noise: Tensor, x0_prev: Tensor, coefficients: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        columns = coefficients.view(-1, len(COEFFICIENTS), 1, 1, 1).unbind(dim=1)
+        k = Step(t, *columns)  # type: ignore[arg-type]  # tensors stand where a plan has floats
+        x_new, x0 = update(k, x, self.network(x, t, y), x0_prev, noise)
+        return x_new, x0

@@ -1,0 +1,61 @@
+"""A checkpoint: a folder with `model.safetensors` (the EMA weights) and `model.json` (how to build it, where it is from)."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+WEIGHTS, CARD = "model.safetensors", "model.json"
+
+
+class Card(BaseModel):
+    """What `model.json` says: enough to build the network again, and where its weights came from."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str  # what callers ask for as `method`
+    family: str  # the folder under models/
+    shape: tuple[int, int, int]  # (C, H, W) of an image
+    classes: list[str]
+    noise_schedule: dict[str, Any]
+    network: dict[str, Any]  # the family's own settings of its network
+    recommended_steps: int
+    training: dict[str, Any]  # settings, data digest, seed, package versions, images seen
+
+    def build(self) -> nn.Module:
+        """A network with fresh weights."""
+        module = import_module(f"models.{self.family}.network")
+        network: nn.Module = module.Network(
+            shape=self.shape, classes=len(self.classes), schedule=self.noise_schedule, **self.network
+        )
+        return network
+
+
+def save(folder: Path, card: Card, weights: dict[str, Tensor]) -> None:
+    """Writes the checkpoint, the card last; each file replaces the old one whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_replacing(weights, folder / WEIGHTS)
+    text = json.dumps(card.model_dump(), indent=1)
+    partial = folder / f"{CARD}.partial"
+    partial.write_text(text + "\n")
+    partial.replace(folder / CARD)
+
+
+def load(folder: Path) -> tuple[Card, nn.Module]:
+    """The card and the network with its EMA weights, in evaluation mode."""
+    card = Card.model_validate_json((folder / CARD).read_text())
+    network = card.build()
+    network.load_state_dict(load_file(folder / WEIGHTS))
+    return card, network.eval()
+
+
+def save_replacing(tensors: dict[str, Tensor], path: Path) -> None:
+    """Writes a safetensors file beside `path` and renames it, so that a crash leaves the old file or the new one."""
+    partial = path.with_name(f"{path.name}.partial")
+    save_file({name: torch.as_tensor(t).detach().contiguous() for name, t in tensors.items()}, partial)
+    partial.replace(path)

@@ -1,0 +1,85 @@
+"""The judge of class agreement: a small convolutional classifier, trained on the real images, that no generator saw."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from models import data
+from models.checkpoint import save_replacing
+from models.data import Dataset
+
+EPOCHS = 4
+BATCH_SIZE = 128
+LEARNING_RATE = 2e-3
+MAX_SHIFT = 2  # pixels: drawn anew for each batch, so that the judge does not lean on an image being centred
+
+
+class Classifier(nn.Module):
+    """Images (n, C, size, size) in [−1, 1] → logits (n, classes); `features` are what the last layer reads."""
+
+    def __init__(self, channels: int, size: int, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 32, 3, padding=1),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 3, padding=1),
+            nn.BatchNorm2d(64),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(64, 64, 3, padding=1),
+            nn.BatchNorm2d(64),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(64 * (size // 8) ** 2, 128),
+            nn.ReLU(),
+        )
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(128, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+
+def trained(dataset: Dataset, size: int, cache: Path) -> Classifier:
+    """A classifier of `dataset` padded to `size`, in evaluation mode; trained once, then read from the cache folder."""
+    classifier = Classifier(dataset.images.shape[1], size, len(dataset.classes))
+    path = cache / f"classifier-{dataset.digest[:16]}-{size}.safetensors"
+    if path.exists():
+        classifier.load_state_dict(load_file(path))
+    else:
+        train(classifier, dataset, size)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_replacing(classifier.state_dict(), path)
+    return classifier.eval()
+
+
+def train(classifier: Classifier, dataset: Dataset, size: int) -> None:
+    """Trains in place on every image EPOCHS times, in an order and with shifts drawn from a fixed seed."""
+    images, labels = torch.from_numpy(data.to_model(dataset.images, size)), torch.from_numpy(dataset.labels)
+    rng = np.random.default_rng(0)
+    optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=1e-2)
+    batches = EPOCHS * -(-len(images) // BATCH_SIZE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=batches)
+    order = np.concatenate([rng.permutation(len(images)) for _ in range(EPOCHS)])
+    classifier.train()
+    for picked in tqdm(np.array_split(order, batches), desc="classifier", unit="batch"):
+        shift = rng.integers(-MAX_SHIFT, MAX_SHIFT + 1, size=2).tolist()
+        loss = cross_entropy(classifier(images[picked].roll(shift, dims=(2, 3))), labels[picked])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+@torch.no_grad()
+def predict(classifier: Classifier, images: Tensor) -> Tensor:
+    """The class (n,) int64 of images (n, C, size, size)."""
+    return torch.cat([classifier(batch).argmax(dim=1) for batch in images.split(500)])

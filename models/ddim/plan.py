@@ -1,0 +1,50 @@
+"""DDIM's plans: any number of steps up to the training timesteps, by two solvers.
+
+The schedule is `{"alphas_cumprod": [ᾱ_0, …, ᾱ_{T−1}]}`, falling from nearly 1 (data) to nearly 0 (noise).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from models.plan import Plan, Setting, Solver, Vector, ddim, dpmpp_2m, ends, trailing_timesteps
+
+
+def cosine_schedule(timesteps: int) -> Vector:
+    """ᾱ for `timesteps` training timesteps, float64: α_t = cos φ_t with the angle φ even between its two ends.
+
+    The cosine schedule (Nichol & Dhariwal 2021, arXiv 2102.09672, section 3.2) with both ends held off the poles:
+    σ = 0.01 at the first timestep and α = 0.01 at the last, so that 1/α stays below 100.
+    """
+    edge = np.arcsin(0.01)
+    return np.cos(np.linspace(edge, np.pi / 2 - edge, timesteps)) ** 2
+
+
+def max_steps(schedule: Mapping[str, Any]) -> int:
+    """One step a training timestep."""
+    return len(schedule["alphas_cumprod"])
+
+
+def _visit(schedule: Mapping[str, Any], steps: int) -> tuple[Vector, Vector, Vector]:
+    alphas_cumprod = np.asarray(schedule["alphas_cumprod"], dtype=np.float64)
+    timesteps = trailing_timesteps(len(alphas_cumprod), steps)
+    return timesteps.astype(np.float64), *ends(alphas_cumprod, timesteps)
+
+
+def ddim_plan(schedule: Mapping[str, Any], steps: int, *, eta: float) -> Plan:
+    return ddim(*_visit(schedule, steps), eta=eta)
+
+
+def dpmpp_2m_plan(schedule: Mapping[str, Any], steps: int) -> Plan:
+    return dpmpp_2m(*_visit(schedule, steps))
+
+
+SOLVERS = {
+    "ddim": Solver(
+        ddim_plan,
+        "DDIM; eta = 0 is deterministic, eta = 1 is DDPM's ancestral sampling",
+        {"eta": Setting(low=0.0, high=1.0, default=0.0)},
+    ),
+    "dpmpp_2m": Solver(dpmpp_2m_plan, "DPM-Solver++(2M), second order, deterministic"),
+}

@@ -1,0 +1,19 @@
+"""Finds the families: a family is a folder of this package with a `plan.py`."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+from models.plan import Family
+
+
+def names() -> list[str]:
+    """The families there are, in alphabetical order."""
+    return sorted(path.parent.name for path in Path(__file__).parent.glob("*/plan.py"))
+
+
+def find(name: str) -> Family:
+    """The family's `plan` module. Raises KeyError, naming the known ones, if there is no such family."""
+    if name not in names():
+        raise KeyError(f"no family {name!r}: the families are {', '.join(names())}")
+    return cast(Family, import_module(f"models.{name}.plan"))

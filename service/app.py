@@ -1,0 +1,45 @@
+"""The application: the parts put together, and its life from loading the bundles to draining."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from asgi_correlation_id import CorrelationIdMiddleware
+from fastapi import FastAPI
+
+from service import errors, routes
+from service.observe import Observe
+from service.runtime import OrtRuntime
+from service.service import OpenRuntime, Service
+from service.settings import Settings
+
+
+def is_request_id(value: str) -> bool:
+    """Whether a caller's X-Request-ID is kept; another one is replaced."""
+    return re.fullmatch(r"[\w.:-]{1,128}", value) is not None
+
+
+def create_app(settings: Settings, open_runtime: OpenRuntime = OrtRuntime) -> FastAPI:
+    """The ASGI application. Loading starts with its lifespan and goes on behind `/healthz` and `/readyz`."""
+    service = Service(settings, open_runtime)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(asyncio.to_thread(service.load))
+        yield
+        await loading
+        await asyncio.to_thread(service.drain)
+
+    app = FastAPI(
+        title="Trilemma",
+        summary="Images from diffusion models that sample fast",
+        lifespan=lifespan,
+        responses={"4XX": routes.PROBLEM, "5XX": routes.PROBLEM},
+    )
+    app.state.service = service
+    app.include_router(routes.router)
+    errors.install(app, service.metrics)
+    app.add_middleware(Observe, metrics=service.metrics)
+    app.add_middleware(CorrelationIdMiddleware, header_name="X-Request-ID", validator=is_request_id)
+    return app

@@ -1,0 +1,91 @@
+"""The engine's vocabulary: a Job is an accepted request, an Image one picture of it, a Batch the rows of one step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service import noise
+
+Array = NDArray[np.float32]
+Inputs = dict[str, NDArray[np.generic]]
+
+NOISE_COLUMN = -1  # N in a line of the table
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """An accepted request. Only the engine's thread changes it, until it calls `done`, once."""
+
+    id: str
+    method: str
+    table: Array  # (steps, 9): a line a step, columns as `models.plan.Step`
+    shape: tuple[int, int, int]
+    label: int  # the number of classes means "no class"
+    seed: int
+    n: int
+    submitted_s: float
+    done: Callable[[], None] = lambda: None  # set by the engine when it accepts the job
+    started_s: float = 0.0
+    finished_s: float = 0.0
+    error: Exception | None = None
+    images: list["Image"] = field(init=False)
+    unfinished: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.images = [Image(self, index) for index in range(self.n)]
+        self.unfinished = self.n
+
+
+@dataclass(eq=False, slots=True)
+class Image:
+    """One image on its way: after `step` steps its state is x, and x0 is the clean image predicted last."""
+
+    job: Job
+    index: int
+    step: int = 0
+    begun: bool = False
+    x: Array = field(init=False)
+    x0: Array = field(init=False)
+
+    def begin(self) -> None:
+        """Draws x_T; called when the image first enters a batch, so that a waiting one holds no memory."""
+        self.begun = True
+        self.x = noise.normal(self.job.seed, self.index, noise.INITIAL, self.job.shape)
+        self.x0 = np.zeros_like(self.x)
+
+    def fresh_noise(self) -> Array | float:
+        """The noise of the next step, or 0 where the step multiplies it by 0."""
+        if self.job.table[self.step, NOISE_COLUMN] == 0:
+            return 0.0
+        return noise.normal(self.job.seed, self.index, self.step + 1, self.job.shape)
+
+    @property
+    def finished(self) -> bool:
+        return self.step == len(self.job.table)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images of one method, at any step of any plan, that take their next step together."""
+
+    method: str
+    images: list[Image]
+
+    def inputs(self) -> Inputs:
+        """The step graph's inputs, a row an image: see `export.step.StepModule`."""
+        images = self.images
+        lines = np.stack([image.job.table[image.step] for image in images])
+        x = np.stack([image.x for image in images])
+        fresh = np.empty_like(x)
+        for row, image in zip(fresh, images, strict=True):
+            row[...] = image.fresh_noise()
+        return {
+            "x": x,
+            "t": lines[:, 0],
+            "y": np.array([image.job.label for image in images], dtype=np.int64),
+            "noise": fresh,
+            "x0_prev": np.stack([image.x0 for image in images]),
+            "coefficients": lines[:, 1:],
+        }

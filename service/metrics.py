@@ -1,0 +1,45 @@
+"""What Prometheus sees. A registry for each app, so that two apps in one process do not mix."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+
+LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+STEP_BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1)
+BATCH_BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128)
+
+
+class Metrics:
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        self.request_seconds = Histogram(
+            "trilemma_request_seconds",
+            "From a request's arrival to its answer",
+            ["method", "status"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.queue_seconds = Histogram(
+            "trilemma_queue_wait_seconds",
+            "From a request's acceptance to its first step",
+            ["method"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.step_seconds = Histogram(
+            "trilemma_step_seconds", "A network step of a batch", ["method"], buckets=STEP_BUCKETS, registry=registry
+        )
+        self.batch_size = Histogram(
+            "trilemma_batch_size", "Images in a network step", ["method"], buckets=BATCH_BUCKETS, registry=registry
+        )
+        self.active_images = Gauge("trilemma_active_images", "Images that have begun", registry=registry)
+        self.waiting_images = Gauge("trilemma_waiting_images", "Images accepted and not begun", registry=registry)
+        self.images = Counter("trilemma_images_total", "Images finished", ["method"], registry=registry)
+        self.steps = Counter("trilemma_steps_total", "Steps done, a row of a batch each", ["method"], registry=registry)
+        self.rejections = Counter("trilemma_rejections_total", "Requests refused", ["reason"], registry=registry)
+        self.network_seconds = Counter("trilemma_network_seconds_total", "Time inside the network", registry=registry)
+        self.busy_seconds = Counter("trilemma_busy_seconds_total", "Time the engine had work", registry=registry)
+        self.failed_bundles = Gauge("trilemma_failed_bundles", "Bundles that were refused", registry=registry)
+        self.model_info = Gauge(
+            "trilemma_model_info", "1 for each model served", ["method", "family", "digest"], registry=registry
+        )

@@ -1,0 +1,117 @@
+"""Wire types: what a request may say and what an answer says. Shape and fixed ranges only; a model's own limits are
+its bundle's."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_IMAGES = 64
+MAX_SEED = 2**64 - 1
+
+Format = Literal["png", "jpeg", "webp", "npy"]
+
+
+class GenerateRequest(BaseModel):
+    """Images to generate. The same request, seed included, always gives the same images."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"method": "ddim", "steps": 20, "seed": 7, "class_label": 3}]},
+    )
+
+    method: Annotated[str, Field(description="one of `GET /methods`")]
+    steps: Annotated[
+        int | None, Field(ge=1, description="network evaluations an image; default: the model's recommended number")
+    ] = None
+    seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="drawn, and returned, when absent")] = None
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES, description="how many images")] = 1
+    class_label: Annotated[
+        int | str | None, Field(description="a class by number or name; null or absent: no class")
+    ] = None
+    solver: Annotated[str | None, Field(description="how to sample; default: the model's first solver")] = None
+    eta: Annotated[
+        float | None, Field(ge=0, le=1, description="solver `ddim` only: 0 is deterministic, 1 is DDPM")
+    ] = None
+    format: Annotated[Format, Field(description="of `images[].data` in a JSON answer")] = "png"
+
+
+class GeneratedImage(BaseModel):
+    index: int
+    data: str = Field(description="base64 of the file in the format asked for")
+    sha256: str = Field(description="of the file's bytes")
+
+
+class Timing(BaseModel):
+    """Milliseconds: waiting for the first step, from the first step to the last, and in the service altogether."""
+
+    queue_ms: float
+    compute_ms: float
+    total_ms: float
+
+
+class ModelRef(BaseModel):
+    name: str
+    digest: str = Field(description="SHA-256 of what decides the model's images")
+
+
+class GenerateResponse(BaseModel):
+    id: str
+    method: str
+    steps: int
+    solver: str
+    settings: dict[str, float] = Field(description="the solver's settings, defaults filled in")
+    seed: int
+    class_label: str | None
+    images: list[GeneratedImage]
+    timing: Timing
+    model: ModelRef
+
+
+class Range(BaseModel):
+    min: float
+    max: float
+    default: float
+
+
+class SolverInfo(BaseModel):
+    name: str
+    summary: str
+    settings: dict[str, Range]
+
+
+class Steps(BaseModel):
+    min: int
+    max: int
+    default: int
+
+
+class MethodInfo(BaseModel):
+    """A served model."""
+
+    method: str
+    family: str
+    model: ModelRef
+    image_shape: tuple[int, int, int] = Field(description="(channels, height, width)")
+    classes: list[str]
+    steps: Steps
+    solvers: list[SolverInfo] = Field(description="the first one is the default")
+    measured: dict[str, Any] = Field(description="quality and speed, where they were measured")
+
+
+class Readiness(BaseModel):
+    status: Literal["starting", "ready", "draining", "no model"]
+    methods: list[str]
+    failed_bundles: dict[str, str] = Field(description="bundles that were refused, and why")
+
+
+def allowed(field: str) -> Any:
+    """What `field` of a request may be, in JSON Schema's terms, or the known fields where there is no such field."""
+    properties = GenerateRequest.model_json_schema()["properties"]
+    if field not in properties:
+        return sorted(properties)
+    schema = properties[field]
+    members = [member for member in schema.get("anyOf", [schema]) if member.get("type") != "null"]
+    keys = ("type", "minimum", "maximum", "enum")
+    described = [{key: member[key] for key in keys if key in member} for member in members]
+    return described[0] if len(described) == 1 else described

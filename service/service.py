@@ -1,0 +1,91 @@
+"""What the handlers share: the models served, the engine, and how far along the service is."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import structlog
+
+from service import bundle
+from service.bundle import Bundle
+from service.core import Batch, Job
+from service.engine import Engine
+from service.errors import Unavailable, UnknownMethod
+from service.metrics import Metrics
+from service.runtime import Runtime
+from service.schemas import GenerateRequest, Readiness
+from service.scheduler import Scheduler
+from service.settings import Settings
+
+log = structlog.get_logger()
+
+OpenRuntime = Callable[[Bundle, int], Runtime]
+
+
+class Service:
+    """Made at once; `load` and `drain` take their time and are called off the event loop."""
+
+    def __init__(self, settings: Settings, open_runtime: OpenRuntime) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.status: Literal["starting", "ready", "draining"] = "starting"
+        self.bundles: dict[str, Bundle] = {}
+        self.failed_bundles: dict[str, str] = {}
+        self._open_runtime = open_runtime
+        self._runtimes: dict[str, Runtime] = {}
+        self.engine = Engine(
+            self._runtimes, Scheduler(settings.max_batch), self.metrics, max_queued_images=settings.max_queued_images
+        )
+
+    def load(self) -> None:
+        """Loads and warms up every bundle of the folder, then starts the engine; slow, so not for the event loop."""
+        bundles, self.failed_bundles = bundle.load_all(self.settings.bundles)
+        for name, loaded in bundles.items():
+            try:
+                runtime = self._open_runtime(loaded, self.settings.threads)
+                warm_up(runtime, loaded, self.settings.max_batch)
+            except Exception as error:  # whatever a runtime raises on a graph that it cannot run
+                self.failed_bundles[loaded.folder.name] = f"{loaded.step_file}: {error}"
+                continue
+            self._runtimes[name] = runtime
+            self.bundles[name] = loaded
+            self.metrics.model_info.labels(name, loaded.manifest.family, loaded.digest).set(1)
+            log.info("model ready", method=name, digest=loaded.digest[:12])
+        self.metrics.failed_bundles.set(len(self.failed_bundles))
+        for folder, reason in self.failed_bundles.items():
+            log.error("bundle refused", folder=folder, reason=reason)
+        if not self.bundles:
+            log.error("no model to serve", bundles=str(self.settings.bundles))
+        self.engine.start()
+        self.status = "ready"
+
+    def drain(self) -> None:
+        """Ends the engine once every accepted request has its answer."""
+        self.status = "draining"
+        self.engine.stop()
+
+    def find(self, method: str) -> Bundle:
+        """The bundle that serves `method`. Raises Unavailable while starting or draining, else UnknownMethod."""
+        if self.status != "ready":
+            raise Unavailable(f"the service is {self.status}")
+        if method not in self.bundles:
+            raise UnknownMethod(method, list(self.bundles))
+        return self.bundles[method]
+
+    def readiness(self) -> Readiness:
+        status = self.status if self.bundles or self.status != "ready" else "no model"
+        return Readiness(status=status, methods=list(self.bundles), failed_bundles=self.failed_bundles)
+
+
+def warm_up(runtime: Runtime, loaded: Bundle, max_batch: int) -> None:
+    """Runs steps of one row and of the largest batch. Raises ValueError if a result is not finite."""
+    request = GenerateRequest(method=loaded.manifest.name, seed=0)
+    sampling = loaded.resolve(request)
+    table = loaded.table(sampling.steps, sampling.solver, sampling.settings)
+    for n in (1, max_batch):
+        job = Job("warm-up", sampling.method, table, loaded.manifest.shape, sampling.label, 0, n, 0.0)
+        for image in job.images:
+            image.begin()
+        x, _ = runtime.step(Batch(sampling.method, job.images).inputs())
+        if not np.isfinite(x).all():
+            raise ValueError("the step gives numbers that are not finite")

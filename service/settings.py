@@ -1,0 +1,27 @@
+"""The service's settings: command line, then environment (`TRILEMMA_PORT=8000`), then these defaults."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+SHIPPED_BUNDLES = Path(__file__).parent.parent / "bundles"
+
+
+class Settings(BaseSettings):
+    """Serve diffusion models over HTTP."""
+
+    model_config = SettingsConfigDict(env_prefix="TRILEMMA_", cli_kebab_case=True, cli_prog_name="./run serve")
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    bundles: Path = Field(SHIPPED_BUNDLES, description="folder of bundles, a folder each")
+    threads: PositiveInt = Field(os.cpu_count() or 1, description="threads of a network step")
+    max_batch: PositiveInt = Field(16, description="images in one network step at most")
+    max_queued_images: PositiveInt = Field(
+        4096, description="images accepted and not finished at most; a request beyond them gets 429"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level to log")
+    log_format: Literal["console", "json"] = Field("console", description="how a log line is written")
