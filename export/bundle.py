@@ -1,14 +1,11 @@
-"""Writes a bundle: exports the step graph of a checkpoint, simplifies it, checks it against PyTorch, signs the files."""
+"""Writes a bundle: exports the step graph of a checkpoint, simplifies it, checks it against PyTorch, hashes it."""
 
 import hashlib
 import json
 import shutil
-import tempfile
 import warnings
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -18,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from export.step import COEFFICIENTS, StepModule
-from models import checkpoint
+from models import checkpoint, families
 from models.checkpoint import Card
 from service.bundle import FORMAT_VERSION, MANIFEST, STEP, Bundle, File, Manifest, Parity
 from service.core import Inputs
@@ -35,40 +32,51 @@ class ExportError(Exception):
 
 
 def export(source: Path, target: Path) -> Manifest:
-    """Exports the checkpoint folder `source` to the bundle folder `target`, which is replaced whole.
+    """Exports the checkpoint folder `source` to the bundle folder `target`, which is replaced only if all went well.
 
     Raises ExportError if the graph differs from PyTorch by more than TOLERANCE at any of BATCH_SIZES.
     """
     card, network = checkpoint.load(source)
     module = StepModule(network).eval()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-        folder = Path(scratch)
-        onnx.save(trace(module, random_inputs(card, 2, seed=0)), folder / STEP)
-        manifest = Manifest(
-            format_version=FORMAT_VERSION,
-            name=card.name,
-            family=card.family,
-            shape=card.shape,
-            classes=card.classes,
-            noise_schedule=card.noise_schedule,
-            recommended_steps=card.recommended_steps,
-            opset=OPSET,
-            dtype="float32",
-            files={STEP: describe(folder / STEP)},
-            parity=Parity(tolerance=TOLERANCE, largest_difference=0.0, batch_sizes=list(BATCH_SIZES)),
-            checkpoint={
-                "sha256": describe(source / checkpoint.WEIGHTS).sha256,
-                "training": card.training,
-                "exported_with": {name: version(name) for name in PACKAGES},
-            },
-        )
-        manifest.parity.largest_difference = largest_difference(module, card, Bundle(folder, manifest))
-        if not manifest.parity.largest_difference <= TOLERANCE:
-            raise ExportError(f"the graph is off PyTorch by {manifest.parity.largest_difference}, more than {TOLERANCE}")
-        write_manifest(folder, manifest)
-        replace(folder, target)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        onnx.save(trace(module, random_inputs(card, 2, seed=0)), partial / STEP)
+        manifest = describe(card, partial, weights=source / checkpoint.WEIGHTS)
+        difference = largest_difference(module, card, Bundle(partial, manifest))
+        if not difference <= TOLERANCE:
+            raise ExportError(f"the graph is off PyTorch by {difference}, more than {TOLERANCE}")
+        manifest.parity.largest_difference = difference
+        (partial / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return manifest
+
+
+def describe(card: Card, folder: Path, weights: Path) -> Manifest:
+    """The manifest of the exported files in `folder`; nothing is measured yet."""
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        name=card.name,
+        family=card.family,
+        shape=card.shape,
+        classes=card.classes,
+        latent=card.latent,
+        noise_schedule=card.noise_schedule,
+        recommended_steps=card.recommended_steps,
+        opset=OPSET,
+        dtype="float32",
+        files={STEP: File(sha256=sha256(folder / STEP), bytes=(folder / STEP).stat().st_size)},
+        parity=Parity(tolerance=TOLERANCE, largest_difference=0.0, batch_sizes=list(BATCH_SIZES)),
+        checkpoint={
+            "sha256": sha256(weights),
+            "training": card.training,
+            "exported_with": {name: version(name) for name in PACKAGES},
+        },
+    )
 
 
 def trace(module: nn.Module, inputs: Inputs) -> onnx.ModelProto:
@@ -99,15 +107,22 @@ def random_inputs(card: Card, rows: int, seed: int) -> Inputs:
     def normal() -> NDArray[np.float32]:
         return rng.standard_normal((rows, *card.shape), dtype=np.float32)
 
-    timesteps = len(card.noise_schedule["alphas_cumprod"])
-    return {
+    family = families.find(card.family)
+    solver = next(iter(family.SOLVERS.values()))
+    plan = solver.plan(
+        card.noise_schedule, family.max_steps(card.noise_schedule), **{n: s.default for n, s in solver.settings.items()}
+    )
+    inputs: Inputs = {
         "x": normal(),
-        "t": rng.integers(timesteps, size=rows).astype(np.float32),
+        "t": rng.choice([k.t for k in plan], size=rows).astype(np.float32),
         "y": rng.integers(len(card.classes) + 1, size=rows),
         "noise": normal(),
         "x0_prev": normal(),
         "coefficients": rng.random((rows, len(COEFFICIENTS)), dtype=np.float32),
     }
+    if card.latent:
+        inputs["z"] = rng.standard_normal((rows, card.latent), dtype=np.float32)
+    return inputs
 
 
 def largest_difference(module: nn.Module, card: Card, bundle: Bundle) -> float:
@@ -123,19 +138,5 @@ def largest_difference(module: nn.Module, card: Card, bundle: Bundle) -> float:
     return largest
 
 
-def describe(path: Path) -> File:
-    content = path.read_bytes()
-    return File(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Replaces the folder's manifest in one move."""
-    partial = folder / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
-    partial.replace(folder / MANIFEST)
-
-
-def replace(folder: Path, target: Path) -> None:
-    """Puts `folder` where `target` is."""
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(folder, target)
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

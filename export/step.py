@@ -8,10 +8,10 @@ COEFFICIENTS = Step._fields[1:]  # P … N, the columns of the graph's `coeffici
 
 
 class StepModule(nn.Module):
-    """(x, t, y, noise, x0_prev, coefficients) → (x_new, x0), rows independent of each other.
+    """(x, t, y, noise, x0_prev, coefficients, and z where the network takes one) → (x_new, x0); rows are independent.
 
     x, noise, x0_prev and both outputs (n, C, H, W) float32; t (n,) float32; y (n,) int64, the number of classes
-    meaning "no class"; coefficients (n, 8) float32, a row's `Step` without t.
+    meaning "no class"; coefficients (n, 8) float32, a row's `Step` without t; z (n, latent) float32.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -19,9 +19,17 @@ class StepModule(nn.Module):
         self.network = network
 
     def forward(
-        self, x: Tensor, t: Tensor, y: Tensor, noise: Tensor, x0_prev: Tensor, coefficients: Tensor
+        self,
+        x: Tensor,
+        t: Tensor,
+        y: Tensor,
+        noise: Tensor,
+        x0_prev: Tensor,
+        coefficients: Tensor,
+        z: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         columns = coefficients.view(-1, len(COEFFICIENTS), 1, 1, 1).unbind(dim=1)
         k = Step(t, *columns)  # type: ignore[arg-type]  # tensors stand where a plan has floats
-        x_new, x0 = update(k, x, self.network(x, t, y), x0_prev, noise)
+        out = self.network(x, t, y) if z is None else self.network(x, t, y, z)
+        x_new, x0 = update(k, x, out, x0_prev, noise)
         return x_new, x0

@@ -1,4 +1,4 @@
-"""What a step costs and where a saturated server's time goes: `./run bench`. Prints the tables of docs/performance.md."""
+"""What a step costs and where a saturated server's time goes: `./run bench` prints it for docs/performance.md."""
 
 import argparse
 import os
@@ -13,9 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from models.evaluate import serving
 from service import bundle
 from service.bundle import Bundle
-from service.core import Batch, Inputs, Job
 from service.runtime import OrtRuntime
-from service.schemas import GenerateRequest
 from service.settings import SHIPPED_BUNDLES
 
 BATCH_SIZES = (1, 4, 16)
@@ -45,7 +43,7 @@ def step_table(loaded: Bundle, rounds: int) -> None:
     """Milliseconds of a step by batch size and threads; the cases take turns, so that a slow spell hits them alike."""
     threads = range(1, (os.cpu_count() or 1) + 1)
     runtimes = {count: OrtRuntime(loaded, count) for count in threads}
-    inputs = {rows: step_inputs(loaded, rows) for rows in BATCH_SIZES}
+    inputs = {rows: loaded.first_step(rows) for rows in BATCH_SIZES}
     times: dict[tuple[int, int], list[float]] = {(c, rows): [] for c in threads for rows in BATCH_SIZES}
     for _ in range(rounds):
         for (count, rows), measured in times.items():
@@ -60,20 +58,14 @@ def step_table(loaded: Bundle, rounds: int) -> None:
     print()
 
 
-def step_inputs(loaded: Bundle, rows: int) -> Inputs:
-    """The inputs of a first step of `rows` images."""
-    sampling = loaded.resolve(GenerateRequest(method=loaded.manifest.name, seed=0, n=rows))
-    table = loaded.table(sampling.steps, sampling.solver, sampling.settings)
-    job = Job("", sampling.method, table, loaded.manifest.shape, sampling.label, sampling.seed, rows, submitted_s=0.0)
-    for image in job.images:
-        image.begin()
-    return Batch(job.method, job.images).inputs()
-
-
 def saturate(loaded: Bundle, bundles: Path, requests: int) -> None:
     """Keeps CLIENTS requests going and compares the time inside the network with the time that passed."""
     name, steps = loaded.manifest.name, loaded.manifest.recommended_steps
-    with serving(bundles) as url, httpx.Client(base_url=url, timeout=300) as client, ThreadPoolExecutor(CLIENTS) as pool:
+    with (
+        serving(bundles) as url,
+        httpx.Client(base_url=url, timeout=300) as client,
+        ThreadPoolExecutor(CLIENTS) as pool,
+    ):
 
         def ask(seed: int) -> None:
             body = {"method": name, "steps": steps, "seed": seed, "n": IMAGES_PER_REQUEST, "class_label": seed % 10}
@@ -90,7 +82,9 @@ def saturate(loaded: Bundle, bundles: Path, requests: int) -> None:
         network_after, clock_after = counters()
     passed_s = clock_after - clock_before
     images = requests * IMAGES_PER_REQUEST
-    print(f"saturated, {steps} steps an image: {images / passed_s:.1f} images/s, {images * steps / passed_s:.0f} steps/s,")
+    print(
+        f"saturated, {steps} steps an image: {images / passed_s:.1f} images/s, {images * steps / passed_s:.0f} steps/s,"
+    )
     print(f"{(network_after - network_before) / passed_s:.1%} of the time inside the network\n")
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint: a folder with `model.safetensors` (the EMA weights) and `model.json` (how to build it, where it is from)."""
+"""A checkpoint: a folder with `model.safetensors`, the EMA weights, and `model.json`, what it is and where from."""
 
 import json
 from importlib import import_module
@@ -26,6 +26,11 @@ class Card(BaseModel):
     network: dict[str, Any]  # the family's own settings of its network
     recommended_steps: int
     training: dict[str, Any]  # settings, data digest, seed, package versions, images seen
+
+    @property
+    def latent(self) -> int:
+        """How many standard normal numbers z the network takes; 0: none."""
+        return int(self.network.get("latent", 0))
 
     def build(self) -> nn.Module:
         """A network with fresh weights."""

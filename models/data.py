@@ -5,19 +5,23 @@ import hashlib
 import io
 import struct
 import zipfile
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Literal
+from functools import partial
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 Split = Literal["train", "test"]
 IDX_PREFIX = {"train": "train", "test": "t10k"}
 IDX_UINT8 = 0x08
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+# What Pillow, zipfile and their decoders raise for damaged files.
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, zipfile.BadZipFile, zlib.error)
 
 
 class DataError(Exception):
@@ -72,6 +76,8 @@ def _from_idx(folder: Path, split: Split) -> Dataset:
     prefix = IDX_PREFIX[split]
     images = _read_idx(folder, f"{prefix}-images-idx3-ubyte", dimensions=3)
     labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", dimensions=1)
+    if not len(images):
+        raise DataError(f"{folder}: no images in split {split!r}")
     if len(images) != len(labels):
         raise DataError(f"{folder}: {len(images)} images but {len(labels)} labels in split {split!r}")
     return Dataset(images[:, None], labels.astype(np.int64), [str(i) for i in range(int(labels.max()) + 1)])
@@ -85,7 +91,7 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
         content = gzip.decompress(path.read_bytes()) if path is packed else path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{plain}: no such file, nor {packed.name}") from None
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: {error}") from error
     header = 4 + 4 * dimensions
     if len(content) < header or tuple(content[:4]) != (0, 0, IDX_UINT8, dimensions):
@@ -96,37 +102,53 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
+class _File(NamedTuple):
+    """A file `…/SPLIT/CLASS/NAME`, and what an error calls it."""
+
+    path: PurePath
+    name: str
+    read: Callable[[], bytes]
+
+
 def _from_folder(folder: Path, split: Split) -> Dataset:
-    paths = sorted((folder / split).glob("*/*")) if (folder / split).is_dir() else []
-    return _from_images(folder, split, ((p.parent.name, str(p), p.read_bytes) for p in paths))
+    paths = sorted(path for name in IDX_PREFIX for path in (folder / name).glob("*/*"))
+    return _from_images(folder, split, [_File(p, str(p), p.read_bytes) for p in paths])
 
 
 def _from_zip(path: Path, split: Split) -> Dataset:
     with zipfile.ZipFile(path) as archive:
-        members = sorted(name for name in archive.namelist() if PurePosixPath(name).parts[-3:-2] == (split,))
-        return _from_images(
-            path, split, ((PurePosixPath(m).parent.name, f"{path}:{m}", lambda m=m: archive.read(m)) for m in members)
-        )
+        members = sorted(name for name in archive.namelist() if PurePosixPath(name).parent.parent.name in IDX_PREFIX)
+        files = [_File(PurePosixPath(m), f"{path}:{m}", partial(archive.read, m)) for m in members]
+        return _from_images(path, split, files)
 
 
-def _from_images(source: Path, split: Split, files: Iterable[tuple[str, str, Callable[[], bytes]]]) -> Dataset:
-    """A data set from (class, name, reader) of each file; files that are not images by their suffix are left out."""
-    images, classes = [], []
-    for label, name, read in files:
-        if PurePosixPath(name).suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        try:
-            with Image.open(io.BytesIO(read())) as image:
-                pixels = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
-        except (UnidentifiedImageError, OSError) as error:
-            raise DataError(f"{name}: not a readable image ({error})") from error
-        if images and pixels.shape != images[0].shape:
-            raise DataError(f"{name}: shape {pixels.shape}, but the images before it have {images[0].shape}")
-        images.append(pixels)
-        classes.append(label)
-    if not images:
+def _from_images(source: Path, split: Split, files: list[_File]) -> Dataset:
+    """A data set from the files of both splits, so that a class that one of them lacks does not shift the labels.
+
+    Files that are not images by their suffix are left out, and hidden ones: macOS puts a `._x.png` beside each `x.png`.
+    """
+    visible = [file for file in files if not file.path.name.startswith(".")]
+    images = [file for file in visible if file.path.suffix.lower() in IMAGE_SUFFIXES]
+    wanted = [file for file in images if file.path.parent.parent.name == split]
+    if not wanted:
         raise DataError(f"{source}: no idx files, and no images as {split}/CLASS/NAME.png")
-    stacked = np.stack(images)
+    stacked = np.stack(_read_images(wanted))
     channels_first = stacked[:, None] if stacked.ndim == 3 else stacked.transpose(0, 3, 1, 2)
-    names, labels = np.unique(classes, return_inverse=True)
-    return Dataset(np.ascontiguousarray(channels_first), labels.astype(np.int64), names.tolist())
+    classes = sorted({file.path.parent.name for file in images})
+    labels = np.array([classes.index(file.path.parent.name) for file in wanted], dtype=np.int64)
+    return Dataset(np.ascontiguousarray(channels_first), labels, classes)
+
+
+def _read_images(files: list[_File]) -> list[NDArray[np.uint8]]:
+    """Pixels (h, w) of grey images, (h, w, 3) of others, all of one shape."""
+    images: list[NDArray[np.uint8]] = []
+    for file in files:
+        try:
+            with Image.open(io.BytesIO(file.read())) as image:
+                pixels = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+        except UNREADABLE as error:
+            raise DataError(f"{file.name}: not a readable image ({error})") from error
+        if images and pixels.shape != images[0].shape:
+            raise DataError(f"{file.name}: shape {pixels.shape}, but the images before it have {images[0].shape}")
+        images.append(pixels)
+    return images

@@ -34,7 +34,9 @@ REQUEST_TIMEOUT_S = 300
 class Settings(BaseSettings):
     """Start the service over a folder of bundles, ask it for images of every class, and let a classifier judge them."""
 
-    model_config = SettingsConfigDict(cli_parse_args=True, cli_kebab_case=True, cli_prog_name="./run evaluate")
+    model_config = SettingsConfigDict(
+        env_prefix="TRILEMMA_EVALUATE_", cli_kebab_case=True, cli_prog_name="./run evaluate"
+    )
 
     data: Path = Field(description="the data set that the models were trained on")
     bundles: Path = Field(REPOSITORY / "bundles", description="folder of bundles; their manifests get the results")
@@ -53,7 +55,9 @@ def evaluate(settings: Settings) -> None:
         for method in client.get("/methods").raise_for_status().json():
             size = method["image_shape"][-1]
             classifier = trained(train, size, settings.cache)
-            accuracy = agreement(classifier, torch.from_numpy(data.to_model(test.images, size)), torch.from_numpy(test.labels))
+            accuracy = agreement(
+                classifier, torch.from_numpy(data.to_model(test.images, size)), torch.from_numpy(test.labels)
+            )
             images, labels = generate(client, method, settings)
             agreed = agreement(classifier, images, labels)
             name = method["method"]
@@ -88,7 +92,9 @@ def generate(client: httpx.Client, method: dict[str, Any], settings: Settings) -
         return images
 
     with ThreadPoolExecutor(CONCURRENCY) as pool:
-        answers = list(tqdm(pool.map(ask, range(len(labels))), total=len(labels), desc=method["method"], unit="request"))
+        answers = list(
+            tqdm(pool.map(ask, range(len(labels))), total=len(labels), desc=method["method"], unit="request")
+        )
     return torch.from_numpy(np.concatenate(answers)), torch.from_numpy(labels.repeat(IMAGES_PER_REQUEST))
 
 
@@ -109,7 +115,17 @@ def serving(bundles: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "service", "--port", str(port), "--bundles", str(bundles), "--log-level", "warning"]
+    command = [
+        sys.executable,
+        "-m",
+        "service",
+        "--port",
+        str(port),
+        "--bundles",
+        str(bundles),
+        "--log-level",
+        "warning",
+    ]
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command, cwd=REPOSITORY) as process:
         try:

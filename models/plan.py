@@ -65,8 +65,11 @@ def trailing_timesteps(timesteps: int, steps: int) -> NDArray[np.int64]:
     """The `steps` of `timesteps` training timesteps that a sampler visits, highest first, as int64.
 
     Evenly spaced from the last one down, the "trailing" spacing of Lin et al. 2023 (arXiv 2305.08891, table 2):
-    sampling starts where the training noise is strongest whatever the number of steps.
+    sampling starts where the training noise is strongest whatever the number of steps. Raises ValueError if there are
+    not so many.
     """
+    if not 1 <= steps <= timesteps:
+        raise ValueError(f"{steps} steps: this schedule has plans of 1 to {timesteps}")
     return np.round(np.linspace(timesteps, 0, steps, endpoint=False)).astype(np.int64) - 1
 
 
@@ -111,6 +114,46 @@ def dpmpp_2m(t: Vector, abar_t: Vector, abar_s: Vector, *, clip: float = 1.0) ->
         R=sigma_s / sigma_t,
         S=gain * (1 + half_inverse_r),
         H=-gain * half_inverse_r,
+    )
+
+
+def ancestral(gamma_t: Vector, gamma_s: Vector, *, clip: float = 1.0) -> Plan:
+    """VDM's ancestral sampling for a network that predicts ε (Kingma et al. 2021, arXiv 2107.00630, appendix A.4).
+
+    With γ = −log SNR, ᾱ = sigmoid(−γ) and κ = −expm1(γ_s − γ_t):
+    x_s = α_s·((1 − κ)/α_t·x + κ·x0) + σ_s·√κ·noise. The last x is divided by its α, which gives the most likely pixels.
+    """
+    alpha_t, sigma_t = np.sqrt(1 / (1 + np.exp(gamma_t))), np.sqrt(1 / (1 + np.exp(-gamma_t)))
+    alpha_s, sigma_s = np.sqrt(1 / (1 + np.exp(gamma_s))), np.sqrt(1 / (1 + np.exp(-gamma_s)))
+    kappa = -np.expm1(gamma_s - gamma_t)
+    to_pixels = np.ones_like(alpha_s)
+    to_pixels[-1] = 1 / alpha_s[-1]
+    return _plan(
+        t=gamma_t,
+        P=1 / alpha_t,
+        Q=-sigma_t / alpha_t,
+        c=clip,
+        R=to_pixels * alpha_s * (1 - kappa) / alpha_t,
+        S=to_pixels * alpha_s * kappa,
+        N=to_pixels * sigma_s * np.sqrt(kappa),
+    )
+
+
+def posterior(t: Vector, abar_t: Vector, abar_s: Vector, *, clip: float = 1.0) -> Plan:
+    """Draws x_s from q(x_s | x_t, x0) for a network that predicts x0 (Xiao et al. 2022, arXiv 2112.07804, section 3).
+
+    The Gaussian posterior of Ho et al. 2020 (arXiv 2006.11239, eqs. 6 and 7) over a jump with a = ᾱ_t/ᾱ_s:
+    x_s = √a·σ_s²/σ_t²·x + α_s(1 − a)/σ_t²·x0 + σ_s·√(1 − a)/σ_t·noise.
+    """
+    a = abar_t / abar_s
+    variance_t, variance_s = 1 - abar_t, 1 - abar_s
+    return _plan(
+        t=t,
+        Q=1.0,
+        c=clip,
+        R=np.sqrt(a) * variance_s / variance_t,
+        S=np.sqrt(abar_s) * (1 - a) / variance_t,
+        N=np.sqrt(variance_s * (1 - a) / variance_t),
     )
 
 

@@ -9,13 +9,14 @@ from models.plan import Plan, update
 
 
 @torch.no_grad()
-def sample(network: nn.Module, plan: Plan, y: Tensor, shape: tuple[int, int, int], seed: int) -> Tensor:
-    """Images (n, C, H, W) in about [−1, 1], one for each label of `y` (n,)."""
+def sample(network: nn.Module, plan: Plan, y: Tensor, shape: tuple[int, int, int], latent: int, seed: int) -> Tensor:
+    """Images (n, C, H, W) in about [−1, 1], one a label of `y` (n,); `latent` is the length of the network's z."""
     generator = Generator().manual_seed(seed)
     x = torch.randn((len(y), *shape), generator=generator)
     x0 = torch.zeros_like(x)
     for k in plan:
-        out = network(x, torch.full((len(y),), k.t), y)
+        z = [torch.randn(len(y), latent, generator=generator)] if latent else []
+        out = network(x, torch.full((len(y),), k.t), y, *z)
         x, x0 = update(k, x, out, x0, torch.randn(x.shape, generator=generator))
     return x
 
@@ -25,4 +26,6 @@ def grid(images: Tensor, columns: int) -> Image.Image:
     n, channels, height, width = images.shape
     pixels = ((images.clip(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
     tiles = pixels.reshape(n // columns, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
-    return Image.fromarray(np.ascontiguousarray(tiles.reshape(n // columns * height, columns * width, channels)).squeeze())
+    return Image.fromarray(
+        np.ascontiguousarray(tiles.reshape(n // columns * height, columns * width, channels)).squeeze()
+    )

@@ -3,23 +3,24 @@
 import csv
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 from safetensors.torch import load_file
 from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 from models import checkpoint, data, families
-from models.ddim.plan import cosine_schedule
 from models.sample import grid, sample
 
 matplotlib.use("Agg")
@@ -28,26 +29,25 @@ from matplotlib import pyplot
 STATE, HISTORY = "state.safetensors", "loss.csv"
 EMA_DECAY = 0.9995
 WARMUP_BATCHES = 500
-MAX_GRADIENT_NORM = 1.0
+HISTORY_EVERY = 50  # batches that a point of the loss curve is the mean of
 PACKAGES = ("torch", "diffusers", "numpy", "safetensors")
 
 
 class Settings(BaseSettings):
     """Train a model on a folder of idx files, a folder of images or a zip of one."""
 
-    model_config = SettingsConfigDict(cli_parse_args=True, cli_kebab_case=True, cli_prog_name="./run train")
+    model_config = SettingsConfigDict(env_prefix="TRILEMMA_TRAIN_", cli_kebab_case=True, cli_prog_name="./run train")
 
     family: str = Field("ddim", description="the folder under models/ to train")
     data: Path = Field(description="the data set")
     output: Path = Field(description="the checkpoint's folder; training goes on from what is there")
-    name: str = Field("ddim", description="what callers will ask for as `method`")
+    name: str = Field("", description="what callers will ask for as `method`; default: the family's name")
     images: PositiveInt = Field(720_000, description="how many images to train on, counted with repeats")
     batch_size: PositiveInt = 64
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: PositiveFloat = Field(1e-3, description="at its peak; it warms up and falls to 0 as a cosine")
     label_dropout: float = Field(0.1, ge=0, le=1, description='how often a label is replaced by "no class"')
     size: PositiveInt = Field(32, description="height and width of the model's images; smaller ones are padded")
-    channels: list[PositiveInt] = Field([32, 64, 96], description="the U-Net's channels, a number a level")
-    timesteps: PositiveInt = 1000
+    network: dict[str, Any] = Field({}, description="the network's settings, as JSON, over the family's defaults")
     recommended_steps: PositiveInt = Field(20, description="the default `steps` of a request")
     seed: int = 0
     save_every: PositiveInt = Field(500, description="batches between two checkpoints")
@@ -56,137 +56,167 @@ class Settings(BaseSettings):
         Training(self).run()
 
 
+class Objective(Protocol):
+    """`models/FAMILY/loss.py` has an `Objective(network, learning_rate)` of this kind, NETWORK, the network's default
+    settings, and SCHEDULE, the noise schedule that it starts with."""
+
+    modules: Mapping[str, nn.Module]  # all that is trained; "network" is the one that is exported
+    optimizers: Mapping[str, Optimizer]
+
+    def step(self, x: Tensor, y: Tensor, generator: Generator) -> float:
+        """Trains on a batch, x (n, C, H, W) in [−1, 1] and y (n,); returns the loss to show."""
+        ...
+
+    def schedule(self, network: nn.Module) -> dict[str, Any]:
+        """The noise schedule of a network of this family, as the manifest carries it."""
+        ...
+
+
 class Training:
-    """The loop and its state; everything random is drawn from (seed, batch), so a resumed run repeats an unbroken one."""
+    """The loop and its state. All that is random comes from (seed, batch): a resumed run repeats an unbroken one."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         dataset = data.load(settings.data, "train")
         self.images = torch.from_numpy(data.to_model(dataset.images, settings.size))
         self.labels = torch.from_numpy(dataset.labels)
+        family = import_module(f"models.{settings.family}.loss")
         self.card = checkpoint.Card(
-            name=settings.name,
+            name=settings.name or settings.family,
             family=settings.family,
-            shape=tuple(self.images.shape[1:]),
+            shape=(self.images.shape[1], settings.size, settings.size),
             classes=dataset.classes,
-            noise_schedule={"alphas_cumprod": cosine_schedule(settings.timesteps).tolist()},
-            network={"channels": settings.channels},
+            noise_schedule=family.SCHEDULE,
+            network={**family.NETWORK, **settings.network},
             recommended_steps=settings.recommended_steps,
             training={
-                **settings.model_dump(mode="json", exclude={"output", "data"}),
+                **settings.model_dump(mode="json", exclude={"output", "data", "save_every"}),
                 "data_digest": dataset.digest,
                 "packages": {name: version(name) for name in PACKAGES},
             },
         )
         torch.manual_seed(settings.seed)
-        self.network = self.card.build()
-        self.ema = {name: value.clone() for name, value in self.network.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
-        self.loss = import_module(f"models.{settings.family}.loss").loss
+        self.objective: Objective = family.Objective(self.card.build(), settings.learning_rate)
+        self.ema = {k: v.clone() for k, v in self.objective.modules["network"].state_dict().items()}
         self.batches_done = 0
         self.history: list[tuple[int, float]] = []
+        self._recent: list[float] = []
         if (settings.output / STATE).exists():
             self._restore()
 
     def run(self) -> None:
-        settings = self.settings
-        batches = math.ceil(settings.images / settings.batch_size)
-        seen = self.batches_done * settings.batch_size
-        print(f"{sum(p.numel() for p in self.network.parameters()):,} parameters, {len(self.images):,} images", flush=True)
-        bar = tqdm(total=batches * settings.batch_size, initial=seen, unit="image", unit_scale=True, smoothing=0.05)
-        recent: list[float] = []
-        with bar:
+        """Trains to the end, with a checkpoint and a picture now and then."""
+        size = self.settings.batch_size
+        batches = math.ceil(self.settings.images / size)
+        parameters = sum(p.numel() for p in self.objective.modules["network"].parameters())
+        print(f"{parameters:,} parameters, {len(self.images):,} images", flush=True)
+        done = self.batches_done * size
+        with tqdm(total=batches * size, initial=done, unit="image", unit_scale=True, smoothing=0.05) as bar:
             for batch in range(self.batches_done, batches):
-                recent.append(self._train_on(batch, batches))
-                self.batches_done = batch + 1
-                bar.update(settings.batch_size)
-                if self.batches_done % 50 == 0:
-                    self.history.append((self.batches_done, float(np.mean(recent[-50:]))))
-                    bar.set_postfix(loss=f"{self.history[-1][1]:.4f}")
-                if self.batches_done % settings.save_every == 0 or self.batches_done == batches:
-                    recent.clear()
+                self._train_on(batch, batches)
+                bar.update(size)
+                if self.history:
+                    bar.set_postfix(loss=f"{self.history[-1][1]:.4f}", refresh=False)
+                if self.batches_done % self.settings.save_every == 0 or self.batches_done == batches:
                     self._save()
 
-    def _train_on(self, batch: int, batches: int) -> float:
-        x, y, generator = self._batch(batch)
+    def _train_on(self, batch: int, batches: int) -> None:
         warmup = min(1.0, (batch + 1) / WARMUP_BATCHES)
-        decay = 0.5 * (1 + math.cos(math.pi * batch / batches))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * warmup * decay
-        loss: Tensor = self.loss(self.network, x, y, generator)
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
-        self.optimizer.step()
-        rate = 1 - min(EMA_DECAY, (1 + batch) / (10 + batch))
-        for name, value in self.network.state_dict().items():
-            self.ema[name].lerp_(value, rate)
-        return loss.item()
+        rate = self.settings.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * batch / batches))
+        for optimizer in self.objective.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        self._recent.append(self.objective.step(*self._batch(batch)))
+        weight = 1 - min(EMA_DECAY, (1 + batch) / (10 + batch))
+        for name, value in self.objective.modules["network"].state_dict().items():
+            self.ema[name].lerp_(value, weight)
+        self.batches_done = batch + 1
+        if self.batches_done % HISTORY_EVERY == 0:
+            self.history.append((self.batches_done, float(np.mean(self._recent))))
+            self._recent.clear()
 
     def _batch(self, batch: int) -> tuple[Tensor, Tensor, Generator]:
         """The images and labels of a batch, an epoch being a permutation drawn from (seed, epoch)."""
         size, n = self.settings.batch_size, len(self.images)
         wanted = np.arange(batch * size, (batch + 1) * size)
-        picked = np.concatenate([self._permutation(int(e))[wanted[wanted // n == e] % n] for e in np.unique(wanted // n)])
+        epochs = wanted // n
+        picked = np.concatenate([self._permutation(int(e))[wanted[epochs == e] % n] for e in np.unique(epochs)])
         generator = Generator().manual_seed(_seed(self.settings.seed, 1, batch))
         y = self.labels[picked].clone()
         y[torch.rand(len(y), generator=generator) < self.settings.label_dropout] = len(self.card.classes)
         return self.images[picked], y, generator
 
-    def _permutation(self, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def _permutation(self, epoch: int) -> NDArray[np.int64]:
         return np.random.default_rng(_seed(self.settings.seed, 0, epoch)).permutation(len(self.images))
 
+    def _ema_network(self) -> nn.Module:
+        network = self.card.build()
+        network.load_state_dict(self.ema)
+        return network.eval()
+
     def _save(self) -> None:
+        """The state first, the checkpoint's card last: a crash between two files leaves a run that goes on."""
         output = self.settings.output
-        self.card.training["images_seen"] = self.batches_done * self.settings.batch_size
-        checkpoint.save(output, self.card, self.ema)
-        state = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            state.update({f"optimizer.{index}.{name}": value for name, value in moments.items()})
+        output.mkdir(parents=True, exist_ok=True)
+        state = {f"ema.{name}": value for name, value in self.ema.items()}
+        for part, module in self.objective.modules.items():
+            state |= {f"module.{part}.{name}": value for name, value in module.state_dict().items()}
+        for part, optimizer in self.objective.optimizers.items():
+            for index, moments in optimizer.state_dict()["state"].items():
+                state |= {f"optimizer.{part}.{index}.{name}": value for name, value in moments.items()}
         state["batches_done"] = torch.tensor(self.batches_done)
         state["history"] = torch.tensor(self.history, dtype=torch.float64).reshape(-1, 2)
+        state["recent"] = torch.tensor(self._recent, dtype=torch.float64)
+        network = self._ema_network()
+        self.card.noise_schedule = self.objective.schedule(network)
+        self.card.training["images_seen"] = self.batches_done * self.settings.batch_size
         checkpoint.save_replacing(state, output / STATE)
-        self._draw(output)
+        checkpoint.save(output, self.card, self.ema)
+        self._draw(network)
 
     def _restore(self) -> None:
         output = self.settings.output
-        before = json.loads((output / checkpoint.CARD).read_text())
-        _, ema = checkpoint.load(output)
-        self.ema = {name: value.clone() for name, value in ema.state_dict().items()}
-        state = load_file(output / STATE)
-        changed = {
-            key
-            for key, value in self.card.training.items()
-            if key not in ("packages", "images_seen", "save_every") and before["training"].get(key) != value
-        }
+        before = json.loads((output / checkpoint.CARD).read_text())["training"]
+        given = self.card.training
+        changed = sorted(key for key in given if key != "packages" and before.get(key) != given[key])
         if changed:
-            raise SystemExit(f"{output} was begun with other settings: {', '.join(sorted(changed))}")
-        self.network.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")})
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in state.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".")
+            raise SystemExit(f"{output} was begun with other settings ({', '.join(changed)}): choose another output")
+        state = load_file(output / STATE)
+        self.ema = _below("ema", state)
+        for part, module in self.objective.modules.items():
+            module.load_state_dict(_below(f"module.{part}", state))
+        for part, optimizer in self.objective.optimizers.items():
+            moments: dict[int, dict[str, Tensor]] = {}
+            for key, value in _below(f"optimizer.{part}", state).items():
+                index, _, name = key.partition(".")
                 moments.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
         self.batches_done = int(state["batches_done"])
         self.history = [(int(batch), loss) for batch, loss in state["history"].tolist()]
+        self._recent = state["recent"].tolist()
 
-    def _draw(self, output: Path) -> None:
-        """The loss so far as CSV and curve, and ten samples of each class from the EMA weights."""
+    def _draw(self, network: nn.Module) -> None:
+        """The loss so far as CSV and curve, and ten samples of each class."""
+        output = self.settings.output
         with (output / HISTORY).open("w", newline="") as file:
             csv.writer(file).writerows([("batch", "loss"), *self.history])
         figure, axes = pyplot.subplots(figsize=(7, 4))
-        axes.plot(*zip(*self.history, strict=True) if self.history else ([], []))
+        axes.plot([batch for batch, _ in self.history], [loss for _, loss in self.history])
         axes.set(xlabel="batch", ylabel="loss", yscale="log", title=self.card.name)
         figure.savefig(output / "loss.png", dpi=100)
         pyplot.close(figure)
-        network = self.card.build()
-        network.load_state_dict(self.ema)
         solver = next(iter(families.find(self.card.family).SOLVERS.values()))
         settings = {name: setting.default for name, setting in solver.settings.items()}
         plan = solver.plan(self.card.noise_schedule, self.card.recommended_steps, **settings)
         y = torch.arange(len(self.card.classes)).repeat_interleave(10)
-        grid(sample(network.eval(), plan, y, self.card.shape, seed=0), columns=10).save(output / "samples.png")
+        grid(sample(network, plan, y, self.card.shape, self.card.latent, seed=0), columns=10).save(
+            output / "samples.png"
+        )
+
+
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The entries of `state` under `prefix.`, by the rest of their names."""
+    return {key.removeprefix(f"{prefix}."): value for key, value in state.items() if key.startswith(f"{prefix}.")}
 
 
 def _seed(*key: int) -> int:

@@ -1,4 +1,4 @@
-"""A bundle: a folder with a model ready to run and the `manifest.json` that says what it is and what it may be asked."""
+"""A bundle: a folder with a model ready to run and a `manifest.json` of what it is and what it may be asked."""
 
 import hashlib
 import json
@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models import families
 from models.plan import Family, Setting
-from service.core import Array
+from service.core import Array, Batch, Inputs, Job
 from service.errors import FieldError, InvalidRequest
 from service.schemas import MAX_SEED, GenerateRequest
 
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
 STEP = "step.onnx"
 
 
@@ -49,6 +49,7 @@ class Manifest(BaseModel):
     family: str
     shape: tuple[int, int, int]  # (C, H, W)
     classes: list[str]
+    latent: Annotated[int, Field(ge=0)]  # how many standard normal numbers z the network takes a step; 0: none
     noise_schedule: dict[str, Any]  # the family's own
     recommended_steps: Annotated[int, Field(ge=1)]
     opset: int
@@ -104,7 +105,9 @@ class Bundle:
         """Checks a request against the model's limits and fills in its defaults. Raises InvalidRequest."""
         steps = self.manifest.recommended_steps if request.steps is None else request.steps
         if steps > self.max_steps:
-            raise _invalid("steps", f"{self.manifest.name} takes at most {self.max_steps}", {"min": 1, "max": self.max_steps})
+            raise _invalid(
+                "steps", f"{self.manifest.name} takes at most {self.max_steps}", {"min": 1, "max": self.max_steps}
+            )
         solver = next(iter(self.family.SOLVERS)) if request.solver is None else request.solver
         if solver not in self.family.SOLVERS:
             raise _invalid("solver", f"{self.manifest.name} has no solver {solver!r}", list(self.family.SOLVERS))
@@ -118,6 +121,28 @@ class Bundle:
             seed=secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed,
             n=request.n,
         )
+
+    def job(self, sampling: Sampling, id: str, submitted_s: float) -> Job:
+        """The work that a resolved request is."""
+        return Job(
+            id=id,
+            method=sampling.method,
+            table=self.table(sampling.steps, sampling.solver, sampling.settings),
+            shape=self.manifest.shape,
+            latent=self.manifest.latent,
+            label=sampling.label,
+            seed=sampling.seed,
+            n=sampling.n,
+            submitted_s=submitted_s,
+        )
+
+    def first_step(self, rows: int) -> Inputs:
+        """The step graph's inputs for the first step of `rows` images with default settings, seed 0 and no class."""
+        sampling = self.resolve(GenerateRequest(method=self.manifest.name, seed=0)).model_copy(update={"n": rows})
+        job = self.job(sampling, id="", submitted_s=0.0)
+        for image in job.images:
+            image.begin()
+        return Batch(job.method, job.images).inputs()
 
     def _label(self, class_label: int | str | None) -> int:
         classes = self.manifest.classes
@@ -173,7 +198,7 @@ def load_all(folder: Path) -> tuple[dict[str, Bundle], dict[str, str]]:
     """Every bundle in `folder` by method, and what was wrong with the others, by folder name."""
     bundles: dict[str, Bundle] = {}
     failed: dict[str, str] = {}
-    for path in sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []:
+    for path in sorted(folder.glob("[!.]*/")):  # a hidden one is an export under way
         try:
             bundle = load(path)
             name = bundle.manifest.name

@@ -22,11 +22,12 @@ class Job:
     method: str
     table: Array  # (steps, 9): a line a step, columns as `models.plan.Step`
     shape: tuple[int, int, int]
+    latent: int  # numbers z that the network takes a step
     label: int  # the number of classes means "no class"
     seed: int
     n: int
     submitted_s: float
-    done: Callable[[], None] = lambda: None  # set by the engine when it accepts the job
+    done: Callable[[], object] = lambda: None  # set by the engine when it accepts the job
     started_s: float = 0.0
     finished_s: float = 0.0
     error: Exception | None = None
@@ -61,6 +62,10 @@ class Image:
             return 0.0
         return noise.normal(self.job.seed, self.index, self.step + 1, self.job.shape)
 
+    def fresh_z(self) -> Array:
+        """The network's z for the next step, (latent,)."""
+        return noise.normal(self.job.seed, self.index, self.step + 1, (self.job.latent,), noise.LATENT)
+
     @property
     def finished(self) -> bool:
         return self.step == len(self.job.table)
@@ -81,7 +86,7 @@ class Batch:
         fresh = np.empty_like(x)
         for row, image in zip(fresh, images, strict=True):
             row[...] = image.fresh_noise()
-        return {
+        inputs: Inputs = {
             "x": x,
             "t": lines[:, 0],
             "y": np.array([image.job.label for image in images], dtype=np.int64),
@@ -89,3 +94,6 @@ class Batch:
             "x0_prev": np.stack([image.x0 for image in images]),
             "coefficients": lines[:, 1:],
         }
+        if images[0].job.latent:
+            inputs["z"] = np.stack([image.fresh_z() for image in images])
+        return inputs

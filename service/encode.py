@@ -38,7 +38,7 @@ def pixels(image: Array) -> NDArray[np.uint8]:
 
 
 def grid(tiles: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Pictures (H, W, C) of one size, row by row on black in a grid as near a square as it gets; grey ones as (H, W)."""
+    """Pictures (H, W, C) of one size, row by row in a grid as near a square as it gets; grey ones as (H, W)."""
     height, width, channels = tiles[0].shape
     columns = math.ceil(math.sqrt(len(tiles)))
     rows = math.ceil(len(tiles) / columns)

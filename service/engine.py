@@ -40,9 +40,12 @@ class Engine:
         self._queued_steps = 0
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()  # None: finish what is accepted, then end
         self._draining = False
+        self._closed = True
+        self._gate = threading.Lock()  # between closing the inbox and putting a job into it
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
 
     def start(self) -> None:
+        self._closed = False
         self._thread.start()
 
     def stop(self) -> None:
@@ -53,19 +56,20 @@ class Engine:
     async def run(self, job: Job) -> Job:
         """Accepts the job and waits until it is finished.
 
-        Raises Overloaded if the queue is full, and StepFailed if the network failed on it.
+        Raises Overloaded if the queue is full, Unavailable if the engine does not run, StepFailed if a step failed.
         """
-        if not self.alive:
-            raise Unavailable("the engine is not running")
         if self._queued_images + job.n > self.max_queued_images:
             drain_s = self._queued_steps * self.row_step_s
             raise Overloaded(f"{self._queued_images} images are queued; {job.n} more are too many", drain_s)
         loop = asyncio.get_running_loop()
         finished = asyncio.Event()
         job.done = lambda: loop.call_soon_threadsafe(finished.set)
+        with self._gate:
+            if self._closed:
+                raise Unavailable("the engine is not running")
+            self._inbox.put(job)
         self._queued_images += job.n
         self._queued_steps += job.n * len(job.table)
-        self._inbox.put(job)
         try:
             await finished.wait()
         finally:
@@ -77,7 +81,8 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        """Whether jobs are accepted."""
+        return not self._closed
 
     def _loop(self) -> None:
         try:
@@ -96,7 +101,13 @@ class Engine:
             try:
                 job = self._inbox.get(block=not busy and not self._draining)
             except queue.Empty:
-                return bool(busy)
+                if busy:
+                    return True
+                with self._gate:
+                    self._closed = self._inbox.empty()
+                if self._closed:
+                    return False
+                continue
             if job is None:
                 self._draining = True
             else:
@@ -114,7 +125,9 @@ class Engine:
             x, x0 = self.runtimes[batch.method].step(inputs)
         except Exception as error:
             log.error("step failed", method=batch.method, rows=len(batch.images), exc_info=error)
-            self._fail(list(dict.fromkeys(image.job for image in batch.images)), f"a step of {batch.method} failed: {error}")
+            self._fail(
+                list(dict.fromkeys(image.job for image in batch.images)), f"a step of {batch.method} failed: {error}"
+            )
             return
         after = self.clock()
         for image in self.scheduler.advance(batch, x, x0):

@@ -151,7 +151,10 @@ def from_validation(error: RequestValidationError, content_type: str) -> Problem
     if "body" in details and "json" not in content_type:
         return NotJson(f"the content type is {content_type or 'absent'!r}; send application/json")
     return InvalidRequest(
-        [FieldError(field=field, detail=", or ".join(found), allowed=allowed(field)) for field, found in details.items()]
+        [
+            FieldError(field=field, detail=", or ".join(found), allowed=allowed(field))
+            for field, found in details.items()
+        ]
     )
 
 

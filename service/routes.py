@@ -45,7 +45,7 @@ BINARY = {"schema": {"type": "string", "format": "binary"}}
 GENERATED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The images: JSON, one picture (a grid for n > 1), or a float32 array (n, C, H, W)",
-        "content": {media_type: BINARY for media_type in FORMATS},
+        "content": dict.fromkeys(FORMATS, BINARY),
     },
     304: {"description": "`If-None-Match` names what this request would give; nothing was computed"},
 }
@@ -76,7 +76,7 @@ async def generate(
     headers = {"ETag": etag(sampling, answer, body.format), "Vary": "Accept", "Trilemma-Seed": str(sampling.seed)}
     if is_match(headers["ETag"], if_none_match):
         return Response(status_code=304, headers=headers)
-    job = await service.engine.run(new_job(bundle, sampling, arrived_s))
+    job = await service.engine.run(bundle.job(sampling, correlation_id.get() or "", arrived_s))
     service.metrics.queue_seconds.labels(body.method).observe(job.started_s - job.submitted_s)
     return await asyncio.to_thread(render, job, bundle, sampling, answer, body, headers)
 
@@ -115,7 +115,7 @@ def negotiate(accept: str) -> str:
         best = ""
     if not best:
         raise NotAcceptable(accept, ANSWERS)
-    return best
+    return str(best)
 
 
 def etag(sampling: Sampling, answer: str, format: str) -> str:
@@ -129,19 +129,6 @@ def is_match(tag: str, if_none_match: str) -> bool:
     """Weak comparison (RFC 9110, section 13.1.2) with a list of tags."""
     asked = [each.strip().removeprefix("W/") for each in if_none_match.split(",")]
     return tag.removeprefix("W/") in asked
-
-
-def new_job(bundle: Bundle, sampling: Sampling, arrived_s: float) -> Job:
-    return Job(
-        id=correlation_id.get() or "",
-        method=sampling.method,
-        table=bundle.table(sampling.steps, sampling.solver, sampling.settings),
-        shape=bundle.manifest.shape,
-        label=sampling.label,
-        seed=sampling.seed,
-        n=sampling.n,
-        submitted_s=arrived_s,
-    )
 
 
 def render(

@@ -41,7 +41,8 @@ class Scheduler:
     def advance(self, batch: Batch, x: Array, x0: Array) -> list[Image]:
         """Gives each row its new state, x and x0 (n, C, H, W); returns the images that finished."""
         finished = []
-        for image, image.x, image.x0 in zip(batch.images, x, x0, strict=True):
+        for row, image in enumerate(batch.images):
+            image.x, image.x0 = x[row], x0[row]
             image.step += 1
             if image.finished:
                 self._remove(image)

@@ -30,9 +30,9 @@ class GenerateRequest(BaseModel):
         int | str | None, Field(description="a class by number or name; null or absent: no class")
     ] = None
     solver: Annotated[str | None, Field(description="how to sample; default: the model's first solver")] = None
-    eta: Annotated[
-        float | None, Field(ge=0, le=1, description="solver `ddim` only: 0 is deterministic, 1 is DDPM")
-    ] = None
+    eta: Annotated[float | None, Field(ge=0, le=1, description="solver `ddim` only: 0 is deterministic, 1 is DDPM")] = (
+        None
+    )
     format: Annotated[Format, Field(description="of `images[].data` in a JSON answer")] = "png"
 
 
@@ -99,8 +99,11 @@ class MethodInfo(BaseModel):
     measured: dict[str, Any] = Field(description="quality and speed, where they were measured")
 
 
+Status = Literal["starting", "ready", "draining", "no model", "engine stopped"]
+
+
 class Readiness(BaseModel):
-    status: Literal["starting", "ready", "draining", "no model"]
+    status: Status
     methods: list[str]
     failed_bundles: dict[str, str] = Field(description="bundles that were refused, and why")
 

@@ -8,13 +8,12 @@ import structlog
 
 from service import bundle
 from service.bundle import Bundle
-from service.core import Batch, Job
 from service.engine import Engine
 from service.errors import Unavailable, UnknownMethod
 from service.metrics import Metrics
 from service.runtime import Runtime
-from service.schemas import GenerateRequest, Readiness
 from service.scheduler import Scheduler
+from service.schemas import Readiness, Status
 from service.settings import Settings
 
 log = structlog.get_logger()
@@ -73,19 +72,19 @@ class Service:
         return self.bundles[method]
 
     def readiness(self) -> Readiness:
-        status = self.status if self.bundles or self.status != "ready" else "no model"
-        return Readiness(status=status, methods=list(self.bundles), failed_bundles=self.failed_bundles)
+        return Readiness(status=self._status(), methods=list(self.bundles), failed_bundles=self.failed_bundles)
+
+    def _status(self) -> Status:
+        if self.status != "ready":
+            return self.status
+        if not self.bundles:
+            return "no model"
+        return "ready" if self.engine.alive else "engine stopped"
 
 
 def warm_up(runtime: Runtime, loaded: Bundle, max_batch: int) -> None:
-    """Runs steps of one row and of the largest batch. Raises ValueError if a result is not finite."""
-    request = GenerateRequest(method=loaded.manifest.name, seed=0)
-    sampling = loaded.resolve(request)
-    table = loaded.table(sampling.steps, sampling.solver, sampling.settings)
+    """Runs a step of one row and of the largest batch. Raises ValueError if a result is not finite."""
     for n in (1, max_batch):
-        job = Job("warm-up", sampling.method, table, loaded.manifest.shape, sampling.label, 0, n, 0.0)
-        for image in job.images:
-            image.begin()
-        x, _ = runtime.step(Batch(sampling.method, job.images).inputs())
+        x, _ = runtime.step(loaded.first_step(n))
         if not np.isfinite(x).all():
             raise ValueError("the step gives numbers that are not finite")

@@ -1,10 +1,20 @@
 """The noise-prediction objective."""
 
+from typing import Any
+
 import torch
 from torch import Generator, Tensor, nn
 
+from models.ddim.network import Network
+from models.ddim.plan import cosine_schedule
 
-def loss(network: nn.Module, x: Tensor, y: Tensor, generator: Generator) -> Tensor:
+NETWORK: dict[str, Any] = {"channels": [32, 64, 96]}
+SCHEDULE: dict[str, Any] = {"alphas_cumprod": cosine_schedule(1000).tolist()}
+
+MAX_GRADIENT_NORM = 1.0
+
+
+def loss(network: Network, x: Tensor, y: Tensor, generator: Generator) -> Tensor:
     """L_γ with γ = 1 (Song et al. 2020, arXiv 2010.02502, eq. 5): E ‖ε − ε̂(α_t·x + σ_t·ε, t, y)‖², a mean over pixels.
 
     x (n, C, H, W) in [−1, 1]; the timesteps and the noise come from `generator`.
@@ -12,5 +22,26 @@ def loss(network: nn.Module, x: Tensor, y: Tensor, generator: Generator) -> Tens
     t = torch.randint(len(network.alpha), (len(x),), generator=generator)
     noise = torch.randn(x.shape, generator=generator)
     alpha, sigma = network.alpha[t].view(-1, 1, 1, 1), network.sigma[t].view(-1, 1, 1, 1)
-    predicted = network(alpha * x + sigma * noise, t.float(), y)
-    return (noise - predicted).square().mean()
+    return (noise - network(alpha * x + sigma * noise, t.float(), y)).square().mean()
+
+
+class Objective:
+    """See `models.train.Objective`."""
+
+    def __init__(self, network: Network, learning_rate: float) -> None:
+        self.network = network
+        self.optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-4)
+        self.modules = {"network": network}
+        self.optimizers = {"network": self.optimizer}
+
+    def step(self, x: Tensor, y: Tensor, generator: Generator) -> float:
+        value = loss(self.network, x, y, generator)
+        self.optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
+        self.optimizer.step()
+        return value.item()
+
+    def schedule(self, _: Network) -> dict[str, Any]:
+        """Fixed."""
+        return SCHEDULE

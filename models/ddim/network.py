@@ -4,15 +4,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-FOLD = 2  # a block of FOLD × FOLD pixels becomes channels: a quarter of the convolutions' positions
+from models.unet import FOLD, small_unet
 
 
 class Network(nn.Module):
-    """ε̂(x_t, t, y) = σ_t·x_t + α_t·F(x_t, t, y), with F a `UNet2DModel`.
+    """ε̂(x_t, t, y) = σ_t·x_t + α_t·F(x_t, t, y), with F a U-Net.
 
     The skip makes the prediction exact in what it need not learn: where the noise is nearly all of x_t, ε̂ ≈ x_t, and
     the error of x0 = (x_t − σ_t·ε̂)/α_t is that of F, not 1/α_t times it (the preconditioning idea of Karras et al.
@@ -23,25 +22,15 @@ class Network(nn.Module):
         """`shape` is (C, H, W) of an image; label `classes` (one past the last) means "no class"."""
         super().__init__()
         depth, height, _ = shape
-        levels = len(channels)
-        self.unet = UNet2DModel(
-            sample_size=height // FOLD,
-            in_channels=depth * FOLD**2,
-            out_channels=depth * FOLD**2,
-            block_out_channels=channels,
-            down_block_types=["DownBlock2D"] * (levels - 1) + ["AttnDownBlock2D"],
-            up_block_types=["AttnUpBlock2D"] + ["UpBlock2D"] * (levels - 1),
-            layers_per_block=1,
-            attention_head_dim=32,
-            norm_num_groups=8,
-            resnet_time_scale_shift="scale_shift",
-            num_class_embeds=classes + 1,
+        folded = depth * FOLD**2
+        self.unet = small_unet(
+            size=height // FOLD, inputs=folded, outputs=folded, channels=channels, num_class_embeds=classes + 1
         )
-        alphas_cumprod = np.asarray(schedule["alphas_cumprod"], dtype=np.float64)
+        alphas_cumprod = torch.from_numpy(np.asarray(schedule["alphas_cumprod"], dtype=np.float64))
         self.alpha: Tensor
         self.sigma: Tensor
-        self.register_buffer("alpha", torch.from_numpy(np.sqrt(alphas_cumprod)).float(), persistent=False)
-        self.register_buffer("sigma", torch.from_numpy(np.sqrt(1 - alphas_cumprod)).float(), persistent=False)
+        self.register_buffer("alpha", alphas_cumprod.sqrt().float(), persistent=False)
+        self.register_buffer("sigma", (1 - alphas_cumprod).sqrt().float(), persistent=False)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """x (n, C, H, W) float32, t (n,) float32 timesteps, y (n,) int64 labels → predicted noise, shaped like x."""

@@ -1,0 +1,122 @@
+"""The adversarial objective: real and generated pairs of neighbouring noise levels, and the losses of both players."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import softplus
+
+from models.ddgan.network import Discriminator, Network
+from models.ddgan.plan import posterior_plan, variance_preserving_schedule
+from models.plan import Vector
+
+R1_WEIGHT = 0.05  # γ of the gradient penalty
+R1_EVERY = 15  # batches; the penalty counts so many times
+DISCRIMINATOR_CHANNELS = [32, 64, 128, 128]
+
+NETWORK: dict[str, Any] = {"channels": [32, 64, 96], "latent": 64}
+SCHEDULE: dict[str, Any] = {"alphas_cumprod": variance_preserving_schedule(4).tolist()}
+
+
+class Pair(NamedTuple):
+    """x_s and x_t (n, C, H, W) of neighbouring noise levels, the timestep t (n,) int64 and the labels y (n,)."""
+
+    x_s: Tensor
+    x_t: Tensor
+    t: Tensor
+    y: Tensor
+
+
+class Diffusion:
+    """The few large steps between data and noise (Xiao et al. 2022, arXiv 2112.07804, eqs. 1, 2 and 4)."""
+
+    def __init__(self, alphas_cumprod: Vector) -> None:
+        abar_s = np.insert(alphas_cumprod[:-1], 0, 1.0)
+        self.alpha_s, self.sigma_s = _rows(np.sqrt(abar_s)), _rows(np.sqrt(1 - abar_s))
+        self.alpha_jump = _rows(np.sqrt(alphas_cumprod / abar_s))
+        self.sigma_jump = _rows(np.sqrt(1 - alphas_cumprod / abar_s))
+        by_timestep = posterior_plan({"alphas_cumprod": alphas_cumprod}, len(alphas_cumprod))[::-1]
+        self.R, self.S, self.N = (_rows(np.array([getattr(k, name) for k in by_timestep])) for name in "RSN")
+
+    def real(self, x: Tensor, y: Tensor, generator: Generator) -> Pair:
+        """A pair from q(x_s, x_t | x) at a random t for each image."""
+        t = torch.randint(len(self.alpha_s), (len(x),), generator=generator)
+        x_s = self.alpha_s[t] * x + self.sigma_s[t] * torch.randn(x.shape, generator=generator)
+        x_t = self.alpha_jump[t] * x_s + self.sigma_jump[t] * torch.randn(x.shape, generator=generator)
+        return Pair(x_s, x_t, t, y)
+
+    def generated(self, network: Network, real: Pair, generator: Generator) -> Pair:
+        """The pair with x_s drawn from q(x_s | x_t, x0) for the generator's x0."""
+        z = torch.randn((len(real.t), network.latent), generator=generator)
+        x0 = network(real.x_t, real.t.float(), real.y, z)
+        noise = torch.randn(x0.shape, generator=generator)
+        return real._replace(x_s=self.R[real.t] * real.x_t + self.S[real.t] * x0 + self.N[real.t] * noise)
+
+
+def discriminator_loss(discriminator: Discriminator, real: Pair, generated: Pair) -> Tensor:
+    """The non-saturating loss of D, a mean over the batch (eq. 5)."""
+    return (softplus(-discriminator(*real)) + softplus(discriminator(*generated))).mean()
+
+
+def generator_loss(discriminator: Discriminator, generated: Pair) -> Tensor:
+    """The non-saturating loss of G, a mean over the batch (eq. 7)."""
+    return softplus(-discriminator(*generated)).mean()
+
+
+def r1_penalty(discriminator: Discriminator, real: Pair) -> Tensor:
+    """(γ/2)·E‖∇ D(x_s, x_t, t, y)‖² with respect to a real x_s (Mescheder et al. 2018, arXiv 1801.04406, eq. 9)."""
+    x_s = real.x_s.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator(*real._replace(x_s=x_s)).sum(), x_s, create_graph=True)
+    return R1_WEIGHT / 2 * gradient.square().sum(dim=(1, 2, 3)).mean()
+
+
+def _rows(values: Vector) -> Tensor:
+    """A float32 column of coefficients that broadcasts against images."""
+    return torch.from_numpy(values).float().view(-1, 1, 1, 1)
+
+
+class Objective:
+    """See `models.train.Objective`. One update of each player a batch; the penalty every R1_EVERY batches."""
+
+    def __init__(self, network: Network, learning_rate: float) -> None:
+        self.network = network
+        self.diffusion = Diffusion(np.array(SCHEDULE["alphas_cumprod"]))
+        self.discriminator = Discriminator(
+            shape=network.shape,
+            classes=network.classes,
+            timesteps=len(SCHEDULE["alphas_cumprod"]),
+            channels=DISCRIMINATOR_CHANNELS,
+        )
+        self.modules = {"network": network, "discriminator": self.discriminator}
+        self.optimizers = {
+            name: torch.optim.Adam(module.parameters(), lr=learning_rate, betas=(0.5, 0.9))
+            for name, module in self.modules.items()
+        }
+
+    def step(self, x: Tensor, y: Tensor, generator: Generator) -> float:
+        """Returns the discriminator's loss."""
+        real = self.diffusion.real(x, y, generator)
+        with torch.no_grad():
+            generated = self.diffusion.generated(self.network, real, generator)
+        judged = discriminator_loss(self.discriminator, real, generated)
+        penalty = torch.tensor(0.0)
+        if self.discriminator.batches % R1_EVERY == 0:
+            penalty = R1_EVERY * r1_penalty(self.discriminator, real)
+        self.discriminator.batches += 1
+        self._update("discriminator", judged + penalty)
+        real = self.diffusion.real(x, y, generator)
+        self.discriminator.requires_grad_(False)
+        generated = self.diffusion.generated(self.network, real, generator)
+        self._update("network", generator_loss(self.discriminator, generated))
+        self.discriminator.requires_grad_(True)
+        return judged.item()
+
+    def _update(self, player: str, loss: Tensor) -> None:
+        self.optimizers[player].zero_grad()
+        loss.backward()
+        self.optimizers[player].step()
+
+    def schedule(self, _: Network) -> dict[str, Any]:
+        """Fixed."""
+        return SCHEDULE

@@ -1,0 +1,56 @@
+"""VDM's plans, on its learned schedule.
+
+The schedule is `{"gamma": [γ(0), …, γ(1)]}`, γ = −log SNR at even times, rising; between them it is linear. A plan's
+t is γ_t, which is what the network is told.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from models.plan import Plan, Setting, Solver, Vector, ancestral, ddim, dpmpp_2m
+
+
+def max_steps(schedule: Mapping[str, Any]) -> int:
+    """One step between two knots of the schedule."""
+    return len(schedule["gamma"]) - 1
+
+
+def visit(schedule: Mapping[str, Any], steps: int) -> tuple[Vector, Vector]:
+    """γ_t and γ_s of each step from t = 1 to 0, evenly spaced in t."""
+    knots = np.asarray(schedule["gamma"], dtype=np.float64)
+    gamma = np.interp(np.linspace(1, 0, steps + 1), np.linspace(0, 1, len(knots)), knots)
+    return gamma[:-1], gamma[1:]
+
+
+def ancestral_plan(schedule: Mapping[str, Any], steps: int) -> Plan:
+    return ancestral(*visit(schedule, steps))
+
+
+def ddim_plan(schedule: Mapping[str, Any], steps: int, *, eta: float) -> Plan:
+    gamma_t, abar_t, abar_s = _powers(schedule, steps)
+    return ddim(gamma_t, abar_t, abar_s, eta=eta)
+
+
+def dpmpp_2m_plan(schedule: Mapping[str, Any], steps: int) -> Plan:
+    return dpmpp_2m(*_powers(schedule, steps))
+
+
+def _powers(schedule: Mapping[str, Any], steps: int) -> tuple[Vector, Vector, Vector]:
+    """γ_t, ᾱ_t and ᾱ_s, the last step ending at the data, where ᾱ = 1."""
+    gamma_t, gamma_s = visit(schedule, steps)
+    abar_s = 1 / (1 + np.exp(gamma_s))
+    abar_s[-1] = 1.0
+    return gamma_t, 1 / (1 + np.exp(gamma_t)), abar_s
+
+
+SOLVERS = {
+    "ancestral": Solver(ancestral_plan, "VDM's ancestral sampling on its learned schedule"),
+    "ddim": Solver(
+        ddim_plan,
+        "DDIM on the learned schedule; eta = 0 is deterministic",
+        {"eta": Setting(low=0.0, high=1.0, default=0.0)},
+    ),
+    "dpmpp_2m": Solver(dpmpp_2m_plan, "DPM-Solver++(2M) on the learned schedule, deterministic"),
+}
