@@ -120,7 +120,7 @@ def dpmpp_2m(t: Vector, abar_t: Vector, abar_s: Vector, *, clip: float = 1.0) ->
 def ancestral(gamma_t: Vector, gamma_s: Vector, *, clip: float = 1.0) -> Plan:
     """VDM's ancestral sampling for a network that predicts ε (Kingma et al. 2021, arXiv 2107.00630, appendix A.4).
 
-    With γ = −log SNR, ᾱ = sigmoid(−γ) and κ = −expm1(γ_s − γ_t):
+    With γ = −log SNR, ᾱ = sigmoid(−γ) and κ = −expm1(γ_s − γ_t), so that 1 − κ = e^(γ_s − γ_t):
     x_s = α_s·((1 − κ)/α_t·x + κ·x0) + σ_s·√κ·noise. The last x is divided by its α, which gives the most likely pixels.
     """
     alpha_t, sigma_t = np.sqrt(1 / (1 + np.exp(gamma_t))), np.sqrt(1 / (1 + np.exp(-gamma_t)))
@@ -133,7 +133,7 @@ def ancestral(gamma_t: Vector, gamma_s: Vector, *, clip: float = 1.0) -> Plan:
         P=1 / alpha_t,
         Q=-sigma_t / alpha_t,
         c=clip,
-        R=to_pixels * alpha_s * (1 - kappa) / alpha_t,
+        R=to_pixels * alpha_s * np.exp(gamma_s - gamma_t) / alpha_t,
         S=to_pixels * alpha_s * kappa,
         N=to_pixels * sigma_s * np.sqrt(kappa),
     )

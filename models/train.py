@@ -101,7 +101,8 @@ class Training:
         self.batches_done = 0
         self.history: list[tuple[int, float]] = []
         self._recent: list[float] = []
-        if (settings.output / STATE).exists():
+        # A state without a card is from a run that died in its first save.
+        if (settings.output / STATE).exists() and (settings.output / checkpoint.CARD).exists():
             self._restore()
 
     def run(self) -> None:

@@ -1,0 +1,134 @@
+"""The denoising diffusion GAN: its large steps, their posterior, and the losses of both players."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from torch import Generator, Tensor, nn
+
+from models.ddgan.loss import SCHEDULE, Diffusion, Objective, Pair, generator_loss, r1_penalty
+from models.ddgan.network import Discriminator, Network
+from models.ddgan.plan import max_steps, posterior_plan, variance_preserving_schedule
+from models.plan import update
+
+ABAR = variance_preserving_schedule(4)
+SHAPE = (1, 16, 16)
+
+
+@pytest.fixture
+def network() -> Network:
+    torch.manual_seed(0)
+    return Network(shape=SHAPE, classes=3, schedule=SCHEDULE, channels=[8, 32], latent=5)
+
+
+def test_each_step_equals_that_of_diffusers() -> None:
+    betas = 1 - ABAR / np.append(1.0, ABAR[:-1])
+    scheduler = DDPMScheduler(
+        num_train_timesteps=4, trained_betas=betas, prediction_type="sample", variance_type="fixed_small"
+    )
+    scheduler.set_timesteps(4)
+    for k, t in zip(posterior_plan(SCHEDULE, 4), scheduler.timesteps.tolist(), strict=True):
+        assert k.t == t
+        x, out = torch.randn((2, 2, 1, 4, 4), generator=Generator().manual_seed(t))
+        expected = scheduler.step(out, t, x, generator=Generator().manual_seed(9))
+        noise = torch.randn(x.shape, generator=Generator().manual_seed(9)) if t else torch.zeros_like(x)
+        x_new, x0 = update(k, x, out, torch.zeros_like(x), noise)
+        torch.testing.assert_close(x0, expected.pred_original_sample, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(x_new, expected.prev_sample, rtol=1e-4, atol=1e-5)
+
+
+def test_fewer_steps_jump_over_timesteps_and_more_are_refused() -> None:
+    assert max_steps(SCHEDULE) == 4
+    assert [[k.t for k in posterior_plan(SCHEDULE, steps)] for steps in (1, 2, 4)] == [[3], [3, 1], [3, 2, 1, 0]]
+    assert all(posterior_plan(SCHEDULE, steps)[-1].S == 1 for steps in (1, 2, 3, 4))
+    with pytest.raises(ValueError, match="5 steps"):
+        posterior_plan(SCHEDULE, 5)
+
+
+def test_a_real_pair_has_the_marginals_of_the_diffusion() -> None:
+    x = torch.full((200_000, 1, 1, 1), 0.7)
+    pair = Diffusion(ABAR).real(x, torch.zeros(len(x), dtype=torch.int64), Generator().manual_seed(0))
+    for t in range(4):
+        rows = pair.t == t
+        before = ABAR[t - 1] if t else 1.0
+        for values, abar in ((pair.x_t[rows], ABAR[t]), (pair.x_s[rows], before)):
+            assert values.mean().item() == pytest.approx(0.7 * abar**0.5, abs=0.02)
+            assert values.var().item() == pytest.approx(1 - abar, abs=0.02)
+
+
+class Oracle(nn.Module):
+    """A generator that knows the image."""
+
+    latent = 1
+
+    def forward(self, x: Tensor, _: Tensor, __: Tensor, ___: Tensor) -> Tensor:
+        return torch.full_like(x, 0.7)
+
+
+def test_a_perfect_generators_pairs_are_distributed_as_the_real_ones() -> None:
+    x = torch.full((200_000, 1, 1, 1), 0.7)
+    diffusion, generator = Diffusion(ABAR), Generator().manual_seed(1)
+    real = diffusion.real(x, torch.zeros(len(x), dtype=torch.int64), generator)
+    generated = diffusion.generated(Oracle(), real, generator)  # type: ignore[arg-type]
+    for t in range(4):
+        rows = real.t == t
+        pairs = [torch.stack([p.x_s[rows].flatten(), p.x_t[rows].flatten()]) for p in (real, generated)]
+        torch.testing.assert_close(pairs[0].mean(dim=1), pairs[1].mean(dim=1), rtol=0, atol=0.02)
+        torch.testing.assert_close(torch.cov(pairs[0]), torch.cov(pairs[1]), rtol=0, atol=0.02)
+
+
+class Linear(nn.Module):
+    """A discriminator whose gradient is known: 3 for every pixel of x_s."""
+
+    def forward(self, x_s: Tensor, x_t: Tensor, _: Tensor, __: Tensor) -> Tensor:
+        return (3 * x_s + x_t).sum(dim=(1, 2, 3))
+
+
+def test_the_penalty_is_half_gamma_times_the_squared_gradient_for_x_s() -> None:
+    zeros = torch.zeros(4, dtype=torch.int64)
+    pair = Pair(torch.randn(4, *SHAPE), torch.randn(4, *SHAPE), zeros, zeros)
+    assert r1_penalty(Linear(), pair).item() == pytest.approx(0.05 / 2 * 9 * 256)  # type: ignore[arg-type]
+
+
+def test_z_changes_the_image_and_its_scale_does_not(network: Network) -> None:
+    x, t, y = torch.randn(1, *SHAPE), torch.tensor([3.0]), torch.tensor([0])
+    z, other = torch.randn(2, 1, 5)
+    with torch.no_grad():
+        assert (network(x, t, y, z) - network(x, t, y, other)).abs().max() > 1e-4
+        torch.testing.assert_close(network(x, t, y, z), network(x, t, y, 7 * z), rtol=1e-4, atol=1e-5)
+
+
+def test_the_discriminator_sees_the_time_and_the_class() -> None:
+    torch.manual_seed(0)
+    judge = Discriminator(shape=SHAPE, classes=3, timesteps=4, channels=[8, 16])
+    x_s, x_t = torch.randn(2, 1, *SHAPE)
+
+    def judged(t: int, y: int) -> float:
+        return float(judge(x_s, x_t, torch.tensor([t]), torch.tensor([y])).item())
+
+    assert len({judged(t, y) for t, y in ((0, 0), (1, 0), (0, 1), (0, 3))}) == 4
+
+
+def test_a_step_trains_each_player_on_its_own_loss(network: Network) -> None:
+    objective = Objective(network, learning_rate=1e-3)
+    x, y = torch.rand(8, *SHAPE) * 2 - 1, torch.zeros(8, dtype=torch.int64)
+
+    def weights(player: str) -> list[Any]:
+        return [p.detach().clone() for p in objective.modules[player].parameters()]
+
+    before = {player: weights(player) for player in objective.modules}
+    objective.step(x, y, Generator().manual_seed(0))
+    for player in objective.modules:
+        assert any((a != b).any() for a, b in zip(before[player], weights(player), strict=True))
+
+    diffusion, generator = objective.diffusion, Generator().manual_seed(5)
+    real = diffusion.real(x, y, generator)
+    losses = []
+    for _ in range(30):  # the discriminator held still, the generator's own update lowers its loss on fixed draws
+        generated = diffusion.generated(network, real, Generator().manual_seed(6))
+        loss = generator_loss(objective.discriminator, generated)
+        losses.append(loss.item())
+        objective._update("network", loss)
+    assert losses[-1] < losses[0]
