@@ -27,6 +27,7 @@ from models.sample import grid
 REPOSITORY = Path(__file__).parent.parent
 IMAGES_PER_REQUEST = 10
 CONCURRENCY = 4
+LATENCY_REQUESTS = 30
 START_TIMEOUT_S = 120
 REQUEST_TIMEOUT_S = 300
 
@@ -63,7 +64,15 @@ def evaluate(settings: Settings) -> None:
             name = method["method"]
             print(f"{name}: {agreed:.2%} of {len(images)} images at {settings.steps} steps are of the class asked for")
             print(f"  (the classifier is right on {accuracy:.2%} of the test set)")
-            record(settings, name, {"class_agreement": agreed, "images": len(images), "classifier_accuracy": accuracy})
+            alone_ms = latency_ms(client, name, settings.steps)
+            print(f"  {alone_ms:.1f} ms for one image alone (median of {LATENCY_REQUESTS})")
+            result = {
+                "class_agreement": agreed,
+                "images": len(images),
+                "classifier_accuracy": accuracy,
+                "alone_ms": round(alone_ms, 1),
+            }
+            record(settings, name, result)
             settings.pictures.mkdir(parents=True, exist_ok=True)
             first = images.view(len(method["classes"]), -1, *images.shape[1:])[:, :10].flatten(0, 1)
             grid(first, columns=10).save(settings.pictures / f"{name}-{settings.steps}-steps.png")
@@ -96,6 +105,13 @@ def generate(client: httpx.Client, method: dict[str, Any], settings: Settings) -
             tqdm(pool.map(ask, range(len(labels))), total=len(labels), desc=method["method"], unit="request")
         )
     return torch.from_numpy(np.concatenate(answers)), torch.from_numpy(labels.repeat(IMAGES_PER_REQUEST))
+
+
+def latency_ms(client: httpx.Client, method: str, steps: int) -> float:
+    """The median of `timing.total_ms` over requests for one image, one after the other."""
+    bodies = [{"method": method, "steps": steps, "seed": seed} for seed in range(LATENCY_REQUESTS)]
+    answers = [client.post("/generate", json=body).raise_for_status().json() for body in bodies]
+    return float(np.median([answer["timing"]["total_ms"] for answer in answers]))
 
 
 def record(settings: Settings, method: str, result: dict[str, Any]) -> None:

@@ -54,7 +54,7 @@ class Manifest(BaseModel):
     recommended_steps: Annotated[int, Field(ge=1)]
     opset: int
     dtype: Literal["float32"]
-    files: dict[str, File]
+    files: dict[Annotated[str, Field(pattern=r"^\w[\w.-]*$")], File]  # names in the bundle's own folder
     parity: Parity
     checkpoint: dict[str, Any]  # where it was exported from: digest of the weights and the training record
     measured: dict[str, Any] = {}  # quality and speed, filled in by `./run evaluate`
@@ -152,7 +152,8 @@ class Bundle:
             return classes.index(class_label)
         if isinstance(class_label, int) and 0 <= class_label < len(classes):
             return class_label
-        raise _invalid("class_label", f"{self.manifest.name} has no class {class_label!r}", dict(enumerate(classes)))
+        allowed = {"min": 0, "max": len(classes) - 1, "names": classes}
+        raise _invalid("class_label", f"{self.manifest.name} has no class {class_label!r}", allowed)
 
     def _table(self, steps: int, solver: str, settings: tuple[tuple[str, float], ...]) -> Array:
         """The plan as float32 (steps, 9), a line a step; `table` is this, cached."""

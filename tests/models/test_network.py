@@ -43,7 +43,7 @@ def test_the_prediction_is_sigma_x_plus_alpha_f(network: Network, x: Tensor) -> 
 
 def test_with_f_at_zero_the_prediction_is_sigma_x_and_x0_is_alpha_x(x: Tensor) -> None:
     network = Network(shape=SHAPE, classes=CLASSES, schedule=SCHEDULE, channels=[8, 32]).eval()
-    for parameter in network.unet.conv_out.parameters():
+    for parameter in network.unet.get_submodule("conv_out").parameters():
         nn.init.zeros_(parameter)
     abar = torch.from_numpy(ABAR[TIMES.long().numpy()]).float().view(-1, 1, 1, 1)
     predicted = network(x, TIMES, torch.zeros(len(x), dtype=torch.int64))

@@ -120,9 +120,10 @@ def test_a_run_that_died_while_it_wrote_a_file_goes_on_to_the_same_end(
         return replace(partial, target)
 
     output = tmp_path / "broken"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", die_half_way)
-        Training(settings(images, output)).run()
+        with pytest.raises(KeyboardInterrupt):
+            Training(settings(images, output)).run()
     if save > 1:
         checkpoint.load(output)  # is usable meanwhile
     Training(settings(images, output)).run()
@@ -221,10 +222,11 @@ def test_the_model_is_called_after_its_family_unless_named(images: Path, tmp_pat
 
 def test_the_history_is_the_mean_loss_of_every_so_many_batches(images: Path, tmp_path: Path) -> None:
     training = Training(settings(images, tmp_path / "run"))
-    step, losses = training.objective.step, []
+    step = training.objective.step
+    losses: list[float] = []
 
-    def recording(*batch: Any) -> float:
-        losses.append(step(*batch))
+    def recording(x: Tensor, y: Tensor, generator: Generator) -> float:
+        losses.append(step(x, y, generator))
         return losses[-1]
 
     training.objective.step = recording  # type: ignore[method-assign]
@@ -232,10 +234,8 @@ def test_the_history_is_the_mean_loss_of_every_so_many_batches(images: Path, tmp
     with (tmp_path / "run" / "loss.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["batch", "loss"]
-    assert [(int(batch), float(value)) for batch, value in rows] == [
-        (5, pytest.approx(np.mean(losses[:5]))),
-        (10, pytest.approx(np.mean(losses[5:10]))),
-    ]
+    assert [int(batch) for batch, _ in rows] == [5, 10]
+    assert [float(value) for _, value in rows] == pytest.approx([np.mean(losses[:5]), np.mean(losses[5:10])])
 
 
 # --- how it trains -------------------------------------------------------------------------------------------------
@@ -284,6 +284,15 @@ def test_every_epoch_trains_on_each_image_once_in_an_order_of_its_own(images: Pa
     assert len(epochs) == 5 * BATCHES / IMAGES
     assert (np.sort(epochs, axis=1) == np.arange(IMAGES)).all()
     assert len({tuple(epoch) for epoch in epochs.tolist()}) == len(epochs)
+
+
+def test_every_batch_of_every_seed_has_noise_of_its_own(images: Path, tmp_path: Path) -> None:
+    drawn: list[float] = []
+    for seed in (0, 1):
+        training = Training(settings(images, tmp_path / str(seed), seed=seed))
+        watch(training, lambda _x, _y, generator: drawn.append(torch.rand(1, generator=generator).item()), learn=False)
+        training.run()
+    assert len(set(drawn)) == 2 * BATCHES
 
 
 def test_a_batch_larger_than_the_data_set_spans_epochs(images: Path, tmp_path: Path) -> None:

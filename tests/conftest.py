@@ -1,0 +1,83 @@
+"""What the tests share: a toy model that needs no PyTorch, and the shipped one."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.ddim.plan import cosine_schedule
+from models.plan import Step, update
+from service.bundle import STEP, Bundle, load
+from service.core import Array, Inputs
+
+REPOSITORY = Path(__file__).parent.parent
+SHIPPED = REPOSITORY / "bundles" / "ddim"
+CHECKPOINT = REPOSITORY / "checkpoints" / "ddim"
+SHAPE = (1, 4, 4)
+
+
+class ToyRuntime:
+    """A runtime whose network is a line of NumPy. It counts its steps, and fails where it is told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.fail_on: set[int] = set()  # labels
+
+    def step(self, inputs: Inputs) -> tuple[Array, Array]:
+        self.batches.append(len(inputs["x"]))
+        if self.fail_on & set(inputs["y"].tolist()):
+            raise RuntimeError("the toy broke")
+        return toy_step(inputs)
+
+
+def toy_step(inputs: Inputs) -> tuple[Array, Array]:
+    """The step graph's contract in NumPy, row by row, for a network tanh(x/2 + t/1000 + y/10)."""
+    rows = [toy_row({name: values[i] for name, values in inputs.items()}) for i in range(len(inputs["x"]))]
+    x, x0 = zip(*rows, strict=True)
+    return np.stack(x), np.stack(x0)
+
+
+def toy_row(row: dict[str, Any]) -> tuple[Array, Array]:
+    out = np.tanh(row["x"] / 2 + row["t"] / 1000 + row["y"] / 10).astype(np.float32)
+    k = Step(row["t"], *row["coefficients"])
+    x_new, x0 = update(k, row["x"], out, row["x0_prev"], row["noise"])
+    return x_new.astype(np.float32), x0.astype(np.float32)
+
+
+def write_bundle(folder: Path, **changes: Any) -> Path:
+    """A bundle with a step file that only a toy can run; `changes` go into its manifest."""
+    folder.mkdir(parents=True)
+    content = b"not a graph"
+    (folder / STEP).write_bytes(content)
+    manifest = {
+        "format_version": 1,
+        "name": "toy",
+        "family": "ddim",
+        "shape": SHAPE,
+        "classes": ["zero", "one", "2"],
+        "latent": 0,
+        "noise_schedule": {"alphas_cumprod": cosine_schedule(1000).tolist()},
+        "recommended_steps": 5,
+        "opset": 20,
+        "dtype": "float32",
+        "files": {STEP: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}},
+        "parity": {"tolerance": 1e-4, "largest_difference": 0.0, "batch_sizes": [1]},
+        "checkpoint": {},
+        "measured": {},
+        **changes,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Bundle:
+    return load(write_bundle(tmp_path / "bundles" / "toy"))
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Bundle:
+    return load(SHIPPED)

@@ -1,0 +1,128 @@
+"""An image is a pure function of its request: the same bytes in any company, in any place, on any number of threads."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service import noise
+from service.bundle import Bundle
+from service.core import Batch, Image
+from service.runtime import OrtRuntime
+from service.schemas import MAX_SEED, GenerateRequest
+from tests.contracts.conftest import serving
+
+SIZES = (*range(1, 17), 24, 32)
+SOLVERS: list[dict[str, Any]] = [{"eta": 0.0}, {"eta": 0.37}, {"eta": 1.0}, {"solver": "dpmpp_2m"}]
+
+seeds = st.integers(0, MAX_SEED)
+requests = st.builds(
+    lambda steps, seed, class_label, solver: {"steps": steps, "seed": seed, "class_label": class_label, **solver},
+    steps=st.sampled_from([1, 2, 4, 20, 50, 999, 1000]),
+    seed=seeds,
+    class_label=st.none() | st.integers(0, 9),
+    solver=st.sampled_from(SOLVERS),
+)
+rows = st.tuples(requests, st.integers(0, 999))
+
+
+@pytest.fixture(scope="module")
+def runtimes(shipped: Bundle) -> dict[int, OrtRuntime]:
+    return {threads: OrtRuntime(shipped, threads) for threads in (1, 2)}
+
+
+def on_its_way(bundle: Bundle, request: dict[str, Any], step: int) -> Image:
+    """An image of the request that is about to take this step of its plan, its state as good as any."""
+    sampling = bundle.resolve(GenerateRequest(method=bundle.manifest.name, **request))
+    (image,) = bundle.job(sampling, id="", submitted_s=0.0).images
+    image.begin()
+    image.step = step % len(image.job.table)
+    image.x0 = noise.normal(sampling.seed, 0, 10_000, bundle.manifest.shape).clip(-1, 1)
+    return image
+
+
+def results(runtime: OrtRuntime, images: Sequence[Image]) -> list[bytes]:
+    """The bytes of each row's x and x0 after a step together."""
+    x, x0 = runtime.step(Batch(images[0].job.method, list(images)).inputs())
+    return [x[row].tobytes() + x0[row].tobytes() for row in range(len(images))]
+
+
+def test_a_row_has_the_same_bytes_at_every_batch_size_in_every_place_on_one_and_two_threads(
+    shipped: Bundle, runtimes: dict[int, OrtRuntime]
+) -> None:
+    rng = np.random.default_rng(0)
+    pool = [
+        on_its_way(
+            shipped,
+            {
+                "steps": int(rng.integers(1, 1001)),
+                "seed": int(rng.integers(2**63)),
+                "class_label": int(rng.integers(10)),
+                **SOLVERS[i % len(SOLVERS)],
+            },
+            step=int(rng.integers(1000)),
+        )
+        for i in range(max(SIZES))
+    ]
+    alone = [results(runtimes[1], [image])[0] for image in pool]
+    assert len(set(alone)) == len(pool)
+    for threads, runtime in runtimes.items():
+        for size in SIZES:
+            for place in range(size) if size <= 16 else (0, size // 2, size - 1):
+                others = rng.permutation(np.arange(1, len(pool)))[: size - 1].tolist()
+                order = [*others[:place], 0, *others[place:]]
+                got = results(runtime, [pool[i] for i in order])
+                assert got == [alone[i] for i in order], f"{threads} threads, batch of {size}, image 0 at {place}"
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(company=st.lists(rows, min_size=1, max_size=32), threads=st.sampled_from([1, 2]), data=st.data())
+def test_a_row_does_not_see_its_neighbours(
+    shipped: Bundle, runtimes: dict[int, OrtRuntime], company: list[Any], threads: int, data: st.DataObject
+) -> None:
+    place = data.draw(st.integers(0, len(company) - 1))
+    images = [on_its_way(shipped, *row) for row in company]
+    assert results(runtimes[threads], images)[place] == results(runtimes[1], [images[place]])[0]
+
+
+def mixed_requests(count: int) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(1)
+    return [
+        {
+            "method": "ddim",
+            "seed": int(rng.integers(2**63)),
+            "steps": int(rng.integers(1, 25)),
+            "n": int(rng.choice([1, 1, 1, 2, 5])),
+            "class_label": None if rng.random() < 0.2 else int(rng.integers(10)),
+            **SOLVERS[rng.integers(len(SOLVERS))],
+        }
+        for _ in range(count)
+    ]
+
+
+def test_thirty_requests_at_once_give_the_bytes_that_each_gives_alone() -> None:
+    async def digest(client: Any, request: dict[str, Any]) -> str:
+        answer = await client.post("/generate", json=request, headers={"Accept": "application/x-npy"})
+        assert answer.status_code == 200
+        return hashlib.sha256(answer.content).hexdigest()
+
+    async def alone(asked: list[dict[str, Any]]) -> list[str]:
+        async with serving(threads=1) as client:
+            return [await digest(client, request) for request in asked]
+
+    async def together(asked: list[dict[str, Any]]) -> list[str]:
+        async with serving(threads=2) as client:
+            digests = await asyncio.gather(*(digest(client, request) for request in asked))
+            metrics = (await client.get("/metrics")).text
+        assert 'trilemma_batch_size_bucket{le="12.0",method="ddim"}' in metrics
+        return digests
+
+    asked = mixed_requests(30)
+    digests = asyncio.run(together(asked))
+    assert digests == asyncio.run(alone(asked))
+    assert len(set(digests)) == len(asked)

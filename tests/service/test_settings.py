@@ -1,0 +1,30 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from service.settings import Settings
+
+
+def test_the_defaults_are_those_of_the_readme() -> None:
+    settings = CliApp.run(Settings, cli_args=[])
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+    assert settings.bundles.name == "bundles"
+
+
+def test_the_command_line_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRILEMMA_PORT", "9000")
+    monkeypatch.setenv("TRILEMMA_MAX_BATCH", "3")
+    settings = CliApp.run(Settings, cli_args=["--port", "9001", "--bundles", "/elsewhere"])
+    assert (settings.port, settings.max_batch, settings.bundles) == (9001, 3, Path("/elsewhere"))
+
+
+def test_nonsense_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRILEMMA_MAX_BATCH", "0")
+    with pytest.raises(ValidationError, match="max_batch"):
+        CliApp.run(Settings, cli_args=[])
+
+
+def test_every_setting_is_documented() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
