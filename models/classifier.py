@@ -13,7 +13,7 @@ from models import data
 from models.checkpoint import save_replacing
 from models.data import Dataset
 
-EPOCHS = 4
+EPOCHS = 5
 BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
 MAX_SHIFT = 2  # pixels: drawn anew for each batch, so that the judge does not lean on an image being centred
@@ -25,20 +25,11 @@ class Classifier(nn.Module):
     def __init__(self, channels: int, size: int, classes: int) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(channels, 32, 3, padding=1),
-            nn.BatchNorm2d(32),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(32, 64, 3, padding=1),
-            nn.BatchNorm2d(64),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(64, 64, 3, padding=1),
-            nn.BatchNorm2d(64),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
+            *block(channels, 24),
+            *block(24, 48),
+            *block(48, 96),
             nn.Flatten(),
-            nn.Linear(64 * (size // 8) ** 2, 128),
+            nn.Linear(96 * (size // 8) ** 2, 128),
             nn.ReLU(),
         )
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(128, classes))
@@ -46,6 +37,11 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.features(x))
         return logits
+
+
+def block(inputs: int, outputs: int) -> list[nn.Module]:
+    """A convolution to half the height and width."""
+    return [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
 def trained(dataset: Dataset, size: int, cache: Path) -> Classifier:

@@ -30,6 +30,7 @@ STATE, HISTORY = "state.safetensors", "loss.csv"
 EMA_DECAY = 0.9995
 WARMUP_BATCHES = 500
 HISTORY_EVERY = 50  # batches that a point of the loss curve is the mean of
+MAY_CHANGE = {"images", "packages"}  # of a run's settings: more images make a run longer, its schedule with it
 PACKAGES = ("torch", "diffusers", "numpy", "safetensors")
 
 
@@ -179,7 +180,7 @@ class Training:
         output = self.settings.output
         before = json.loads((output / checkpoint.CARD).read_text())["training"]
         given = self.card.training
-        changed = sorted(key for key in given if key != "packages" and before.get(key) != given[key])
+        changed = sorted(key for key in given if key not in MAY_CHANGE and before.get(key) != given[key])
         if changed:
             raise SystemExit(f"{output} was begun with other settings ({', '.join(changed)}): choose another output")
         state = load_file(output / STATE)

@@ -1,8 +1,10 @@
 """`./run serve`: reads the settings and serves until SIGTERM or SIGINT, then finishes what is accepted and exits 0."""
 
 import signal
+import sys
 
 import uvicorn
+from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from service import logs
@@ -11,11 +13,15 @@ from service.settings import Settings
 
 
 def main() -> None:
-    settings = CliApp.run(Settings)
+    try:
+        settings = CliApp.run(Settings)
+    except ValidationError as error:
+        sys.exit(f"./run serve: {error}")
     logs.configure(settings)
-    # uvicorn drains on these, then raises them again for the handler that was there before it: this one, so exit 0.
+    # uvicorn drains on these, then raises them again for the handler that was there before it: this one. Before it
+    # listens there is nothing to finish.
     for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: None)
+        signal.signal(signum, lambda *_: sys.exit(0))
     uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_config=None, access_log=False)
 
 

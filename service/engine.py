@@ -4,7 +4,8 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 import structlog
 
@@ -39,6 +40,7 @@ class Engine:
         self._queued_images = 0  # these two belong to the event loop
         self._queued_steps = 0
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()  # None: finish what is accepted, then end
+        self._jobs: dict[Job, None] = {}  # taken in and not ended, in order of arrival
         self._draining = False
         self._closed = True
         self._gate = threading.Lock()  # between closing the inbox and putting a job into it
@@ -63,7 +65,12 @@ class Engine:
             raise Overloaded(f"{self._queued_images} images are queued; {job.n} more are too many", drain_s)
         loop = asyncio.get_running_loop()
         finished = asyncio.Event()
-        job.done = lambda: loop.call_soon_threadsafe(finished.set)
+
+        def done() -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(finished.set)
+
+        job.done = done
         with self._gate:
             if self._closed:
                 raise Unavailable("the engine is not running")
@@ -90,18 +97,15 @@ class Engine:
                 self.step()
         except Exception as error:  # a bug of ours: nothing more can be trusted, yet every job gets its answer
             log.critical("the engine stopped", exc_info=error)
-            self._draining = True
-            while self._take_in():
-                self._fail(self.scheduler.jobs(), f"the engine stopped: {error}")
+            self._abandon(f"the engine stopped: {error}")
 
     def _take_in(self) -> bool:
         """Moves what arrived to the scheduler, waiting if there is nothing else to do; False when all is done."""
         while True:
-            busy = self.scheduler.waiting or self.scheduler.active
             try:
-                job = self._inbox.get(block=not busy and not self._draining)
+                job = self._inbox.get(block=not self._jobs and not self._draining)
             except queue.Empty:
-                if busy:
+                if self._jobs:
                     return True
                 with self._gate:
                     self._closed = self._inbox.empty()
@@ -111,23 +115,22 @@ class Engine:
             if job is None:
                 self._draining = True
             else:
+                self._jobs[job] = None
                 self.scheduler.add(job)
 
     def step(self) -> None:
-        """One step of one batch, if there is one to run."""
+        """One step of one batch; there are jobs."""
         batch = self.scheduler.next_batch(self.clock())
-        if batch is None:
-            return
+        assert batch is not None
         start = self.clock()
         try:
             inputs = batch.inputs()
             before = self.clock()
             x, x0 = self.runtimes[batch.method].step(inputs)
         except Exception as error:
-            log.error("step failed", method=batch.method, rows=len(batch.images), exc_info=error)
-            self._fail(
-                list(dict.fromkeys(image.job for image in batch.images)), f"a step of {batch.method} failed: {error}"
-            )
+            jobs = dict.fromkeys(image.job for image in batch.images)
+            log.error("step failed", method=batch.method, requests=[job.id for job in jobs], exc_info=error)
+            self._fail(jobs, f"a step of {batch.method} failed: {error}")
             return
         after = self.clock()
         for image in self.scheduler.advance(batch, x, x0):
@@ -139,16 +142,30 @@ class Engine:
         self._measure(batch, start, before, after)
 
     def _finish(self, job: Job) -> None:
+        del self._jobs[job]
         job.finished_s = self.clock()
         job.done()
 
-    def _fail(self, jobs: list[Job], detail: str) -> None:
+    def _fail(self, jobs: Iterable[Job], detail: str) -> None:
         """Ends these jobs with an error; the others go on."""
         for job in jobs:
             self.scheduler.drop(job)
             job.error = StepFailed(detail)
             self._finish(job)
         self._gauge()
+
+    def _abandon(self, detail: str) -> None:
+        """Ends every job with an error, and asks nothing of the scheduler, which may be what is broken."""
+        with self._gate:
+            self._closed = True
+        while not self._inbox.empty():
+            if (job := self._inbox.get()) is not None:
+                self._jobs[job] = None
+        for job in list(self._jobs):
+            job.error = StepFailed(detail)
+            self._finish(job)
+        self.metrics.active_images.set(0)
+        self.metrics.waiting_images.set(0)
 
     def _measure(self, batch: Batch, start: float, before: float, after: float) -> None:
         rows = len(batch.images)

@@ -16,6 +16,7 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
+from asgi_correlation_id import correlation_id
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
@@ -136,7 +137,9 @@ def install(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(Exception)
     async def unexpected(_: Request, __: Exception) -> Response:
         detail = "an error of the server's own; its log has the request id of this answer"
-        return _response(HTTPStatus.INTERNAL_SERVER_ERROR, "about:blank", detail, None, {})
+        # Starlette answers here outside every middleware, so the one that adds the id does not see it.
+        headers = {"X-Request-ID": correlation_id.get() or ""}
+        return _response(HTTPStatus.INTERNAL_SERVER_ERROR, "about:blank", detail, headers, {})
 
 
 def from_validation(error: RequestValidationError, content_type: str) -> Problem:

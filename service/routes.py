@@ -36,10 +36,13 @@ router = APIRouter()
 
 JSON = "application/json"
 FORMATS = {media_type: format for format, media_type in MEDIA_TYPES.items()}
-ANSWERS = [*FORMATS, JSON]  # mimeparse takes the last of those that suit equally well: JSON for */*
+ANSWERS = [*reversed(FORMATS), JSON]  # mimeparse takes the last of those that suit equally well: JSON for */*
+PROBLEM_SCHEMA = ProblemDetails.model_json_schema()
+# Inlined: within the OpenAPI document a reference into the schema's own definitions would point nowhere.
+PROBLEM_SCHEMA["properties"]["errors"]["items"] = PROBLEM_SCHEMA.pop("$defs")["FieldError"]
 PROBLEM: dict[str, Any] = {
     "description": "A problem (RFC 9457)",
-    "content": {PROBLEM_TYPE: {"schema": ProblemDetails.model_json_schema()}},
+    "content": {PROBLEM_TYPE: {"schema": PROBLEM_SCHEMA}},
 }
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 GENERATED: dict[int | str, dict[str, Any]] = {
@@ -110,7 +113,7 @@ async def metrics(service: Served) -> Response:
 def negotiate(accept: str) -> str:
     """The media type of the answer. Raises NotAcceptable."""
     try:
-        best = mimeparse.best_match(ANSWERS, accept)
+        best = mimeparse.best_match(ANSWERS, accept.lower() or "*/*")
     except mimeparse.MimeTypeParseException:
         best = ""
     if not best:

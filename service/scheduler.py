@@ -55,10 +55,6 @@ class Scheduler:
             if image in self._images:
                 self._remove(image)
 
-    def jobs(self) -> list[Job]:
-        """The jobs with images left, in order of arrival."""
-        return list(dict.fromkeys(image.job for image in self._images))
-
     def _remove(self, image: Image) -> None:
         del self._images[image]
         if image.begun:

@@ -38,23 +38,25 @@ class Service:
 
     def load(self) -> None:
         """Loads and warms up every bundle of the folder, then starts the engine; slow, so not for the event loop."""
-        bundles, self.failed_bundles = bundle.load_all(self.settings.bundles)
+        served: dict[str, Bundle] = {}
+        bundles, failed = bundle.load_all(self.settings.bundles)
         for name, loaded in bundles.items():
             try:
                 runtime = self._open_runtime(loaded, self.settings.threads)
                 warm_up(runtime, loaded, self.settings.max_batch)
             except Exception as error:  # whatever a runtime raises on a graph that it cannot run
-                self.failed_bundles[loaded.folder.name] = f"{loaded.step_file}: {error}"
+                failed[loaded.folder.name] = f"{loaded.step_file}: {error}"
                 continue
             self._runtimes[name] = runtime
-            self.bundles[name] = loaded
+            served[name] = loaded
             self.metrics.model_info.labels(name, loaded.manifest.family, loaded.digest).set(1)
             log.info("model ready", method=name, digest=loaded.digest[:12])
-        self.metrics.failed_bundles.set(len(self.failed_bundles))
-        for folder, reason in self.failed_bundles.items():
+        self.metrics.failed_bundles.set(len(failed))
+        for folder, reason in failed.items():
             log.error("bundle refused", folder=folder, reason=reason)
-        if not self.bundles:
+        if not served:
             log.error("no model to serve", bundles=str(self.settings.bundles))
+        self.bundles, self.failed_bundles = served, failed  # whole, as the event loop reads them meanwhile
         self.engine.start()
         self.status = "ready"
 
@@ -83,8 +85,11 @@ class Service:
 
 
 def warm_up(runtime: Runtime, loaded: Bundle, max_batch: int) -> None:
-    """Runs a step of one row and of the largest batch. Raises ValueError if a result is not finite."""
+    """Runs a step of one row and of the largest batch. Raises ValueError if a result is misshapen or not finite."""
     for n in (1, max_batch):
-        x, _ = runtime.step(loaded.first_step(n))
+        inputs = loaded.first_step(n)
+        x, _ = runtime.step(inputs)
+        if x.shape != inputs["x"].shape:
+            raise ValueError(f"the step gives x of shape {x.shape} for one of {inputs['x'].shape}")
         if not np.isfinite(x).all():
             raise ValueError("the step gives numbers that are not finite")

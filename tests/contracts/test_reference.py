@@ -62,7 +62,9 @@ def served(label: int, solver: dict[str, Any]) -> NDArray[np.float32]:
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 @pytest.mark.parametrize(
-    "solver", [{"eta": 0.0}, {"eta": 0.5}, {"eta": 1.0}, {"solver": "dpmpp_2m"}], ids=["ddim", "eta", "ddpm", "dpmpp_2m"]
+    "solver",
+    [{"eta": 0.0}, {"eta": 0.5}, {"eta": 1.0}, {"solver": "dpmpp_2m"}],
+    ids=["ddim", "eta", "ddpm", "dpmpp_2m"],
 )
 @pytest.mark.parametrize("label", LABELS)
 def test_an_image_is_the_one_that_diffusers_and_pytorch_make(

@@ -114,9 +114,10 @@ def flipped(content: bytes) -> bytes:
         (lambda content: content[:-20], "ended before"),
         (lambda content: content[: len(content) // 2], "ended before"),
         (lambda content: b"not gzip" + content, "Not a gzipped file"),
-        (flipped, ""),  # the decompressor notices at once, or the checksum at the end
+        (flipped, ""),  # what notices depends on what the bits were
+        (lambda content: content[:10] + b"\xff" + content[11:], "invalid block type"),  # the first byte past the header
     ],
-    ids=["cut in the checksum", "cut in the data", "not gzip", "damaged"],
+    ids=["cut in the checksum", "cut in the data", "not gzip", "damaged", "not deflated"],
 )
 def test_a_damaged_gzip_is_refused_by_name(tmp_path: Path, damage: Callable[[bytes], bytes], problem: str) -> None:
     path = tmp_path / f"{TRAIN_IMAGES}.gz"

@@ -3,7 +3,9 @@
 import base64
 import hashlib
 import io
+import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from openapi_spec_validator import validate
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from service import routes
 from service.app import create_app
 from service.bundle import Bundle
 from service.core import Array, Inputs
+from service.schemas import GenerateRequest
 from service.settings import Settings
 from tests.conftest import ToyRuntime, write_bundle
 
@@ -36,12 +42,12 @@ def client(tmp_path: Path, runtime: ToyRuntime) -> Iterator[TestClient]:
 
 
 @contextmanager
-def serve(bundles: Path, runtime: ToyRuntime) -> Iterator[TestClient]:
+def serve(bundles: Path, runtime: ToyRuntime, **changes: Any) -> Iterator[TestClient]:
     """A client of an app that has loaded its bundles."""
-    app = create_app(Settings(bundles=bundles, max_batch=4), open_runtime=lambda bundle, threads: runtime)
+    app = create_app(Settings(bundles=bundles, max_batch=4, **changes), open_runtime=lambda bundle, threads: runtime)
     with TestClient(app, raise_server_exceptions=False) as client:
         while client.get("/readyz").json()["status"] == "starting":
-            pass
+            time.sleep(0.001)
         yield client
 
 
@@ -73,6 +79,10 @@ def test_a_json_answer_has_the_images_and_all_that_made_them(client: TestClient)
         ("image/jpeg", "image/jpeg"),
         ("image/webp", "image/webp"),
         ("application/x-npy", "application/x-npy"),
+        ("", "application/json"),
+        ("image/*", "image/png"),
+        ("IMAGE/WebP", "image/webp"),
+        ("image/png;q=0, image/*", "image/jpeg"),
         ("text/html, image/png;q=0.5, application/json;q=0.1", "image/png"),
         ("image/png;q=0.2, application/x-npy;q=0.9", "application/x-npy"),
     ],
@@ -194,7 +204,9 @@ def test_every_bad_field_is_named_at_once(client: TestClient) -> None:
         ({"json": {}}, 422, "urn:trilemma:invalid-request"),
         ({"json": []}, 422, "urn:trilemma:invalid-request"),
         ({"content": "{", "headers": {"content-type": "application/json"}}, 400, "urn:trilemma:malformed-body"),
+        ({"content": b"\xff{}", "headers": {"content-type": "application/json"}}, 400, "about:blank"),
         ({"content": "method=toy"}, 415, "urn:trilemma:not-json"),
+        ({"content": '{"method":"toy"}', "headers": {"content-type": "text/plain"}}, 415, "urn:trilemma:not-json"),
         ({"json": {"method": "toy"}, "headers": {"accept": "text/html"}}, 406, "urn:trilemma:not-acceptable"),
         ({"json": {"method": "toy"}, "headers": {"accept": "%%%"}}, 406, "urn:trilemma:not-acceptable"),
     ],
@@ -218,6 +230,20 @@ def test_framework_errors_are_problems_too(client: TestClient) -> None:
         assert (answer.status_code, answer.json()["status"]) == (status, status)
         assert answer.headers["content-type"] == "application/problem+json"
     assert client.get("/generate").headers["allow"] == "POST"
+
+
+def test_an_error_of_our_own_is_a_500_that_names_its_request_and_hides_the_rest(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> bytes:
+        raise ZeroDivisionError("a secret")
+
+    monkeypatch.setattr(routes, "encode", broken)
+    answer = client.post("/generate", json={"method": "toy"}, headers={"X-Request-ID": "abc-1"})
+    assert (answer.status_code, answer.json()["status"]) == (500, 500)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["x-request-id"] == "abc-1"
+    assert "secret" not in answer.text
 
 
 def test_a_failing_network_is_a_500_that_says_so_and_the_next_request_is_served(
@@ -278,6 +304,95 @@ def test_the_openapi_document_is_valid_and_has_the_answers(client: TestClient) -
     assert "application/problem+json" in answers["4XX"]["content"]
 
 
+class Held(ToyRuntime):
+    """Past its warm-up, waits in each step until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered, self.go = threading.Event(), threading.Event()
+
+    def step(self, inputs: Inputs) -> tuple[Array, Array]:
+        if len(self.batches) >= 2:
+            self.entered.set()
+            assert self.go.wait(60)
+        return super().step(inputs)
+
+
+def test_beyond_the_queue_it_answers_429_and_says_when_to_come_back(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "toy")
+    runtime = Held()
+    with serve(tmp_path, runtime, max_queued_images=64) as client:
+        first: list[Any] = []
+        asking = threading.Thread(target=lambda: first.append(generate(client, n=60)))
+        asking.start()
+        assert runtime.entered.wait(60)
+        refused = generate(client, n=5)
+        assert (refused.status_code, refused.json()["type"]) == (429, "urn:trilemma:overloaded")
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert int(refused.headers["retry-after"]) >= 1
+        assert 'trilemma_rejections_total{reason="overloaded"} 1.0' in client.get("/metrics").text
+        runtime.go.set()
+        asking.join()
+        assert first[0].status_code == 200
+        assert generate(client, n=5).status_code == 200
+
+
+def test_every_request_that_was_accepted_is_answered_while_it_shuts_down(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "toy")
+    runtime = Held()
+    answers: list[Any] = []
+    with serve(tmp_path, runtime) as client:
+        asking = threading.Thread(target=lambda: answers.append(generate(client, n=9)))
+        asking.start()
+        assert runtime.entered.wait(60)
+        runtime.go.set()
+    asking.join()
+    assert answers[0].status_code == 200
+
+
+def test_an_engine_that_stopped_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bundle(tmp_path / "toy")
+    with serve(tmp_path, ToyRuntime()) as client:
+        app: Any = client.app
+        monkeypatch.setattr(app.state.service.engine.scheduler, "next_batch", lambda now: None)
+        assert generate(client).json()["type"] == "urn:trilemma:step-failed"
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["status"]) == (503, "engine stopped")
+        assert generate(client).status_code == 503
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+names = st.sampled_from([*GenerateRequest.model_fields]) | st.text()
+
+
+@pytest.fixture(scope="module")
+def lasting_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    folder = tmp_path_factory.mktemp("bundles")
+    write_bundle(folder / "toy")
+    with serve(folder, ToyRuntime()) as client:
+        yield client
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    body=anything | st.dictionaries(names, anything).map(lambda fields: {"steps": 1, "method": "toy", **fields}),
+    accept=st.sampled_from(["*/*", "image/png"]) | st.text(st.characters(codec="ascii", exclude_categories=["C"])),
+)
+def test_no_request_makes_an_error_of_the_servers(lasting_client: TestClient, body: Any, accept: str) -> None:
+    headers = {"content-type": "application/json", "accept": accept}
+    answer = lasting_client.post("/generate", content=json.dumps(body), headers=headers)
+    assert answer.status_code in {200, 404, 406, 422}
+    if answer.status_code != 200:
+        problem = answer.json()
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert problem["status"] == answer.status_code
+        assert problem["detail"]
+
+
 def test_a_bad_bundle_is_reported_and_the_good_one_serves(tmp_path: Path, runtime: ToyRuntime) -> None:
     write_bundle(tmp_path / "good")
     write_bundle(tmp_path / "bad", name="bad", format_version=7)
@@ -296,12 +411,21 @@ class NotANumber(ToyRuntime):
         return x * np.float32("nan"), x0
 
 
-def test_a_model_that_gives_nonsense_at_warm_up_is_not_served(tmp_path: Path) -> None:
+class LosesARow(ToyRuntime):
+    def step(self, inputs: Inputs) -> tuple[Array, Array]:
+        x, x0 = super().step(inputs)
+        return x[1:], x0[1:]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "reason"), [(NotANumber(), "not finite"), (LosesARow(), r"shape (0, 1, 4, 4) for one of (1, 1, 4, 4)")]
+)
+def test_a_model_that_gives_nonsense_at_warm_up_is_not_served(tmp_path: Path, runtime: ToyRuntime, reason: str) -> None:
     write_bundle(tmp_path / "toy")
-    with serve(tmp_path, NotANumber()) as client:
+    with serve(tmp_path, runtime) as client:
         ready = client.get("/readyz")
         assert (ready.status_code, ready.json()["status"]) == (503, "no model")
-        assert "not finite" in ready.json()["failed_bundles"]["toy"]
+        assert reason in ready.json()["failed_bundles"]["toy"]
 
 
 def test_until_the_models_are_loaded_it_is_alive_and_not_ready(tmp_path: Path, runtime: ToyRuntime) -> None:

@@ -9,7 +9,6 @@ from service.errors import InvalidRequest
 from service.schemas import GenerateRequest
 from tests.conftest import write_bundle
 
-
 CLASSES = {"min": 0, "max": 2, "names": ["zero", "one", "2"]}
 
 

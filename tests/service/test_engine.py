@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from service.bundle import Bundle
-from service.core import Array, Batch, Inputs, Job
+from service.core import Array, Batch, Image, Inputs, Job
 from service.engine import Engine
 from service.errors import Overloaded, StepFailed, Unavailable
 from service.metrics import Metrics
@@ -126,10 +126,10 @@ def test_a_full_queue_refuses_and_says_when_to_try_again(toy: Bundle) -> None:
     async def overload() -> None:
         accepted = asyncio.create_task(engine.run(job(toy, n=2)))
         await asyncio.to_thread(runtime.entered.wait)
+        engine.row_step_s = 0.5
         with pytest.raises(Overloaded) as refused:
             await engine.run(job(toy, n=2))
-        assert refused.value.headers is not None
-        assert int(refused.value.headers["Retry-After"]) >= 1
+        assert refused.value.headers == {"Retry-After": "5"}  # 2 images of 5 steps of half a second
         runtime.go.set()
         await accepted
         await engine.run(job(toy, n=2))  # there is room again
@@ -157,20 +157,65 @@ def test_stopping_finishes_what_was_accepted_and_takes_nothing_more(toy: Bundle)
     assert not engine.alive
 
 
-class Broken(Scheduler):
-    def advance(self, *_: object) -> list[object]:  # type: ignore[override]
+class LosesImages(Scheduler):
+    """Forgets the images that finish, and then fails."""
+
+    def advance(self, batch: Batch, x: Array, x0: Array) -> list[Image]:
+        if super().advance(batch, x, x0):
+            raise ZeroDivisionError("a bug")
+        return []
+
+
+class ChoosesNone(Scheduler):
+    def next_batch(self, now: float) -> None:
+        return None
+
+
+class CannotDrop(Scheduler):
+    def advance(self, batch: Batch, x: Array, x0: Array) -> list[Image]:
+        raise ZeroDivisionError("a bug")
+
+    def drop(self, job: Job) -> None:
+        raise ZeroDivisionError("another bug")
+
+
+class CannotAdd(Scheduler):
+    def add(self, job: Job) -> None:
         raise ZeroDivisionError("a bug")
 
 
-def test_a_bug_in_the_loop_itself_answers_every_job_and_stops_the_engine(toy: Bundle) -> None:
-    engine = Engine({"toy": ToyRuntime()}, Broken(max_batch=2), Metrics(), max_queued_images=100)
+@pytest.mark.parametrize("policy", [LosesImages, ChoosesNone, CannotDrop, CannotAdd])
+def test_a_bug_in_the_loop_itself_answers_every_job_and_stops_the_engine(toy: Bundle, policy: type[Scheduler]) -> None:
+    engine = Engine({"toy": ToyRuntime()}, policy(max_batch=2), Metrics(), max_queued_images=100)
     engine.start()
 
     async def all_of_them() -> list[Job | BaseException]:
         return await asyncio.gather(*(engine.run(job(toy, n=3)) for _ in range(4)), return_exceptions=True)
 
     answers = asyncio.run(all_of_them())
+    assert isinstance(answers[0], StepFailed)
     assert all(isinstance(answer, StepFailed | Unavailable) for answer in answers)
     engine.stop()
     assert not engine.alive
     assert sample(engine, "trilemma_active_images") == sample(engine, "trilemma_waiting_images") == 0
+
+
+def test_a_caller_that_has_gone_away_does_not_stop_the_engine(toy: Bundle) -> None:
+    runtime = Held()
+    engine = new_engine(runtime)
+
+    async def give_up() -> None:
+        asked = asyncio.create_task(engine.run(job(toy)))
+        await asyncio.to_thread(runtime.entered.wait)
+        asked.cancel()
+
+    asyncio.run(give_up())  # and its event loop is closed
+    runtime.go.set()
+    assert asyncio.run(engine.run(job(toy, n=2))).images[1].finished
+    engine.stop()
+
+
+def test_an_engine_that_was_not_started_takes_nothing(toy: Bundle) -> None:
+    engine = Engine({"toy": ToyRuntime()}, Scheduler(4), Metrics(), max_queued_images=100)
+    with pytest.raises(Unavailable):
+        asyncio.run(engine.run(job(toy)))

@@ -90,7 +90,8 @@ def test_the_readmes_command_gives_the_same_picture_alone_and_among_thirty_other
         async with httpx.AsyncClient(base_url=url, timeout=120) as client:
             alone = await client.post("/generate", json=body, headers=headers)
             others = [
-                {"method": "ddim", "steps": 1 + 3 * i, "seed": i, "eta": i % 2, "class_label": i % 10} for i in range(30)
+                {"method": "ddim", "steps": 1 + 3 * i, "seed": i, "eta": i % 2, "class_label": i % 10}
+                for i in range(30)
             ]
             bodies = [*others[:15], body, *others[15:]]
             answers = await asyncio.gather(*(client.post("/generate", json=b, headers=headers) for b in bodies))

@@ -26,5 +26,10 @@ def test_nonsense_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         CliApp.run(Settings, cli_args=[])
 
 
-def test_every_setting_is_documented() -> None:
-    assert all(field.description for field in Settings.model_fields.values())
+def test_every_setting_is_documented_and_listed_by_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        CliApp.run(Settings, cli_args=["--help"])
+    listed = capsys.readouterr().out
+    for name, field in Settings.model_fields.items():
+        assert field.description
+        assert f"--{name.replace('_', '-')} " in listed
