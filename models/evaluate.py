@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 from torch import Tensor
@@ -28,6 +29,7 @@ REPOSITORY = Path(__file__).parent.parent
 IMAGES_PER_REQUEST = 10
 CONCURRENCY = 4
 LATENCY_REQUESTS = 30
+IDENTITY = ("steps", "solver", "settings")  # what tells one point from another
 START_TIMEOUT_S = 120
 REQUEST_TIMEOUT_S = 300
 
@@ -41,41 +43,54 @@ class Settings(BaseSettings):
 
     data: Path = Field(description="the data set that the models were trained on")
     bundles: Path = Field(REPOSITORY / "bundles", description="folder of bundles; their manifests get the results")
+    steps: list[PositiveInt] = Field([20], description="one or more, as 5,10,20")
+    solver: str | None = Field(None, description="as in a request; default: the model's first")
+    eta: float | None = Field(None, description="as in a request")
     images_per_class: PositiveInt = Field(100, description=f"a multiple of {IMAGES_PER_REQUEST}")
-    steps: PositiveInt = 20
     cache: Path = Field(REPOSITORY / ".cache", description="folder for the trained classifier")
-    pictures: Path = Field(REPOSITORY / "docs" / "images", description="folder for a grid of each method's images")
+    pictures: Path | None = Field(None, description="folder for a grid of ten images a class, a file a measurement")
 
     def cli_cmd(self) -> None:
         evaluate(self)
 
 
 def evaluate(settings: Settings) -> None:
+    """Measures every served method at each number of steps, prints a table, and puts the results into the manifests."""
     train, test = data.load(settings.data, "train"), data.load(settings.data, "test")
     with serving(settings.bundles) as url, httpx.Client(base_url=url, timeout=REQUEST_TIMEOUT_S) as client:
         for method in client.get("/methods").raise_for_status().json():
             size = method["image_shape"][-1]
-            classifier = trained(train, size, settings.cache)
-            accuracy = agreement(
-                classifier, torch.from_numpy(data.to_model(test.images, size)), torch.from_numpy(test.labels)
-            )
-            images, labels = generate(client, method, settings)
-            agreed = agreement(classifier, images, labels)
-            name = method["method"]
-            print(f"{name}: {agreed:.2%} of {len(images)} images at {settings.steps} steps are of the class asked for")
-            print(f"  (the classifier is right on {accuracy:.2%} of the test set)")
-            alone_ms = latency_ms(client, name, settings.steps)
-            print(f"  {alone_ms:.1f} ms for one image alone (median of {LATENCY_REQUESTS})")
-            result = {
-                "class_agreement": agreed,
-                "images": len(images),
-                "classifier_accuracy": accuracy,
-                "alone_ms": round(alone_ms, 1),
-            }
-            record(settings, name, result)
-            settings.pictures.mkdir(parents=True, exist_ok=True)
-            first = images.view(len(method["classes"]), -1, *images.shape[1:])[:, :10].flatten(0, 1)
-            grid(first, columns=10).save(settings.pictures / f"{name}-{settings.steps}-steps.png")
+            judge = trained(train, size, settings.cache)
+            real = torch.from_numpy(data.to_model(test.images, size))
+            accuracy = agreement(judge, real, torch.from_numpy(test.labels))
+            print(f"\nThe classifier is right on {accuracy:.2%} of the test set.\n")
+            print(f"| {method['method']} | of the class asked for | ms for one image alone |\n|---|---|---|")
+            for steps in settings.steps:
+                point = measure(client, method, steps, judge, settings) | {"classifier_accuracy": accuracy}
+                record(settings.bundles, method["method"], point)
+                how = ", ".join([point["solver"], *(f"{k}={v:g}" for k, v in point["settings"].items())])
+                print(f"| {steps} steps, {how} | {point['class_agreement']:.1%} | {point['alone_ms']:.1f} |")
+
+
+def measure(
+    client: httpx.Client, method: dict[str, Any], steps: int, judge: Classifier, settings: Settings
+) -> dict[str, Any]:
+    """One point of the manifest's `measured`: the settings that it holds for, quality and speed."""
+    asked = {"method": method["method"], "steps": steps, "solver": settings.solver, "eta": settings.eta}
+    images, labels = generate(client, asked, len(method["classes"]), settings.images_per_class)
+    # One request after the other, each for one image.
+    bodies = [{**asked, "seed": seed} for seed in range(LATENCY_REQUESTS)]
+    answers = [client.post("/generate", json=body).raise_for_status().json() for body in bodies]
+    if settings.pictures is not None:
+        settings.pictures.mkdir(parents=True, exist_ok=True)
+        first = images.view(len(method["classes"]), -1, *images.shape[1:])[:, :10].flatten(0, 1)
+        grid(first, columns=10).save(settings.pictures / f"{method['method']}-{steps}-steps.png")
+    return {
+        **{key: answers[0][key] for key in IDENTITY},
+        "class_agreement": agreement(judge, images, labels),
+        "images": len(images),
+        "alone_ms": round(float(np.median([answer["timing"]["total_ms"] for answer in answers])), 1),
+    }
 
 
 def agreement(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
@@ -83,43 +98,30 @@ def agreement(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
     return (predict(classifier, images) == labels).double().mean().item()
 
 
-def generate(client: httpx.Client, method: dict[str, Any], settings: Settings) -> tuple[Tensor, Tensor]:
+def generate(client: httpx.Client, asked: dict[str, Any], classes: int, images_per_class: int) -> tuple[Tensor, Tensor]:
     """Images of every class through the service, in order of class, and their labels; request i has seed i."""
-    requests = settings.images_per_class // IMAGES_PER_REQUEST
-    labels = np.repeat(np.arange(len(method["classes"])), requests)
+    labels = np.repeat(np.arange(classes), images_per_class // IMAGES_PER_REQUEST)
 
-    def ask(seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-        body = {
-            "method": method["method"],
-            "steps": settings.steps,
-            "seed": seed,
-            "n": IMAGES_PER_REQUEST,
-            "class_label": int(labels[seed]),
-        }
+    def ask(seed: int) -> NDArray[np.float32]:
+        body = {**asked, "seed": seed, "n": IMAGES_PER_REQUEST, "class_label": int(labels[seed])}
         answer = client.post("/generate", json=body, headers={"Accept": "application/x-npy"}).raise_for_status()
-        images: np.ndarray[Any, np.dtype[np.float32]] = np.load(io.BytesIO(answer.content), allow_pickle=False)
+        images: NDArray[np.float32] = np.load(io.BytesIO(answer.content), allow_pickle=False)
         return images
 
     with ThreadPoolExecutor(CONCURRENCY) as pool:
-        answers = list(
-            tqdm(pool.map(ask, range(len(labels))), total=len(labels), desc=method["method"], unit="request")
-        )
+        answers = list(tqdm(pool.map(ask, range(len(labels))), total=len(labels), unit="request", leave=False))
     return torch.from_numpy(np.concatenate(answers)), torch.from_numpy(labels.repeat(IMAGES_PER_REQUEST))
 
 
-def latency_ms(client: httpx.Client, method: str, steps: int) -> float:
-    """The median of `timing.total_ms` over requests for one image, one after the other."""
-    bodies = [{"method": method, "steps": steps, "seed": seed} for seed in range(LATENCY_REQUESTS)]
-    answers = [client.post("/generate", json=body).raise_for_status().json() for body in bodies]
-    return float(np.median([answer["timing"]["total_ms"] for answer in answers]))
-
-
-def record(settings: Settings, method: str, result: dict[str, Any]) -> None:
-    """Puts a result into the `measured` of the manifest of `method`, under its number of steps."""
-    for path in settings.bundles.glob("*/manifest.json"):
+def record(bundles: Path, method: str, point: dict[str, Any]) -> None:
+    """Puts a point into the `measured` of the manifest of `method`, in place of an older one of the same settings."""
+    for path in bundles.glob("*/manifest.json"):
         manifest = json.loads(path.read_text())
         if manifest["name"] == method:
-            manifest["measured"].setdefault("by_steps", {})[str(settings.steps)] = result
+            others = [
+                old for old in manifest["measured"].get("points", []) if any(old[key] != point[key] for key in IDENTITY)
+            ]
+            manifest["measured"]["points"] = [*others, point]
             partial = path.with_suffix(".partial")
             partial.write_text(json.dumps(manifest, indent=1) + "\n")
             partial.replace(path)

@@ -17,7 +17,7 @@ async def serving(threads: int = 2) -> AsyncIterator[AsyncClient]:
     app = create_app(Settings(bundles=SHIPPED.parent, threads=threads))
     async with (
         app.router.lifespan_context(app),
-        AsyncClient(transport=ASGITransport(app), base_url="http://test", timeout=None) as client,
+        AsyncClient(transport=ASGITransport(app), base_url="http://test") as client,
     ):
         while (ready := await client.get("/readyz")).status_code == 503:
             assert ready.json()["status"] == "starting", ready.text

@@ -1,6 +1,7 @@
 """The export: the graph is the module, and the shipped bundles are the shipped checkpoints."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from models.checkpoint import Card
 from models.ddim.loss import SCHEDULE
 from service.bundle import MANIFEST, STEP, Bundle, load
 from service.runtime import OrtRuntime
+from service.scheduler import Scheduler
 from service.schemas import GenerateRequest
 from tests.conftest import REPOSITORY
 
@@ -92,23 +94,19 @@ def test_the_graph_computes_what_the_module_does(exported: tuple[Path, Path], ro
         np.testing.assert_allclose(actual, wanted.numpy(), atol=1e-4)
 
 
+@pytest.mark.parametrize("change", [0.1, np.nan])
 def test_a_graph_that_is_off_is_refused_and_the_old_bundle_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: float
 ) -> None:
-    source, target = write_checkpoint(tmp_path / "checkpoint", "ddim"), tmp_path / "bundle"
-    export(source, target)
+    source, target = tmp_path / "checkpoint", tmp_path / "bundle"
+    shutil.copytree(exported[1], target)
     before = {path.name: path.read_bytes() for path in target.iterdir()}
-    trace = export_bundle.trace
-
-    def off(module: nn.Module, inputs: Any) -> onnx.ModelProto:
-        with torch.no_grad():
-            next(module.parameters()).add_(0.1)
-        graph = trace(module, inputs)
-        with torch.no_grad():
-            next(module.parameters()).sub_(0.1)
-        return graph
-
-    monkeypatch.setattr(export_bundle, "trace", off)
+    graph = onnx.load(target / STEP)
+    card, network = checkpoint.load(exported[0])
+    with torch.no_grad():
+        next(network.parameters()).add_(change)
+    checkpoint.save(source, card, network.state_dict())
+    monkeypatch.setattr(export_bundle, "trace", lambda *_: graph)
     with pytest.raises(ExportError, match="off PyTorch by"):
         export(source, target)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
@@ -136,6 +134,22 @@ def test_a_shipped_bundle_is_its_checkpoint(folder: Path) -> None:
             expected = module(*map(torch.from_numpy, inputs.values()))
         for actual, wanted in zip(runtime.step(inputs), expected, strict=True):
             assert np.abs(actual - wanted.numpy()).max() <= bundle.manifest.parity.tolerance
+
+
+@pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda path: path.name)
+def test_every_step_of_a_shipped_bundles_trajectory_is_its_checkpoints(folder: Path) -> None:
+    _, network, bundle = shipped_pair(folder)
+    module, runtime, scheduler = StepModule(network), OrtRuntime(bundle, threads=2), Scheduler(max_batch=4)
+    request = GenerateRequest(method=bundle.manifest.name, steps=min(20, bundle.max_steps), seed=1, class_label=0, n=4)
+    scheduler.add(bundle.job(bundle.resolve(request), id="", submitted_s=0.0))
+    while (batch := scheduler.next_batch(now=0.0)) is not None:
+        inputs = batch.inputs()
+        with torch.no_grad():
+            expected = module(*map(torch.from_numpy, inputs.values()))
+        x, x0 = runtime.step(inputs)
+        for actual, wanted in zip((x, x0), expected, strict=True):
+            assert np.abs(actual - wanted.numpy()).max() <= bundle.manifest.parity.tolerance
+        scheduler.advance(batch, x, x0)
 
 
 @pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda path: path.name)

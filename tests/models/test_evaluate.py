@@ -55,15 +55,22 @@ def test_an_evaluation_asks_the_service_and_fills_the_manifest(tmp_path: Path) -
         data=tmp_path / "data",
         bundles=tmp_path / "bundles",
         images_per_class=10,
-        steps=3,
+        steps=[3, 2],
+        eta=1.0,
         cache=tmp_path / "cache",
         pictures=tmp_path / "pictures",
     )
     evaluate(settings)
+    evaluate(settings)  # again: each point takes the place of its older self
     after = load(tmp_path / "bundles" / "ddim")
-    result = after.manifest.measured["by_steps"]["3"]
-    assert result["images"] == 100
-    assert 0 <= result["class_agreement"] <= 1
+    points = after.manifest.measured["points"]
+    measured = [point for point in points if point["settings"] == {"eta": 1.0} and point["steps"] in (3, 2)]
+    assert [(point["steps"], point["solver"], point["images"]) for point in measured] == [
+        (3, "ddim", 100),
+        (2, "ddim", 100),
+    ]
+    assert all(0 <= point["class_agreement"] <= 1 for point in measured)
+    assert all(point in points for point in before.manifest.measured.get("points", []))
     assert after.digest == before.digest
     unchanged = json.loads((before.folder / "manifest.json").read_text())
     assert unchanged["noise_schedule"] == before.manifest.noise_schedule

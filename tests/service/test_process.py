@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -36,11 +37,14 @@ def server() -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
 async def wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
     async with httpx.AsyncClient(base_url=url) as client:
         while process.poll() is None:
+            await asyncio.sleep(0.05)
             try:
-                if (await client.get("/readyz")).is_success:
-                    return
+                ready = await client.get("/readyz")
             except httpx.TransportError:
-                await asyncio.sleep(0.05)
+                continue
+            if ready.is_success:
+                return
+            assert ready.json()["status"] == "starting", ready.text
     raise AssertionError(f"the server ended with {process.returncode}")
 
 
@@ -70,13 +74,48 @@ def test_a_signal_ends_it_after_every_accepted_request_has_its_answer(
             bodies = [{"method": "ddim", "steps": 20, "seed": seed, "n": 4} for seed in range(12)]
             requests = [asyncio.create_task(client.post("/generate", json=body)) for body in bodies]
             while accepted((await client.get("/metrics")).text) < 12 * 4:
-                pass
+                await asyncio.sleep(0.01)
             os.kill(process.pid, signum)
             return await asyncio.gather(*requests)
 
     answers = asyncio.run(signal_under_load())
     assert [answer.status_code for answer in answers] == [200] * 12
     assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_it_listens_ends_it_at_once(signum: signal.Signals) -> None:
+    script = f"""if True:
+        import signal, time, uvicorn
+        from service.__main__ import main
+
+        uvicorn.run = lambda *_, **__: (signal.raise_signal({int(signum)}), time.sleep(600))
+        main()
+    """
+    assert subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(["--port", "abc"], "port"), (["--max-batch", "0"], "max_batch"), (["--prot", "1"], "--prot")],
+)
+def test_a_setting_that_cannot_be_meant_ends_it_with_a_message(flags: list[str], message: str) -> None:
+    command = [sys.executable, "-m", "service", *flags]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert ended.returncode != 0
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_port_that_is_taken_ends_it_with_an_error(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "service", "--port", port, "--bundles", str(tmp_path)]
+        ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert ended.returncode != 0
+    assert "address already in use" in ended.stderr
 
 
 def test_the_readmes_command_gives_the_same_picture_alone_and_among_thirty_others(
