@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,17 @@ def write_bundle(folder: Path, **changes: Any) -> Path:
 @pytest.fixture
 def toy(tmp_path: Path) -> Bundle:
     return load(write_bundle(tmp_path / "bundles" / "toy"))
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread: on networks this small its threads wait for each other far longer than they compute."""
+    import torch  # here, as the tests of the service need none
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -67,6 +67,7 @@ def reference(bundle: Bundle, solver: dict[str, Any]) -> NDArray[np.float32]:
 
 
 # DPMSolverMultistepScheduler makes a NumPy array of a tensor in a way that NumPy 2 deprecates.
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 def test_the_images_are_those_that_diffusers_and_pytorch_make(shipped: Bundle) -> None:
     for solver, images in zip(SOLVERS, served(), strict=True):

@@ -23,6 +23,8 @@ from service.scheduler import Scheduler
 from service.schemas import GenerateRequest
 from tests.conftest import REPOSITORY
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FAMILIES: dict[str, dict[str, Any]] = {
     "ddim": {"noise_schedule": SCHEDULE, "network": {"channels": [8, 32]}},
     "vdm": {
@@ -52,7 +54,9 @@ def write_checkpoint(folder: Path, family: str) -> Path:
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def exported(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> tuple[Path, Path]:
+def exported(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, one_thread: None
+) -> tuple[Path, Path]:
     """A checkpoint and its bundle."""
     folder = tmp_path_factory.mktemp(request.param)
     source = write_checkpoint(folder / "checkpoint", request.param)

@@ -14,6 +14,8 @@ from models.ddgan.plan import max_steps, posterior_plan, variance_preserving_sch
 from models.plan import update
 
 ABAR = variance_preserving_schedule(4)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPE = (1, 16, 16)
 
 

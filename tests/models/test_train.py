@@ -161,7 +161,6 @@ def test_a_finished_run_is_left_as_it_is(images: Path, unbroken: Path) -> None:
         ("learning_rate", 2e-3),
         ("label_dropout", 0.2),
         ("seed", 1),
-        ("images", 100),
         ("name", "other"),
         ("network", {"channels": [8, 64]}),
         ("recommended_steps", 3),

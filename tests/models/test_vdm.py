@@ -14,6 +14,8 @@ from models.vdm.loss import Bound, backward, bound
 from models.vdm.network import GAMMA_MAX, GAMMA_MIN, KNOTS, Network, Schedule, alpha_sigma
 from models.vdm.plan import SOLVERS, ancestral_plan, max_steps
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPE = (1, 1, 1)
 BATCHES = 48
 

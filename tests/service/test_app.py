@@ -337,19 +337,6 @@ def test_beyond_the_queue_it_answers_429_and_says_when_to_come_back(tmp_path: Pa
         assert generate(client, n=5).status_code == 200
 
 
-def test_every_request_that_was_accepted_is_answered_while_it_shuts_down(tmp_path: Path) -> None:
-    write_bundle(tmp_path / "toy")
-    runtime = Held()
-    answers: list[Any] = []
-    with serve(tmp_path, runtime) as client:
-        asking = threading.Thread(target=lambda: answers.append(generate(client, n=9)))
-        asking.start()
-        assert runtime.entered.wait(60)
-        runtime.go.set()
-    asking.join()
-    assert answers[0].status_code == 200
-
-
 def test_an_engine_that_stopped_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_bundle(tmp_path / "toy")
     with serve(tmp_path, ToyRuntime()) as client:
