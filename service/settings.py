@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import Field, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.schemas import MAX_IMAGES
+
 SHIPPED_BUNDLES = Path(__file__).parent.parent / "bundles"
 
 
@@ -20,8 +22,8 @@ class Settings(BaseSettings):
     bundles: Path = Field(SHIPPED_BUNDLES, description="folder of bundles, a folder each")
     threads: PositiveInt = Field(os.cpu_count() or 1, description="threads of a network step")
     max_batch: PositiveInt = Field(16, description="images in one network step at most")
-    max_queued_images: PositiveInt = Field(
-        4096, description="images accepted and not finished at most; a request beyond them gets 429"
+    max_queued_images: int = Field(
+        4096, ge=MAX_IMAGES, description="images accepted and not finished at most; a request beyond them gets 429"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level to log")
     log_format: Literal["console", "json"] = Field("console", description="how a log line is written")

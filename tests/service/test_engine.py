@@ -190,7 +190,7 @@ def test_a_bug_in_the_loop_itself_answers_every_job_and_stops_the_engine(toy: Bu
     engine.start()
 
     async def all_of_them() -> list[Job | BaseException]:
-        return await asyncio.gather(*(engine.run(job(toy, n=3)) for _ in range(4)), return_exceptions=True)
+        return await asyncio.gather(*(engine.run(job(toy, n=2)) for _ in range(4)), return_exceptions=True)
 
     answers = asyncio.run(all_of_them())
     assert isinstance(answers[0], StepFailed)

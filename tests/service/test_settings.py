@@ -20,9 +20,13 @@ def test_the_command_line_goes_before_the_environment(monkeypatch: pytest.Monkey
     assert (settings.port, settings.max_batch, settings.bundles) == (9001, 3, Path("/elsewhere"))
 
 
-def test_nonsense_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRILEMMA_MAX_BATCH", "0")
-    with pytest.raises(ValidationError, match="max_batch"):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_batch", "0"), ("threads", "-1"), ("port", "65536"), ("max_queued_images", "63"), ("log_level", "loud")],
+)
+def test_nonsense_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"TRILEMMA_{name.upper()}", value)
+    with pytest.raises(ValidationError, match=name):
         CliApp.run(Settings, cli_args=[])
 
 
