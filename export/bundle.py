@@ -1,6 +1,5 @@
 """Writes a bundle: exports the step graph of a checkpoint, simplifies it, checks it against PyTorch, hashes it."""
 
-import hashlib
 import json
 import shutil
 import warnings
@@ -17,7 +16,7 @@ from torch import nn
 from export.step import COEFFICIENTS, StepModule
 from models import checkpoint, families
 from models.checkpoint import Card
-from service.bundle import FORMAT_VERSION, MANIFEST, STEP, Bundle, File, Manifest, Parity
+from service.bundle import FORMAT_VERSION, MANIFEST, STEP, Bundle, File, Manifest, Parity, sha256
 from service.core import Inputs
 from service.runtime import OrtRuntime
 
@@ -107,11 +106,8 @@ def random_inputs(card: Card, rows: int, seed: int) -> Inputs:
     def normal() -> NDArray[np.float32]:
         return rng.standard_normal((rows, *card.shape), dtype=np.float32)
 
-    family = families.find(card.family)
-    solver = next(iter(family.SOLVERS.values()))
-    plan = solver.plan(
-        card.noise_schedule, family.max_steps(card.noise_schedule), **{n: s.default for n, s in solver.settings.items()}
-    )
+    every_step = families.find(card.family).max_steps(card.noise_schedule)
+    plan = families.default_plan(card.family, card.noise_schedule, every_step)
     inputs: Inputs = {
         "x": normal(),
         "t": rng.choice([k.t for k in plan], size=rows).astype(np.float32),
@@ -136,7 +132,3 @@ def largest_difference(module: nn.Module, card: Card, bundle: Bundle) -> float:
         for got, wanted in zip(runtime.step(inputs), expected, strict=True):
             differences.append(np.abs(got - wanted.numpy()).max())
     return float(np.max(differences))  # unlike max(), it keeps a NaN
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,10 +1,11 @@
 """Finds the families: a family is a folder of this package with a `plan.py`."""
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from models.plan import Family
+from models.plan import Family, Plan
 
 
 def names() -> list[str]:
@@ -17,3 +18,9 @@ def find(name: str) -> Family:
     if name not in names():
         raise KeyError(f"no family {name!r}: the families are {', '.join(names())}")
     return cast(Family, import_module(f"models.{name}.plan"))
+
+
+def default_plan(name: str, schedule: Mapping[str, Any], steps: int) -> Plan:
+    """The family's plan by its first solver, with that solver's default settings."""
+    solver = next(iter(find(name).SOLVERS.values()))
+    return solver.plan(schedule, steps, **{key: setting.default for key, setting in solver.settings.items()})

@@ -4,7 +4,7 @@ Notation, as in the papers: a step goes from time t to time s, nearer the data. 
 signal power, α = √ᾱ and σ = √(1 − ᾱ), so x_t = α_t·x0 + σ_t·ε. Coefficients are computed in float64; NumPy only.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self, cast
 
 import numpy as np
@@ -77,6 +77,13 @@ def ends(alphas_cumprod: Vector, timesteps: NDArray[np.int64]) -> tuple[Vector, 
     """ᾱ_t and ᾱ_s of each step of a sampler that visits `timesteps` and ends at the data, where ᾱ = 1."""
     abar_t = alphas_cumprod[timesteps]
     return abar_t, np.append(abar_t[1:], 1.0)
+
+
+def visit(alphas_cumprod: Sequence[float], steps: int) -> tuple[Vector, Vector, Vector]:
+    """t, ᾱ_t and ᾱ_s of each of `steps` steps over a schedule of ᾱ by timestep, at trailing timesteps."""
+    abar = np.asarray(alphas_cumprod, dtype=np.float64)
+    timesteps = trailing_timesteps(len(abar), steps)
+    return timesteps.astype(np.float64), *ends(abar, timesteps)
 
 
 def ddim(t: Vector, abar_t: Vector, abar_s: Vector, *, eta: float = 0.0, clip: float = 1.0) -> Plan:

@@ -207,9 +207,7 @@ class Training:
         axes.set(xlabel="batch", ylabel="loss", yscale="log", title=self.card.name)
         figure.savefig(output / "loss.png", dpi=100)
         pyplot.close(figure)
-        solver = next(iter(families.find(self.card.family).SOLVERS.values()))
-        settings = {name: setting.default for name, setting in solver.settings.items()}
-        plan = solver.plan(self.card.noise_schedule, self.card.recommended_steps, **settings)
+        plan = families.default_plan(self.card.family, self.card.noise_schedule, self.card.recommended_steps)
         y = torch.arange(len(self.card.classes)).repeat_interleave(10)
         grid(sample(network, plan, y, self.card.shape, self.card.latent, seed=0), columns=10).save(
             output / "samples.png"

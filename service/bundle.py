@@ -184,11 +184,16 @@ def load(folder: Path) -> Bundle:
     return Bundle(folder, manifest)
 
 
+def sha256(path: Path) -> str:
+    """The file's SHA-256, in hexadecimal. Raises OSError."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def verify(path: Path, file: File) -> None:
     """Raises BundleError unless the file is the one that the manifest means."""
     try:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = sha256(path)
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}") from error
     if digest != file.sha256:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from models.plan import Plan, Solver, Vector, ends, posterior, trailing_timesteps
+from models.plan import Plan, Solver, Vector, posterior, visit
 
 BETA_MIN, BETA_MAX = 0.1, 20.0
 
@@ -28,9 +28,7 @@ def max_steps(schedule: Mapping[str, Any]) -> int:
 
 
 def posterior_plan(schedule: Mapping[str, Any], steps: int) -> Plan:
-    alphas_cumprod = np.asarray(schedule["alphas_cumprod"], dtype=np.float64)
-    timesteps = trailing_timesteps(len(alphas_cumprod), steps)
-    return posterior(timesteps.astype(np.float64), *ends(alphas_cumprod, timesteps))
+    return posterior(*visit(schedule["alphas_cumprod"], steps))
 
 
 SOLVERS = {"posterior": Solver(posterior_plan, "draws from q(x_s | x_t, x0) with the generator's x0")}

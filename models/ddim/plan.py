@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from models.plan import Plan, Setting, Solver, Vector, ddim, dpmpp_2m, ends, trailing_timesteps
+from models.plan import Plan, Setting, Solver, Vector, ddim, dpmpp_2m, visit
 
 
 def cosine_schedule(timesteps: int) -> Vector:
@@ -26,18 +26,12 @@ def max_steps(schedule: Mapping[str, Any]) -> int:
     return len(schedule["alphas_cumprod"])
 
 
-def _visit(schedule: Mapping[str, Any], steps: int) -> tuple[Vector, Vector, Vector]:
-    alphas_cumprod = np.asarray(schedule["alphas_cumprod"], dtype=np.float64)
-    timesteps = trailing_timesteps(len(alphas_cumprod), steps)
-    return timesteps.astype(np.float64), *ends(alphas_cumprod, timesteps)
-
-
 def ddim_plan(schedule: Mapping[str, Any], steps: int, *, eta: float) -> Plan:
-    return ddim(*_visit(schedule, steps), eta=eta)
+    return ddim(*visit(schedule["alphas_cumprod"], steps), eta=eta)
 
 
 def dpmpp_2m_plan(schedule: Mapping[str, Any], steps: int) -> Plan:
-    return dpmpp_2m(*_visit(schedule, steps))
+    return dpmpp_2m(*visit(schedule["alphas_cumprod"], steps))
 
 
 SOLVERS = {

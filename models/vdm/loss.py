@@ -28,12 +28,9 @@ class Bound(NamedTuple):
 def bound(network: Network, x: Tensor, y: Tensor, generator: Generator, *, timesteps: int | None = None) -> Bound:
     """An unbiased estimate of the variational bound (Kingma et al. 2021, arXiv 2107.00630, eqs. 11, 13 and 17).
 
-    x (n, C, H, W), the LEVELS pixel values spread evenly over [−1, 1]; y (n,). One time an image, evenly apart over the
-    batch from one random start; `timesteps` None means continuous time.
+    x (n, C, H, W), the LEVELS pixel values spread evenly over [−1, 1]; y (n,). `timesteps` None means continuous time.
     """
-    n = len(x)
-    u = (torch.rand(1, generator=generator) + torch.arange(n) / n) % 1
-    eps = torch.randn(x.shape, generator=generator)
+    u, eps = _times_and_noise(x, generator)
     if timesteps is None:
         h, dh = network.schedule.unit(u)
         diffusion = _continuous(network, x, y, eps, h, dh)
@@ -51,18 +48,22 @@ def backward(network: Network, x: Tensor, y: Tensor, generator: Generator) -> Bo
     not change its expectation, and gets the gradient of its variance: that of E[L²], 2·L·∇L for each image (appendix
     I.2). It passes through h(t) and h'(t) alone: cut loose there, one backward pass through the network serves both.
     """
-    n = len(x)
-    u = (torch.rand(1, generator=generator) + torch.arange(n) / n) % 1
-    eps = torch.randn(x.shape, generator=generator)
+    u, eps = _times_and_noise(x, generator)
     unit = network.schedule.unit(u)
     h, dh = cut = [value.detach().requires_grad_() for value in unit]
     diffusion = _bits(_continuous(network, x, y, eps, h, dh), x)
-    some = x[: max(1, n // ENDS_SHARE)]
+    some = x[: max(1, len(x) // ENDS_SHARE)]
     prior, reconstruction = (_bits(term, x) for term in _ends(network, some, generator))
     (prior.mean() + reconstruction.mean() + diffusion.mean()).backward()
     weight = 2 * diffusion.detach()
     torch.autograd.backward(unit, [weight * value.grad for value in cut if value.grad is not None])
     return Bound(prior.detach(), reconstruction.detach(), diffusion.detach())
+
+
+def _times_and_noise(x: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """A time in [0, 1) an image, evenly apart over the batch from one random start (appendix I.1), and ε like x."""
+    n = len(x)
+    return (torch.rand(1, generator=generator) + torch.arange(n) / n) % 1, torch.randn(x.shape, generator=generator)
 
 
 def _continuous(network: Network, x: Tensor, y: Tensor, eps: Tensor, h: Tensor, dh: Tensor) -> Tensor:
