@@ -1,4 +1,4 @@
-"""Writes a bundle: exports the step graph of a checkpoint, simplifies it, checks it against PyTorch, hashes it."""
+"""Writes a bundle: exports a checkpoint's graphs, simplifies them, checks them against PyTorch, hashes them."""
 
 import json
 import shutil
@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from export.step import COEFFICIENTS, StepModule
+from export.step import COEFFICIENTS, DecodeModule, StepModule
 from models import checkpoint, families
 from models.checkpoint import Card
-from service.bundle import FORMAT_VERSION, MANIFEST, STEP, Bundle, File, Manifest, Parity, sha256
+from service.bundle import DECODE, FORMAT_VERSION, MANIFEST, STEP, Bundle, File, Manifest, Parity, sha256
 from service.core import Inputs
 from service.runtime import OrtRuntime
 
 OPSET = 20
-TOLERANCE = 1e-4  # on x_new and x0, whose values lie in about [−4, 4]
+TOLERANCE = 1e-4  # on x_new, x0 and images, whose values lie in about [−4, 4]
 BATCH_SIZES = (1, 2, 5, 16)
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime")
 
@@ -36,14 +36,16 @@ def export(source: Path, target: Path) -> Manifest:
     Raises ExportError if the graph differs from PyTorch by more than TOLERANCE at any of BATCH_SIZES.
     """
     card, network = checkpoint.load(source)
-    module = StepModule(network).eval()
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        onnx.save(trace(module, random_inputs(card, 2, seed=0)), partial / STEP)
+        step, example = StepModule(network).eval(), random_inputs(card, 2, seed=0)
+        onnx.save(trace(step, example, ["x_new", "x0"]), partial / STEP)
+        if card.decodes:
+            onnx.save(trace(DecodeModule(network).eval(), {"x": example["x"]}, ["images"]), partial / DECODE)
         manifest = describe(card, partial, weights=source / checkpoint.WEIGHTS)
-        difference = largest_difference(module, card, Bundle(partial, manifest))
+        difference = largest_difference(network, card, Bundle(partial, manifest))
         if not difference <= TOLERANCE:
             raise ExportError(f"the graph is off PyTorch by {difference}, more than {TOLERANCE}")
         manifest.parity.largest_difference = difference
@@ -62,13 +64,16 @@ def describe(card: Card, folder: Path, weights: Path) -> Manifest:
         name=card.name,
         family=card.family,
         shape=card.shape,
+        state_shape=card.state_shape,
         classes=card.classes,
         latent=card.latent,
         noise_schedule=card.noise_schedule,
         recommended_steps=card.recommended_steps,
         opset=OPSET,
         dtype="float32",
-        files={STEP: File(sha256=sha256(folder / STEP), bytes=(folder / STEP).stat().st_size)},
+        files={
+            path.name: File(sha256=sha256(path), bytes=path.stat().st_size) for path in sorted(folder.glob("*.onnx"))
+        },
         parity=Parity(tolerance=TOLERANCE, largest_difference=0.0, batch_sizes=list(BATCH_SIZES)),
         checkpoint={
             "sha256": sha256(weights),
@@ -78,7 +83,7 @@ def describe(card: Card, folder: Path, weights: Path) -> Manifest:
     )
 
 
-def trace(module: nn.Module, inputs: Inputs) -> onnx.ModelProto:
+def trace(module: nn.Module, inputs: Inputs, outputs: list[str]) -> onnx.ModelProto:
     """The module as a simplified ONNX graph, dynamic in the batch axis only."""
     rows = torch.export.Dim("rows", min=1, max=4096)
     with warnings.catch_warnings():
@@ -87,7 +92,7 @@ def trace(module: nn.Module, inputs: Inputs) -> onnx.ModelProto:
             module,
             tuple(map(torch.from_numpy, inputs.values())),
             input_names=list(inputs),
-            output_names=["x_new", "x0"],
+            output_names=outputs,
             opset_version=OPSET,
             dynamic_shapes=tuple({0: rows} for _ in inputs),
             dynamo=True,
@@ -104,7 +109,7 @@ def random_inputs(card: Card, rows: int, seed: int) -> Inputs:
     rng = np.random.default_rng(seed)
 
     def normal() -> NDArray[np.float32]:
-        return rng.standard_normal((rows, *card.shape), dtype=np.float32)
+        return rng.standard_normal((rows, *card.state_shape), dtype=np.float32)
 
     every_step = families.find(card.family).max_steps(card.noise_schedule)
     plan = families.default_plan(card.family, card.noise_schedule, every_step)
@@ -121,14 +126,17 @@ def random_inputs(card: Card, rows: int, seed: int) -> Inputs:
     return inputs
 
 
-def largest_difference(module: nn.Module, card: Card, bundle: Bundle) -> float:
-    """The largest |difference| between the graph's outputs and PyTorch's over BATCH_SIZES."""
+def largest_difference(network: nn.Module, card: Card, bundle: Bundle) -> float:
+    """The largest |difference| between the graphs' outputs and PyTorch's over BATCH_SIZES."""
     runtime = OrtRuntime(bundle, threads=torch.get_num_threads())
     differences = []
     for rows in BATCH_SIZES:
         inputs = random_inputs(card, rows, seed=rows)
+        got = [*runtime.step(inputs)]
         with torch.no_grad():
-            expected = module(*map(torch.from_numpy, inputs.values()))
-        for got, wanted in zip(runtime.step(inputs), expected, strict=True):
-            differences.append(np.abs(got - wanted.numpy()).max())
+            expected = [*StepModule(network)(*map(torch.from_numpy, inputs.values()))]
+            if card.decodes:
+                got.append(runtime.decode(got[1]))
+                expected.append(DecodeModule(network)(expected[1]))
+        differences += [np.abs(a - b.numpy()).max() for a, b in zip(got, expected, strict=True)]
     return float(np.max(differences))  # unlike max(), it keeps a NaN

@@ -7,6 +7,18 @@ from models.plan import Step, update
 COEFFICIENTS = Step._fields[1:]  # P … N, the columns of the graph's `coefficients`; t is an input of its own
 
 
+class DecodeModule(nn.Module):
+    """x (n, C, H, W) float32, states at the end of their plans → their images (n, C, H, W) in [−1, 1]."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        images: Tensor = self.network.decode(x)  # type: ignore[operator]  # a module's attribute may be a tensor
+        return images
+
+
 class StepModule(nn.Module):
     """(x, t, y, noise, x0_prev, coefficients, and z where the network takes one) → (x_new, x0); rows are independent.
 

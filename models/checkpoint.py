@@ -32,6 +32,17 @@ class Card(BaseModel):
         """How many standard normal numbers z the network takes; 0: none."""
         return int(self.network.get("latent", 0))
 
+    @property
+    def state_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of what is denoised: an image, or a latent."""
+        depth, height, width = self.network.get("state_shape", self.shape)
+        return depth, height, width
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the network's `decode` makes images of what is denoised."""
+        return self.state_shape != self.shape
+
     def build(self) -> nn.Module:
         """A network with fresh weights."""
         module = import_module(f"models.{self.family}.network")

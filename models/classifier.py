@@ -76,6 +76,12 @@ def train(classifier: Classifier, dataset: Dataset, size: int) -> None:
 
 
 @torch.no_grad()
+def features(classifier: Classifier, images: Tensor) -> Tensor:
+    """What the last layer reads, (n, 128), of images (n, C, size, size)."""
+    return torch.cat([classifier.features(batch) for batch in images.split(500)])
+
+
+@torch.no_grad()
 def predict(classifier: Classifier, images: Tensor) -> Tensor:
     """The class (n,) int64 of images (n, C, size, size)."""
     return torch.cat([classifier(batch).argmax(dim=1) for batch in images.split(500)])

@@ -21,21 +21,25 @@ from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 from torch import Tensor
 from tqdm import tqdm
 
-from models import data
-from models.classifier import Classifier, predict, trained
+from models import data, families, report
+from models.judge import Judge
+from models.plan import Point
 from models.sample import grid
 
 REPOSITORY = Path(__file__).parent.parent
 IMAGES_PER_REQUEST = 10
 CONCURRENCY = 4
 LATENCY_REQUESTS = 30
-IDENTITY = ("steps", "solver", "settings")  # what tells one point from another
+PICTURES_PER_CLASS = 10
 START_TIMEOUT_S = 120
-REQUEST_TIMEOUT_S = 300
+REQUEST_TIMEOUT_S = 600
 
 
 class Settings(BaseSettings):
-    """Start the service over a folder of bundles, ask it for images of every class, and let a classifier judge them."""
+    """Ask the service for images of every method at every point that its family names, and measure them.
+
+    What is in a bundle's manifest already is not measured again.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="TRILEMMA_EVALUATE_", cli_kebab_case=True, cli_prog_name="./run evaluate"
@@ -43,88 +47,105 @@ class Settings(BaseSettings):
 
     data: Path = Field(description="the data set that the models were trained on")
     bundles: Path = Field(REPOSITORY / "bundles", description="folder of bundles; their manifests get the results")
-    steps: list[PositiveInt] = Field([20], description="one or more, as 5,10,20")
-    solver: str | None = Field(None, description="as in a request; default: the model's first")
-    eta: float | None = Field(None, description="as in a request")
-    images_per_class: PositiveInt = Field(100, description=f"a multiple of {IMAGES_PER_REQUEST}")
+    methods: list[str] = Field([], description="only these, as ddim,latent")
+    steps: list[PositiveInt] = Field([], description="only points of so many steps, as 4,10")
+    images: PositiveInt = Field(5000, description="images a point, of classes as in the test set")
     cache: Path = Field(REPOSITORY / ".cache", description="folder for the trained classifier")
-    pictures: Path | None = Field(None, description="folder for a grid of ten images a class, a file a measurement")
+    report: Path = Field(REPOSITORY / "docs" / "trilemma.md", description="gets the table, the plot and the pictures")
 
     def cli_cmd(self) -> None:
         evaluate(self)
 
 
 def evaluate(settings: Settings) -> None:
-    """Measures every served method at each number of steps, prints a table, and puts the results into the manifests."""
+    """Measures what is not measured yet, a point after the other, and writes the report after each."""
     train, test = data.load(settings.data, "train"), data.load(settings.data, "test")
     with serving(settings.bundles) as url, httpx.Client(base_url=url, timeout=REQUEST_TIMEOUT_S) as client:
         for method in client.get("/methods").raise_for_status().json():
-            size = method["image_shape"][-1]
-            judge = trained(train, size, settings.cache)
-            real = torch.from_numpy(data.to_model(test.images, size))
-            accuracy = agreement(judge, real, torch.from_numpy(test.labels))
-            print(f"\nThe classifier is right on {accuracy:.2%} of the test set.\n")
-            print(f"| {method['method']} | of the class asked for | ms for one image alone |\n|---|---|---|")
-            for steps in settings.steps:
-                point = measure(client, method, steps, judge, settings) | {"classifier_accuracy": accuracy}
-                record(settings.bundles, method["method"], point)
-                how = ", ".join([point["solver"], *(f"{k}={v:g}" for k, v in point["settings"].items())])
-                print(f"| {steps} steps, {how} | {point['class_agreement']:.1%} | {point['alone_ms']:.1f} |")
+            if settings.methods and method["method"] not in settings.methods:
+                continue
+            judge = Judge(train, test, method["image_shape"][-1], settings.images, settings.cache)
+            record = Record(settings.bundles, method["method"])
+            record.measured |= {"machine": report.machine(), "floor": judge.floor}
+            for point in families.find(method["family"]).POINTS:
+                point = with_defaults(point, method)
+                if (settings.steps and point.steps not in settings.steps) or record.has(point, settings.images):
+                    continue
+                record.add(point, measure(client, method["method"], point, judge))
+                report.write(settings.report, settings.bundles)
+            draw(client, method, settings.report.parent / "images")
+    report.write(settings.report, settings.bundles)
 
 
-def measure(
-    client: httpx.Client, method: dict[str, Any], steps: int, judge: Classifier, settings: Settings
-) -> dict[str, Any]:
-    """One point of the manifest's `measured`: the settings that it holds for, quality and speed."""
-    asked = {"method": method["method"], "steps": steps, "solver": settings.solver, "eta": settings.eta}
-    images, labels = generate(client, asked, len(method["classes"]), settings.images_per_class)
+def with_defaults(point: Point, method: dict[str, Any]) -> Point:
+    """The point with every setting of its solver."""
+    (solver,) = (solver for solver in method["solvers"] if solver["name"] == point.solver)
+    defaults = {name: limits["default"] for name, limits in solver["settings"].items()}
+    return point._replace(settings={**defaults, **point.settings})
+
+
+class Record:
+    """The `measured` of one method's manifest; what is added is in the file at once."""
+
+    def __init__(self, bundles: Path, method: str) -> None:
+        manifests = {path: json.loads(path.read_text()) for path in bundles.glob("[!.]*/manifest.json")}
+        ((self.path, self.manifest),) = (each for each in manifests.items() if each[1]["name"] == method)
+        self.measured: dict[str, Any] = self.manifest["measured"]
+
+    def has(self, point: Point, images: int) -> bool:
+        return any(is_at(old, point) and old["images"] == images for old in self.measured.get("points", []))
+
+    def add(self, point: Point, results: dict[str, Any]) -> None:
+        """In place of older results at the same point."""
+        others = [old for old in self.measured.get("points", []) if not is_at(old, point)]
+        self.measured["points"] = [*others, {**point._asdict(), **results}]
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(self.manifest, indent=1) + "\n")
+        partial.replace(self.path)
+
+
+def is_at(measured: dict[str, Any], point: Point) -> bool:
+    return all(measured[name] == value for name, value in point._asdict().items())
+
+
+def measure(client: httpx.Client, method: str, point: Point, judge: Judge) -> dict[str, Any]:
+    """Quality and speed at one point: as `Judge.measure` has them, and milliseconds an image, alone and saturated."""
+    asked = {"method": method, "steps": point.steps, "solver": point.solver, **point.settings}
+    start = time.perf_counter()
+    images, labels = generate(client, asked, judge.labels)
+    saturated_ms = 1000 * (time.perf_counter() - start) / len(images)
     # One request after the other, each for one image.
-    bodies = [{**asked, "seed": seed} for seed in range(LATENCY_REQUESTS)]
-    answers = [client.post("/generate", json=body).raise_for_status().json() for body in bodies]
-    if settings.pictures is not None:
-        settings.pictures.mkdir(parents=True, exist_ok=True)
-        first = images.view(len(method["classes"]), -1, *images.shape[1:])[:, :10].flatten(0, 1)
-        grid(first, columns=10).save(settings.pictures / f"{method['method']}-{steps}-steps.png")
-    return {
-        **{key: answers[0][key] for key in IDENTITY},
-        "class_agreement": agreement(judge, images, labels),
-        "images": len(images),
-        "alone_ms": round(float(np.median([answer["timing"]["total_ms"] for answer in answers])), 1),
-    }
+    answers = [client.post("/generate", json={**asked, "seed": s}).raise_for_status() for s in range(LATENCY_REQUESTS)]
+    alone_ms = float(np.median([answer.json()["timing"]["total_ms"] for answer in answers]))
+    return {**judge.measure(images, labels), "alone_ms": round(alone_ms, 2), "saturated_ms": round(saturated_ms, 2)}
 
 
-def agreement(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
-    """The share of images that the classifier gives the class in `labels`."""
-    return (predict(classifier, images) == labels).double().mean().item()
-
-
-def generate(client: httpx.Client, asked: dict[str, Any], classes: int, images_per_class: int) -> tuple[Tensor, Tensor]:
-    """Images of every class through the service, in order of class, and their labels; request i has seed i."""
-    labels = np.repeat(np.arange(classes), images_per_class // IMAGES_PER_REQUEST)
+def generate(client: httpx.Client, asked: dict[str, Any], labels: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """An image of each label through the service, and their labels, in order of class; request i has seed i."""
+    classes, counts = np.unique(labels, return_counts=True)
+    requests = [
+        {**asked, "class_label": int(label), "n": min(IMAGES_PER_REQUEST, int(count) - done)}
+        for label, count in zip(classes, counts, strict=True)
+        for done in range(0, count, IMAGES_PER_REQUEST)
+    ]
 
     def ask(seed: int) -> NDArray[np.float32]:
-        body = {**asked, "seed": seed, "n": IMAGES_PER_REQUEST, "class_label": int(labels[seed])}
-        answer = client.post("/generate", json=body, headers={"Accept": "application/x-npy"}).raise_for_status()
+        body, headers = {**requests[seed], "seed": seed}, {"Accept": "application/x-npy"}
+        answer = client.post("/generate", json=body, headers=headers).raise_for_status()
         images: NDArray[np.float32] = np.load(io.BytesIO(answer.content), allow_pickle=False)
         return images
 
     with ThreadPoolExecutor(CONCURRENCY) as pool:
-        answers = list(tqdm(pool.map(ask, range(len(labels))), total=len(labels), unit="request", leave=False))
-    return torch.from_numpy(np.concatenate(answers)), torch.from_numpy(labels.repeat(IMAGES_PER_REQUEST))
+        answers = list(tqdm(pool.map(ask, range(len(requests))), total=len(requests), unit="request", leave=False))
+    return torch.from_numpy(np.concatenate(answers)), torch.from_numpy(np.sort(labels))
 
 
-def record(bundles: Path, method: str, point: dict[str, Any]) -> None:
-    """Puts a point into the `measured` of the manifest of `method`, in place of an older one of the same settings."""
-    for path in bundles.glob("*/manifest.json"):
-        manifest = json.loads(path.read_text())
-        if manifest["name"] == method:
-            others = [
-                old for old in manifest["measured"].get("points", []) if any(old[key] != point[key] for key in IDENTITY)
-            ]
-            manifest["measured"]["points"] = [*others, point]
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(manifest, indent=1) + "\n")
-            partial.replace(path)
+def draw(client: httpx.Client, method: dict[str, Any], folder: Path) -> None:
+    """A grid of each class as a request without steps and solver gives it."""
+    labels = np.arange(len(method["classes"])).repeat(PICTURES_PER_CLASS)
+    images, _ = generate(client, {"method": method["method"]}, labels)
+    folder.mkdir(parents=True, exist_ok=True)
+    grid(images, columns=PICTURES_PER_CLASS).save(folder / f"{method['method']}.png")
 
 
 @contextlib.contextmanager

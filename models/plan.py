@@ -146,6 +146,27 @@ def ancestral(gamma_t: Vector, gamma_s: Vector, *, clip: float = 1.0) -> Plan:
     )
 
 
+def langevin(t: Vector, abar_t: Vector, abar_s: Vector, *, step_size: float = 0.5, clip: float = 1.0) -> Plan:
+    """Annealed Langevin dynamics for a network that predicts ε (Song & Ermon 2019, arXiv 1907.05600, algorithm 1).
+
+    At each noise level z ← z + η·score(z) + √(2η)·noise, with score(z) = −ε̂/σ_t and η = step_size·σ_t², so that its
+    share of the noise is the same at all levels; scaled by α_s/α_t, z is then at the next. The last step gives x0.
+    """
+    alpha_t, sigma_t = np.sqrt(abar_t), np.sqrt(1 - abar_t)
+    scale = np.sqrt(abar_s) / alpha_t
+    last = np.arange(len(t)) == len(t) - 1
+    return _plan(
+        t=t,
+        P=1 / alpha_t,
+        Q=-sigma_t / alpha_t,
+        c=clip,
+        R=np.where(last, 0.0, scale),
+        S=np.where(last, 1.0, 0.0),
+        T=np.where(last, 0.0, -scale * step_size * sigma_t),
+        N=np.where(last, 0.0, scale * sigma_t * np.sqrt(2 * step_size)),
+    )
+
+
 def posterior(t: Vector, abar_t: Vector, abar_s: Vector, *, clip: float = 1.0) -> Plan:
     """Draws x_s from q(x_s | x_t, x0) for a network that predicts x0 (Xiao et al. 2022, arXiv 2112.07804, section 3).
 
@@ -187,10 +208,19 @@ class Solver(NamedTuple):
     settings: Mapping[str, Setting] = {}
 
 
+class Point(NamedTuple):
+    """A way of sampling that `./run evaluate` measures; settings that it does not name have their defaults."""
+
+    solver: str
+    steps: int
+    settings: Mapping[str, float] = {}
+
+
 class Family(Protocol):
     """What `models/FAMILY/plan.py` provides. `schedule` is the manifest's `noise_schedule`."""
 
     SOLVERS: Mapping[str, Solver]  # the first one is the default
+    POINTS: Sequence[Point]
 
     def max_steps(self, schedule: Mapping[str, Any]) -> int:
         """The largest number of steps that a plan of this schedule can have."""

@@ -10,7 +10,7 @@ from models.plan import Plan, update
 
 @torch.no_grad()
 def sample(network: nn.Module, plan: Plan, y: Tensor, shape: tuple[int, int, int], latent: int, seed: int) -> Tensor:
-    """Images (n, C, H, W) in about [−1, 1], one a label of `y` (n,); `latent` is the length of the network's z."""
+    """What the plan ends at, (n, *shape), one a label of `y` (n,); `latent` is the length of the network's z."""
     generator = Generator().manual_seed(seed)
     x = torch.randn((len(y), *shape), generator=generator)
     x0 = torch.zeros_like(x)

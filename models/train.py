@@ -49,6 +49,7 @@ class Settings(BaseSettings):
     label_dropout: float = Field(0.1, ge=0, le=1, description='how often a label is replaced by "no class"')
     size: PositiveInt = Field(32, description="height and width of the model's images; smaller ones are padded")
     network: dict[str, Any] = Field({}, description="the network's settings, as JSON, over the family's defaults")
+    objective: dict[str, Any] = Field({}, description="the loss's settings, as JSON, over the family's defaults")
     recommended_steps: PositiveInt = Field(20, description="the default `steps` of a request")
     seed: int = 0
     save_every: PositiveInt = Field(500, description="batches between two checkpoints")
@@ -58,8 +59,8 @@ class Settings(BaseSettings):
 
 
 class Objective(Protocol):
-    """`models/FAMILY/loss.py` has an `Objective(network, learning_rate)` of this kind, NETWORK, the network's default
-    settings, and SCHEDULE, the noise schedule that it starts with."""
+    """`models/FAMILY/loss.py` has an `Objective(network, learning_rate, **settings)` of this kind, the defaults of its
+    settings, OBJECTIVE, those of the network's, NETWORK, and the noise schedule that it starts with, SCHEDULE."""
 
     modules: Mapping[str, nn.Module]  # all that is trained; "network" is the one that is exported
     optimizers: Mapping[str, Optimizer]
@@ -82,6 +83,7 @@ class Training:
         self.images = torch.from_numpy(data.to_model(dataset.images, settings.size))
         self.labels = torch.from_numpy(dataset.labels)
         family = import_module(f"models.{settings.family}.loss")
+        objective = {**family.OBJECTIVE, **settings.objective}
         self.card = checkpoint.Card(
             name=settings.name or settings.family,
             family=settings.family,
@@ -92,12 +94,13 @@ class Training:
             recommended_steps=settings.recommended_steps,
             training={
                 **settings.model_dump(mode="json", exclude={"output", "data", "save_every"}),
+                "objective": objective,
                 "data_digest": dataset.digest,
                 "packages": {name: version(name) for name in PACKAGES},
             },
         )
         torch.manual_seed(settings.seed)
-        self.objective: Objective = family.Objective(self.card.build(), settings.learning_rate)
+        self.objective: Objective = family.Objective(self.card.build(), settings.learning_rate, **objective)
         self.ema = {k: v.clone() for k, v in self.objective.modules["network"].state_dict().items()}
         self.batches_done = 0
         self.history: list[tuple[int, float]] = []
@@ -130,8 +133,13 @@ class Training:
                 group["lr"] = rate
         self._recent.append(self.objective.step(*self._batch(batch)))
         weight = 1 - min(EMA_DECAY, (1 + batch) / (10 + batch))
-        for name, value in self.objective.modules["network"].state_dict().items():
-            self.ema[name].lerp_(value, weight)
+        network = self.objective.modules["network"]
+        averaged = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+        for name, value in network.state_dict().items():
+            if name in averaged:
+                self.ema[name].lerp_(value, weight)
+            else:  # what is not trained, or not any more, must be the network's own
+                self.ema[name].copy_(value)
         self.batches_done = batch + 1
         if self.batches_done % HISTORY_EVERY == 0:
             self.history.append((self.batches_done, float(np.mean(self._recent))))
@@ -209,9 +217,11 @@ class Training:
         pyplot.close(figure)
         plan = families.default_plan(self.card.family, self.card.noise_schedule, self.card.recommended_steps)
         y = torch.arange(len(self.card.classes)).repeat_interleave(10)
-        grid(sample(network, plan, y, self.card.shape, self.card.latent, seed=0), columns=10).save(
-            output / "samples.png"
-        )
+        images = sample(network, plan, y, self.card.state_shape, self.card.latent, seed=0)
+        if self.card.decodes:
+            with torch.no_grad():
+                images = network.decode(images)  # type: ignore[operator]  # a module's attribute may be a tensor
+        grid(images, columns=10).save(output / "samples.png")
 
 
 def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

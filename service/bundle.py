@@ -19,7 +19,7 @@ from service.schemas import MAX_SEED, GenerateRequest
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION: Literal[1] = 1
-STEP = "step.onnx"
+STEP, DECODE = "step.onnx", "decode.onnx"
 
 
 class BundleError(Exception):
@@ -47,7 +47,8 @@ class Manifest(BaseModel):
     format_version: Literal[1]
     name: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_.-]*$")]  # what callers ask for as `method`
     family: str
-    shape: tuple[int, int, int]  # (C, H, W)
+    shape: tuple[int, int, int]  # (C, H, W) of an image
+    state_shape: tuple[int, int, int]  # of what the steps denoise: an image, or what `decode.onnx` makes one of
     classes: list[str]
     latent: Annotated[int, Field(ge=0)]  # how many standard normal numbers z the network takes a step; 0: none
     noise_schedule: dict[str, Any]  # the family's own
@@ -101,6 +102,11 @@ class Bundle:
     def step_file(self) -> Path:
         return self.folder / STEP
 
+    @property
+    def decode_file(self) -> Path | None:
+        """None for a model whose steps end at the image."""
+        return self.folder / DECODE if DECODE in self.manifest.files else None
+
     def resolve(self, request: GenerateRequest) -> Sampling:
         """Checks a request against the model's limits and fills in its defaults. Raises InvalidRequest."""
         steps = self.manifest.recommended_steps if request.steps is None else request.steps
@@ -128,7 +134,7 @@ class Bundle:
             id=id,
             method=sampling.method,
             table=self.table(sampling.steps, sampling.solver, sampling.settings),
-            shape=self.manifest.shape,
+            shape=self.manifest.state_shape,
             latent=self.manifest.latent,
             label=sampling.label,
             seed=sampling.seed,
@@ -177,6 +183,8 @@ def load(folder: Path) -> Bundle:
         raise BundleError(f"{path}: {error}") from error
     if STEP not in manifest.files:
         raise BundleError(f"{path}: lists no {STEP}")
+    if (DECODE in manifest.files) != (manifest.state_shape != manifest.shape):
+        raise BundleError(f"{path}: {DECODE} goes with a state_shape that is not the images' shape, and only with one")
     if manifest.family not in families.names():
         raise BundleError(f"{path}: family {manifest.family!r} is unknown; known: {', '.join(families.names())}")
     for name, file in manifest.files.items():

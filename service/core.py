@@ -21,7 +21,7 @@ class Job:
     id: str
     method: str
     table: Array  # (steps, 9): a line a step, columns as `models.plan.Step`
-    shape: tuple[int, int, int]
+    shape: tuple[int, int, int]  # of an image's state
     latent: int  # numbers z that the network takes a step
     label: int  # the number of classes means "no class"
     seed: int
@@ -41,7 +41,7 @@ class Job:
 
 @dataclass(eq=False, slots=True)
 class Image:
-    """One image on its way: after `step` steps its state is x, and x0 is the clean image predicted last."""
+    """One image on its way: after `step` steps its state is x, and x0 is the clean state predicted last."""
 
     job: Job
     index: int
@@ -49,6 +49,7 @@ class Image:
     begun: bool = False
     x: Array = field(init=False)
     x0: Array = field(init=False)
+    pixels: Array = field(init=False)  # when finished: (C, H, W) in about [−1, 1]
 
     def begin(self) -> None:
         """Draws x_T; called when the image first enters a batch, so that a waiting one holds no memory."""
@@ -77,6 +78,11 @@ class Batch:
 
     method: str
     images: list[Image]
+
+    @property
+    def last(self) -> list[int]:
+        """The rows for which this step is the last of their plan."""
+        return [row for row, image in enumerate(self.images) if image.step + 1 == len(image.job.table)]
 
     def inputs(self) -> Inputs:
         """The step graph's inputs, a row an image: see `export.step.StepModule`."""

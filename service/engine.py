@@ -122,18 +122,21 @@ class Engine:
         """One step of one batch; there are jobs."""
         batch = self.scheduler.next_batch(self.clock())
         assert batch is not None
+        runtime = self.runtimes[batch.method]
         start = self.clock()
         try:
             inputs = batch.inputs()
             before = self.clock()
-            x, x0 = self.runtimes[batch.method].step(inputs)
+            x, x0 = runtime.step(inputs)
+            pixels = runtime.decode(x[batch.last]) if batch.last else x[:0]
         except Exception as error:
             jobs = dict.fromkeys(image.job for image in batch.images)
             log.error("step failed", method=batch.method, requests=[job.id for job in jobs], exc_info=error)
             self._fail(jobs, f"a step of {batch.method} failed: {error}")
             return
         after = self.clock()
-        for image in self.scheduler.advance(batch, x, x0):
+        for image, picture in zip(self.scheduler.advance(batch, x, x0), pixels, strict=True):
+            image.pixels = picture
             job = image.job
             job.unfinished -= 1
             self.metrics.images.labels(batch.method).inc()

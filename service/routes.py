@@ -139,7 +139,7 @@ def render(
 ) -> Response:
     """The answer with its images encoded."""
     start_s = time.perf_counter()
-    images = np.stack([image.x for image in job.images])
+    images = np.stack([image.pixels for image in job.images])
     if answer == JSON:
         files = [encode(image[None], body.format) for image in images]
     else:

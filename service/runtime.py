@@ -1,4 +1,4 @@
-"""Runs a bundle's step graph. `Runtime` is the seam: a test passes a fake, a GPU brings its own."""
+"""Runs a bundle's graphs. `Runtime` is the seam: a test passes a fake, a GPU brings its own."""
 
 from typing import Protocol
 
@@ -15,6 +15,10 @@ class Runtime(Protocol):
         """x_new and x0, each (n, C, H, W) float32, for inputs of n rows. Rows do not depend on each other."""
         ...
 
+    def decode(self, x: Array) -> Array:
+        """The images (n, C, H, W) of states x: x itself for a model whose steps end at the image. Rows as above."""
+        ...
+
 
 class OrtRuntime:
     """ONNX Runtime on the CPU."""
@@ -23,8 +27,17 @@ class OrtRuntime:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        self._session = ort.InferenceSession(bundle.step_file, options, providers=["CPUExecutionProvider"])
+        providers = ["CPUExecutionProvider"]
+        self._step = ort.InferenceSession(bundle.step_file, options, providers)
+        decode = bundle.decode_file
+        self._decode = None if decode is None else ort.InferenceSession(decode, options, providers)
 
     def step(self, inputs: Inputs) -> tuple[Array, Array]:
-        x_new, x0 = self._session.run(["x_new", "x0"], inputs)
+        x_new, x0 = self._step.run(["x_new", "x0"], inputs)
         return x_new, x0
+
+    def decode(self, x: Array) -> Array:
+        if self._decode is None:
+            return x
+        images: Array = self._decode.run(["images"], {"x": x})[0]
+        return images

@@ -85,11 +85,17 @@ class Service:
 
 
 def warm_up(runtime: Runtime, loaded: Bundle, max_batch: int) -> None:
-    """Runs a step of one row and of the largest batch. Raises ValueError if a result is misshapen or not finite."""
+    """Runs a step, and what follows the last one, of one row and of the largest batch.
+
+    Raises ValueError if a result is misshapen or not finite.
+    """
     for n in (1, max_batch):
         inputs = loaded.first_step(n)
         x, _ = runtime.step(inputs)
         if x.shape != inputs["x"].shape:
             raise ValueError(f"the step gives x of shape {x.shape} for one of {inputs['x'].shape}")
-        if not np.isfinite(x).all():
+        images = runtime.decode(x)
+        if images.shape != (n, *loaded.manifest.shape):
+            raise ValueError(f"the images have shape {images.shape}, not {(n, *loaded.manifest.shape)}")
+        if not np.isfinite(images).all():
             raise ValueError("the step gives numbers that are not finite")

@@ -59,6 +59,7 @@ def write_bundle(folder: Path, **changes: Any) -> Path:
         "name": "toy",
         "family": "ddim",
         "shape": SHAPE,
+        "state_shape": SHAPE,
         "classes": ["zero", "one", "2"],
         "latent": 0,
         "noise_schedule": {"alphas_cumprod": cosine_schedule(1000).tolist()},

@@ -12,11 +12,12 @@ from models.ddgan.plan import posterior_plan, variance_preserving_schedule
 from models.plan import Vector
 
 R1_WEIGHT = 0.05  # γ of the gradient penalty
-R1_EVERY = 15  # batches; the penalty counts so many times
+R1_EVERY = 15  # batches. Counted so many times too, the penalty would flatten D: Adam forgets in ten batches
 DISCRIMINATOR_CHANNELS = [32, 64, 128, 128]
 
 NETWORK: dict[str, Any] = {"channels": [32, 64, 96], "latent": 64}
 SCHEDULE: dict[str, Any] = {"alphas_cumprod": variance_preserving_schedule(4).tolist()}
+OBJECTIVE: dict[str, Any] = {}
 
 
 class Pair(NamedTuple):
@@ -48,7 +49,7 @@ class Diffusion:
 
     def generated(self, network: Network, real: Pair, generator: Generator) -> Pair:
         """The pair with x_s drawn from q(x_s | x_t, x0) for the generator's x0."""
-        z = torch.randn((len(real.t), network.latent), generator=generator)
+        z = torch.randn((len(real.t), network.latent), generator=generator) if network.latent else None
         x0 = network(real.x_t, real.t.float(), real.y, z)
         noise = torch.randn(x0.shape, generator=generator)
         return real._replace(x_s=self.R[real.t] * real.x_t + self.S[real.t] * x0 + self.N[real.t] * noise)
@@ -102,7 +103,7 @@ class Objective:
         judged = discriminator_loss(self.discriminator, real, generated)
         penalty = torch.tensor(0.0)
         if self.discriminator.batches % R1_EVERY == 0:
-            penalty = R1_EVERY * r1_penalty(self.discriminator, real)
+            penalty = r1_penalty(self.discriminator, real)
         self.discriminator.batches += 1
         self._update("discriminator", judged + penalty)
         real = self.diffusion.real(x, y, generator)

@@ -13,7 +13,7 @@ SLOPE = 0.2  # of the leaky rectifiers
 
 
 class Network(nn.Module):
-    """G(x_t, t, y, z) → x0, with `latent` standard normal numbers z.
+    """G(x_t, t, y, z) → x0, with `latent` standard normal numbers z; without z if `latent` is 0.
 
     z goes through an MLP and, with time and class, scales and shifts the group norms (Xiao et al. 2022, arXiv
     2112.07804, section 4 and appendix C).
@@ -35,13 +35,16 @@ class Network(nn.Module):
             class_embed_type="identity",
         )
         self.label = nn.Embedding(classes + 1, width)
-        self.mapping = nn.Sequential(
-            nn.Linear(latent, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)
-        )
+        if latent:
+            self.mapping = nn.Sequential(
+                nn.Linear(latent, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)
+            )
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor, z: Tensor | None = None) -> Tensor:
         """x (n, C, H, W), t (n,) timesteps from 0, y (n,) int64 labels, z (n, latent) → x0 (n, C, H, W) in [−1, 1]."""
-        style = self.mapping(z / z.square().mean(dim=1, keepdim=True).add(1e-8).sqrt()) + self.label(y)
+        style = self.label(y)
+        if z is not None:
+            style = style + self.mapping(z / z.square().mean(dim=1, keepdim=True).add(1e-8).sqrt())
         folded = pixel_unshuffle(x, FOLD)
         inner = self.unet(folded, t * self.time_scale, class_labels=style, return_dict=False)[0]
         return torch.tanh(pixel_shuffle(inner, FOLD))

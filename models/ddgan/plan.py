@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from models.plan import Plan, Solver, Vector, posterior, visit
+from models.plan import Plan, Point, Solver, Vector, posterior, visit
 
 BETA_MIN, BETA_MAX = 0.1, 20.0
 
@@ -32,3 +32,5 @@ def posterior_plan(schedule: Mapping[str, Any], steps: int) -> Plan:
 
 
 SOLVERS = {"posterior": Solver(posterior_plan, "draws from q(x_s | x_t, x0) with the generator's x0")}
+
+POINTS = [Point("posterior", steps) for steps in (1, 2, 3, 4)]

@@ -10,6 +10,7 @@ from models.ddim.plan import cosine_schedule
 
 NETWORK: dict[str, Any] = {"channels": [32, 64, 96]}
 SCHEDULE: dict[str, Any] = {"alphas_cumprod": cosine_schedule(1000).tolist()}
+OBJECTIVE: dict[str, Any] = {}
 
 MAX_GRADIENT_NORM = 1.0
 
@@ -35,7 +36,10 @@ class Objective:
         self.optimizers = {"network": self.optimizer}
 
     def step(self, x: Tensor, y: Tensor, generator: Generator) -> float:
-        value = loss(self.network, x, y, generator)
+        return self.update(loss(self.network, x, y, generator))
+
+    def update(self, value: Tensor) -> float:
+        """A step of the optimizer down the gradient of the loss; returns its value."""
         self.optimizer.zero_grad()
         value.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)

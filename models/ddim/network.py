@@ -18,13 +18,22 @@ class Network(nn.Module):
     2022, arXiv 2206.00364, section 5). Training is still on ε̂.
     """
 
-    def __init__(self, *, shape: tuple[int, int, int], classes: int, schedule: dict[str, Any], channels: list[int]):
+    def __init__(
+        self,
+        *,
+        shape: tuple[int, int, int],
+        classes: int,
+        schedule: dict[str, Any],
+        channels: list[int],
+        fold: int = FOLD,
+    ):
         """`shape` is (C, H, W) of an image; label `classes` (one past the last) means "no class"."""
         super().__init__()
         depth, height, _ = shape
-        folded = depth * FOLD**2
+        self.fold = fold
+        folded = depth * fold**2
         self.unet = small_unet(
-            size=height // FOLD, inputs=folded, outputs=folded, channels=channels, num_class_embeds=classes + 1
+            size=height // fold, inputs=folded, outputs=folded, channels=channels, num_class_embeds=classes + 1
         )
         alphas_cumprod = torch.from_numpy(np.asarray(schedule["alphas_cumprod"], dtype=np.float64))
         self.alpha: Tensor
@@ -34,7 +43,7 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """x (n, C, H, W) float32, t (n,) float32 timesteps, y (n,) int64 labels → predicted noise, shaped like x."""
-        inner = self.unet(pixel_unshuffle(x, FOLD), t, class_labels=y, return_dict=False)[0]
+        inner = self.unet(pixel_unshuffle(x, self.fold), t, class_labels=y, return_dict=False)[0]
         timestep = t.long()
         alpha, sigma = self.alpha[timestep].view(-1, 1, 1, 1), self.sigma[timestep].view(-1, 1, 1, 1)
-        return sigma * x + alpha * pixel_shuffle(inner, FOLD)
+        return sigma * x + alpha * pixel_shuffle(inner, self.fold)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from models.plan import Plan, Setting, Solver, Vector, ddim, dpmpp_2m, visit
+from models.plan import Plan, Point, Setting, Solver, Vector, ddim, dpmpp_2m, visit
 
 
 def cosine_schedule(timesteps: int) -> Vector:
@@ -42,3 +42,8 @@ SOLVERS = {
     ),
     "dpmpp_2m": Solver(dpmpp_2m_plan, "DPM-Solver++(2M), second order, deterministic"),
 }
+
+POINTS = [
+    *(Point("ddim", steps, {"eta": eta}) for eta in (0.0, 1.0) for steps in (4, 10, 20, 50, 100)),
+    *(Point("dpmpp_2m", steps) for steps in (4, 6, 10, 15, 20)),
+]

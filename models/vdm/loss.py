@@ -11,6 +11,7 @@ from models.vdm.network import GAMMA_MAX, GAMMA_MIN, KNOTS, Network, alpha_sigma
 
 NETWORK: dict[str, Any] = {"channels": [32, 64, 96], "fourier": True}
 SCHEDULE: dict[str, Any] = {"gamma": np.linspace(GAMMA_MIN, GAMMA_MAX, KNOTS).tolist()}
+OBJECTIVE: dict[str, Any] = {}
 
 MAX_GRADIENT_NORM = 1.0
 LEVELS = 256  # values of a pixel

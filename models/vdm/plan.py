@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from models.plan import Plan, Setting, Solver, Vector, ancestral, ddim, dpmpp_2m
+from models.plan import Plan, Point, Setting, Solver, Vector, ancestral, ddim, dpmpp_2m
 
 
 def max_steps(schedule: Mapping[str, Any]) -> int:
@@ -54,3 +54,9 @@ SOLVERS = {
     ),
     "dpmpp_2m": Solver(dpmpp_2m_plan, "DPM-Solver++(2M) on the learned schedule, deterministic"),
 }
+
+POINTS = [
+    *(Point("ancestral", steps) for steps in (4, 10, 20, 50, 100)),
+    *(Point("ddim", steps) for steps in (4, 10, 20)),
+    *(Point("dpmpp_2m", steps) for steps in (4, 10, 20)),
+]

@@ -35,6 +35,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "noise_schedule": {"alphas_cumprod": [0.5, 0.1, 0.01, 0.001]},
         "network": {"channels": [8, 32], "latent": 5},
     },
+    "latent": {
+        "noise_schedule": {**SCHEDULE, "clip": 4.0},
+        "network": {"channels": [8, 32], "state_shape": [3, 4, 4], "width": 8},
+    },
 }
 
 
@@ -42,7 +46,7 @@ def write_checkpoint(folder: Path, family: str) -> Path:
     card = Card(
         name=f"tiny-{family}",
         family=family,
-        shape=(1, 8, 8),
+        shape=(1, 16, 16),
         classes=["a", "b"],
         recommended_steps=2,
         training={"seed": 0},

@@ -1,0 +1,44 @@
+"""The latent family's plans: DDIM's solvers, and Langevin dynamics, in the space of normalised latents.
+
+The schedule is `{"alphas_cumprod": [ᾱ_0, …, ᾱ_{T−1}], "clip": c}`: a latent lies in [−c, c], not in [−1, 1].
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from models.plan import Plan, Point, Setting, Solver, ddim, dpmpp_2m, langevin, visit
+
+
+def max_steps(schedule: Mapping[str, Any]) -> int:
+    """One step a training timestep."""
+    return len(schedule["alphas_cumprod"])
+
+
+def ddim_plan(schedule: Mapping[str, Any], steps: int, *, eta: float) -> Plan:
+    return ddim(*visit(schedule["alphas_cumprod"], steps), eta=eta, clip=schedule["clip"])
+
+
+def dpmpp_2m_plan(schedule: Mapping[str, Any], steps: int) -> Plan:
+    return dpmpp_2m(*visit(schedule["alphas_cumprod"], steps), clip=schedule["clip"])
+
+
+def langevin_plan(schedule: Mapping[str, Any], steps: int) -> Plan:
+    return langevin(*visit(schedule["alphas_cumprod"], steps), clip=schedule["clip"])
+
+
+SOLVERS = {
+    "ddim": Solver(
+        ddim_plan,
+        "DDIM on latents; eta = 0 is deterministic, eta = 1 is DDPM's ancestral sampling",
+        {"eta": Setting(low=0.0, high=1.0, default=0.0)},
+    ),
+    "dpmpp_2m": Solver(dpmpp_2m_plan, "DPM-Solver++(2M) on latents, second order, deterministic"),
+    "langevin": Solver(langevin_plan, "annealed Langevin dynamics on latents: wants many steps"),
+}
+
+POINTS = [
+    *(Point("ddim", steps) for steps in (4, 10, 20, 50, 100)),
+    *(Point("ddim", steps, {"eta": 1.0}) for steps in (10, 20, 50)),
+    *(Point("dpmpp_2m", steps) for steps in (4, 10, 20)),
+    Point("langevin", 100),
+]
