@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from models import classifier
+from models import classifier, data
 from models.classifier import predict, trained
 from models.data import Dataset
 from models.evaluate import Settings, evaluate
+from models.judge import Judge
 from service.bundle import load
 from tests.conftest import REPOSITORY
 
@@ -46,33 +47,69 @@ def test_a_classifier_learns_and_is_read_back_from_its_cache(tmp_path: Path, mon
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-@pytest.mark.usefixtures("one_thread")
-def test_an_evaluation_asks_the_service_and_fills_the_manifest(tmp_path: Path) -> None:
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """An evaluation of the shipped model at its points of 4 steps, 30 images each, against bars."""
     write_images(tmp_path / "data", bars(64))
     shutil.copytree(REPOSITORY / "bundles" / "ddim", tmp_path / "bundles" / "ddim")
-    before = load(tmp_path / "bundles" / "ddim")
-    settings = Settings(
+    manifest = tmp_path / "bundles" / "ddim" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"measured": {}}))
+    return Settings(
         data=tmp_path / "data",
         bundles=tmp_path / "bundles",
-        images_per_class=10,
-        steps=[3, 2],
-        eta=1.0,
+        images=30,
+        steps=[4],
         cache=tmp_path / "cache",
-        pictures=tmp_path / "pictures",
+        report=tmp_path / "docs" / "trilemma.md",
     )
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_an_evaluation_asks_the_service_once_a_point_and_fills_manifest_and_report(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = load(settings.bundles / "ddim")
     evaluate(settings)
-    evaluate(settings)  # again: each point takes the place of its older self
-    after = load(tmp_path / "bundles" / "ddim")
-    points = after.manifest.measured["points"]
-    measured = [point for point in points if point["settings"] == {"eta": 1.0} and point["steps"] in (3, 2)]
-    assert [(point["steps"], point["solver"], point["images"]) for point in measured] == [
-        (3, "ddim", 100),
-        (2, "ddim", 100),
-    ]
-    assert all(0 <= point["class_agreement"] <= 1 for point in measured)
-    assert all(point in points for point in before.manifest.measured.get("points", []))
+    after = load(settings.bundles / "ddim")
     assert after.digest == before.digest
-    unchanged = json.loads((before.folder / "manifest.json").read_text())
-    assert unchanged["noise_schedule"] == before.manifest.noise_schedule
-    with Image.open(tmp_path / "pictures" / "ddim-3-steps.png") as picture:
-        assert picture.size == (320, 320)
+    assert after.manifest.noise_schedule == before.manifest.noise_schedule
+    measured = after.manifest.measured
+    assert [(point["solver"], point["steps"], point["settings"]) for point in measured["points"]] == [
+        ("ddim", 4, {"eta": 0.0}),
+        ("ddim", 4, {"eta": 1.0}),
+        ("dpmpp_2m", 4, {}),
+    ]
+    for point in measured["points"]:
+        assert point["images"] == 30
+        assert point["frechet_distance"] > measured["floor"]["frechet_distance"]
+        assert all(0 <= point[name] <= 1 for name in ("precision", "recall", "class_agreement", "class_coverage"))
+        assert point["alone_ms"] > 0
+    report = settings.report.read_text()
+    assert [line.split(" | ")[:3] for line in report.splitlines() if line.startswith("| ddim")] == [
+        ["| ddim", "ddim eta=0", "4"],
+        ["| ddim", "ddim eta=1", "4"],
+        ["| ddim", "dpmpp_2m", "4"],
+    ]
+    for name in ("trilemma.png", "ddim.png"):
+        with Image.open(settings.report.parent / "images" / name) as picture:
+            picture.verify()
+    settings.report.write_text(f"Words before.\n{report}Words after.\n")
+    monkeypatch.setattr("models.evaluate.measure", lambda *_: pytest.fail("it was measured again"))
+    evaluate(settings)
+    assert settings.report.read_text() == f"Words before.\n{report}Words after.\n"
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_judge_finds_real_images_near_and_one_image_over_and_over_far(tmp_path: Path) -> None:
+    dataset = bars(400)
+    judge = Judge(dataset, dataset, 32, 200, tmp_path)
+    images = torch.from_numpy(data.to_model(dataset.images, 32))
+    real = judge.measure(images, torch.from_numpy(dataset.labels))
+    assert real["frechet_distance"] == pytest.approx(0, abs=1e-3)
+    assert (real["precision"], real["recall"], real["class_coverage"]) == (1, 1, 1)
+    assert real["class_agreement"] > 0.95
+    assert real["class_entropy"] == pytest.approx(1, abs=0.05)
+    collapsed = judge.measure(images[:1].expand(200, -1, -1, -1), torch.zeros(200, dtype=torch.int64))
+    assert collapsed["frechet_distance"] > 1
+    assert collapsed["recall"] < 0.1
+    assert (collapsed["class_coverage"], collapsed["class_entropy"]) == (0.5, 0)
