@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 from torch import Tensor
 from tqdm import tqdm
 
-from models import data, families, report
+from models import checkpoint, data, families, report
+from models.data import Dataset
 from models.judge import Judge
 from models.plan import Point
 from models.sample import grid
@@ -47,6 +50,7 @@ class Settings(BaseSettings):
 
     data: Path = Field(description="the data set that the models were trained on")
     bundles: Path = Field(REPOSITORY / "bundles", description="folder of bundles; their manifests get the results")
+    checkpoints: Path = Field(REPOSITORY / "checkpoints", description="folder of the checkpoints they are from")
     methods: list[str] = Field([], description="only these, as ddim,latent")
     steps: list[PositiveInt] = Field([], description="only points of so many steps, as 4,10")
     images: PositiveInt = Field(5000, description="images a point, of classes as in the test set")
@@ -73,6 +77,9 @@ def evaluate(settings: Settings) -> None:
                     continue
                 record.add(point, measure(client, method["method"], point, judge))
                 report.write(settings.report, settings.bundles)
+            if not settings.steps and (more := of_family(method, settings, test)) is not None:
+                record.measured |= more
+                record.save()
             draw(client, method, settings.report.parent / "images")
     report.write(settings.report, settings.bundles)
 
@@ -99,6 +106,9 @@ class Record:
         """In place of older results at the same point."""
         others = [old for old in self.measured.get("points", []) if not is_at(old, point)]
         self.measured["points"] = [*others, {**point._asdict(), **results}]
+        self.save()
+
+    def save(self) -> None:
         partial = self.path.with_suffix(".partial")
         partial.write_text(json.dumps(self.manifest, indent=1) + "\n")
         partial.replace(self.path)
@@ -138,6 +148,20 @@ def generate(client: httpx.Client, asked: dict[str, Any], labels: NDArray[np.int
     with ThreadPoolExecutor(CONCURRENCY) as pool:
         answers = list(tqdm(pool.map(ask, range(len(requests))), total=len(requests), unit="request", leave=False))
     return torch.from_numpy(np.concatenate(answers)), torch.from_numpy(np.sort(labels))
+
+
+def of_family(method: dict[str, Any], settings: Settings, test: Dataset) -> dict[str, Any] | None:
+    """What `models/FAMILY/evaluate.py`, if there is one, measures of the model's checkpoint on the test set."""
+    name = f"models.{method['family']}.evaluate"
+    if find_spec(name) is None:
+        return None
+    for path in settings.checkpoints.glob(f"*/{checkpoint.CARD}"):
+        card, network = checkpoint.load(path.parent)
+        if card.name == method["method"]:
+            x, y = data.to_model(test.images, card.shape[-1]), test.labels
+            measured: dict[str, Any] = import_module(name).evaluate(network, torch.from_numpy(x), torch.from_numpy(y))
+            return measured
+    return None
 
 
 def draw(client: httpx.Client, method: dict[str, Any], folder: Path) -> None:

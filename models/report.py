@@ -17,6 +17,7 @@ HEADER = (
     "| method | solver | steps | Fréchet distance | precision | recall | class agreement | class coverage | "
     "class entropy (bits) | ms alone | ms saturated |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
 )
+BOUNDS = "| bits per dimension of the test set | prior | reconstruction | diffusion | total |\n|---|--:|--:|--:|--:|"
 
 Points = list[dict[str, Any]]
 
@@ -50,7 +51,14 @@ def table(measured: dict[str, dict[str, Any]]) -> str:
         for point in sorted(each["points"], key=lambda point: (way(point), point["steps"]))
     ]
     floor = f"| *training images* | | | {quality.format(**some['floor'])} | | |"
-    return "\n".join([f"Measured on {some['machine']}.", "", HEADER, *lines, floor])
+    bounds = [
+        f"| {name}, {timesteps} | " + " | ".join(f"{term:.4f}" for term in terms.values()) + " |"
+        for name, each in measured.items()
+        for timesteps, terms in each.get("bits_per_dimension", {}).items()
+    ]
+    return "\n".join(
+        [f"Measured on {some['machine']}.", "", HEADER, *lines, floor, *(["", BOUNDS, *bounds] if bounds else [])]
+    )
 
 
 def plot(measured: dict[str, dict[str, Any]], folder: Path) -> None:

@@ -19,6 +19,7 @@ from service.schemas import MAX_SEED, GenerateRequest
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION: Literal[1] = 1
+AUTO = "auto"  # as `method`: the service chooses
 STEP, DECODE = "step.onnx", "decode.onnx"
 
 
@@ -181,6 +182,8 @@ def load(folder: Path) -> Bundle:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
         raise BundleError(f"{path}: {error}") from error
+    if manifest.name == AUTO:
+        raise BundleError(f"{path}: the name {AUTO!r} is taken: callers say it to let the service choose")
     if STEP not in manifest.files:
         raise BundleError(f"{path}: lists no {STEP}")
     if (DECODE in manifest.files) != (manifest.state_shape != manifest.shape):

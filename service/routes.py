@@ -13,6 +13,7 @@ from asgi_correlation_id import correlation_id
 from fastapi import APIRouter, Depends, Header, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from service import frontier
 from service.bundle import Bundle, Sampling
 from service.core import Job
 from service.encode import MEDIA_TYPES, encode
@@ -73,10 +74,13 @@ async def generate(
     """Generate images. The same request always gives the same images, whatever else the service is doing."""
     arrived_s = time.perf_counter()
     answer = negotiate(accept)
+    body, chosen = frontier.choose(body, service.measured_points())
     bundle = service.find(body.method)
     request.state.method = body.method
     sampling = bundle.resolve(body)
     headers = {"ETag": etag(sampling, answer, body.format), "Vary": "Accept", "Trilemma-Seed": str(sampling.seed)}
+    if chosen is not None:
+        headers["Trilemma-Chosen"] = chosen
     if is_match(headers["ETag"], if_none_match):
         return Response(status_code=304, headers=headers)
     job = await service.engine.run(bundle.job(sampling, correlation_id.get() or "", arrived_s))
@@ -163,6 +167,7 @@ def render(
         steps=sampling.steps,
         solver=sampling.solver,
         settings=dict(sampling.settings),
+        chosen=headers.get("Trilemma-Chosen"),
         seed=sampling.seed,
         class_label=classes[sampling.label] if sampling.label < len(classes) else None,
         images=[

@@ -20,7 +20,7 @@ class GenerateRequest(BaseModel):
         json_schema_extra={"examples": [{"method": "ddim", "steps": 20, "seed": 7, "class_label": 3}]},
     )
 
-    method: Annotated[str, Field(description="one of `GET /methods`")]
+    method: Annotated[str, Field(description="one of `GET /methods`, or `auto` with `max_ms` or `max_distance`")]
     steps: Annotated[
         int | None, Field(ge=1, description="network evaluations an image; default: the model's recommended number")
     ] = None
@@ -33,6 +33,15 @@ class GenerateRequest(BaseModel):
     eta: Annotated[float | None, Field(ge=0, le=1, description="solver `ddim` only: 0 is deterministic, 1 is DDPM")] = (
         None
     )
+    max_ms: Annotated[
+        float | None,
+        Field(
+            gt=0, description="`auto` only: measured milliseconds of one image alone at most; the nearest to the data"
+        ),
+    ] = None
+    max_distance: Annotated[
+        float | None, Field(gt=0, description="`auto` only: measured Fréchet distance at most; the fastest")
+    ] = None
     format: Annotated[Format, Field(description="of `images[].data` in a JSON answer")] = "png"
 
 
@@ -61,6 +70,7 @@ class GenerateResponse(BaseModel):
     steps: int
     solver: str
     settings: dict[str, float] = Field(description="the solver's settings, defaults filled in")
+    chosen: str | None = Field(description="for method `auto`: which measured point this is, and why")
     seed: int
     class_label: str | None
     images: list[GeneratedImage]

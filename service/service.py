@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import structlog
 
-from service import bundle
+from service import bundle, frontier
 from service.bundle import Bundle
 from service.engine import Engine
 from service.errors import Unavailable, UnknownMethod
@@ -31,6 +31,7 @@ class Service:
         self.bundles: dict[str, Bundle] = {}
         self.failed_bundles: dict[str, str] = {}
         self._open_runtime = open_runtime
+        self._points: list[frontier.Point] = []
         self._runtimes: dict[str, Runtime] = {}
         self.engine = Engine(
             self._runtimes, Scheduler(settings.max_batch), self.metrics, max_queued_images=settings.max_queued_images
@@ -56,6 +57,7 @@ class Service:
             log.error("bundle refused", folder=folder, reason=reason)
         if not served:
             log.error("no model to serve", bundles=str(self.settings.bundles))
+        self._points = frontier.points(served.values())
         self.bundles, self.failed_bundles = served, failed  # whole, as the event loop reads them meanwhile
         self.engine.start()
         self.status = "ready"
@@ -67,11 +69,19 @@ class Service:
 
     def find(self, method: str) -> Bundle:
         """The bundle that serves `method`. Raises Unavailable while starting or draining, else UnknownMethod."""
-        if self.status != "ready":
-            raise Unavailable(f"the service is {self.status}")
+        self._require_ready()
         if method not in self.bundles:
             raise UnknownMethod(method, list(self.bundles))
         return self.bundles[method]
+
+    def measured_points(self) -> list[frontier.Point]:
+        """What method `auto` chooses from. Raises Unavailable while starting or draining."""
+        self._require_ready()
+        return self._points
+
+    def _require_ready(self) -> None:
+        if self.status != "ready":
+            raise Unavailable(f"the service is {self.status}")
 
     def readiness(self) -> Readiness:
         return Readiness(status=self._status(), methods=list(self.bundles), failed_bundles=self.failed_bundles)

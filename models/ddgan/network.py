@@ -64,6 +64,11 @@ class Discriminator(nn.Module):
         self.blocks = nn.ModuleList(DownBlock(inputs, outputs, width) for inputs, outputs in pairwise(channels))
         self.last = nn.Conv2d(width + 1, width, 3, padding=1)
         self.head = nn.Linear(width, 1)
+        # PyTorch's own initialisation lets the image fade from layer to layer, and D sees little but its biases.
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, a=SLOPE)
+        nn.init.zeros_(self.label.weight)
 
     def forward(self, x_s: Tensor, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """x_s, x_t (n, C, H, W), t and y (n,) int64."""
@@ -73,7 +78,7 @@ class Discriminator(nn.Module):
             hidden = block(hidden, condition)
         # The spread within the batch as one more channel: a generator without spread is seen (Karras et al. 2018).
         spread = hidden.std(dim=0, correction=0).mean().expand_as(hidden[:, :1])
-        hidden = leaky_relu(self.last(torch.cat([hidden, spread], dim=1)), SLOPE).sum(dim=(2, 3))
+        hidden = leaky_relu(self.last(torch.cat([hidden, spread], dim=1)), SLOPE).mean(dim=(2, 3))
         # A projection discriminator (Miyato & Koyama 2018) for the class.
         logit: Tensor = self.head(hidden)[:, 0] + (self.label(y) * hidden).sum(dim=1) / hidden.shape[1] ** 0.5
         return logit

@@ -176,7 +176,7 @@ def test_etags_differ_with_all_that_changes_the_answer(client: TestClient) -> No
         (
             {"step": 4},
             "step",
-            ["class_label", "eta", "format", "method", "n", "seed", "solver", "steps"],
+            ["class_label", "eta", "format", "max_distance", "max_ms", "method", "n", "seed", "solver", "steps"],
         ),
     ],
 )
