@@ -13,7 +13,7 @@ from models.plan import Vector
 
 R1_WEIGHT = 1.0  # γ of the gradient penalty
 R1_EVERY = 8  # batches; the penalty counts so many times
-# The paper's Adam, momentum 0.5 and one rate for both, made D give up here within 300 small batches: its logits went to 0.
+# With the paper's (0.5, 0.9) and one rate for both, D gave up within 300 small batches: its logits went to 0.
 BETAS = (0.0, 0.99)
 DISCRIMINATOR_RATE = 4.0  # times the generator's (Heusel et al. 2017, arXiv 1706.08500)
 DISCRIMINATOR_CHANNELS = [32, 64, 128, 128]
