@@ -1,0 +1,66 @@
+"""What DDIM's paper claims of eta = 0, on the shipped model (Song et al. 2020, arXiv 2010.02502, sections 5.2 and 5.3)."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from service import noise
+from service.bundle import Bundle, load
+from service.core import Array
+from service.runtime import OrtRuntime
+from tests.conftest import SHIPPED
+
+IMAGES = 12
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return load(SHIPPED)
+
+
+def start(bundle: Bundle, seed: int) -> Array:
+    """x_T of IMAGES images."""
+    draws = [noise.normal(seed, index, noise.INITIAL, bundle.manifest.state_shape) for index in range(IMAGES)]
+    return np.stack(draws)
+
+
+def run(bundle: Bundle, x: Array, steps: int) -> Array:
+    """The images that DDIM without noise makes of x_T, all of class 3."""
+    runtime, labels = OrtRuntime(bundle, threads=2), np.full(len(x), 3)
+    x0 = np.zeros_like(x)
+    for line in bundle.table(steps, "ddim", (("eta", 0.0),)):
+        k = np.tile(line, (len(x), 1))
+        inputs = {"x": x, "t": k[:, 0], "y": labels, "noise": np.zeros_like(x), "x0_prev": x0, "coefficients": k[:, 1:]}
+        x, x0 = runtime.step(inputs)
+    return x
+
+
+def correlation(a: Array, b: Array) -> float:
+    """Of the pixels of two images."""
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+
+def test_from_one_start_other_numbers_of_steps_give_the_same_high_level_image(bundle: Bundle) -> None:
+    x = start(bundle, seed=1)
+    few, many = run(bundle, x, 10), run(bundle, x, 50)
+    same = [correlation(a, b) for a, b in zip(few, many, strict=True)]
+    other = [correlation(a, b) for a, b in zip(few, np.roll(many, 1, axis=0), strict=True)]  # of the same class
+    assert np.median(same) > 0.9
+    assert np.median(same) > np.median(other) + 0.3
+
+
+def test_interpolating_the_start_interpolates_the_images(bundle: Bundle) -> None:
+    a, b = start(bundle, seed=2)[:2]
+    angle = np.arccos((a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b))
+    shares = np.linspace(0, 1, 25)
+    weights = [(np.sin((1 - share) * angle), np.sin(share * angle)) for share in shares]
+    path = np.stack([(u * a + v * b) / np.sin(angle) for u, v in weights]).astype(np.float32)
+    images = run(bundle, path, 20)
+    jumps = [np.linalg.norm(after - before) for before, after in pairwise(images)]
+    ends = np.linalg.norm(images[-1] - images[0])
+    assert max(jumps) < ends / 2  # no jump from one image to the other …
+    to_first = [correlation(image, images[0]) for image in images]
+    to_last = [correlation(image, images[-1]) for image in images]
+    assert to_first[12] > to_first[-1]  # … and the middle is between them
+    assert to_last[12] > to_last[0]
