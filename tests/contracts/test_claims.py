@@ -1,4 +1,4 @@
-"""What DDIM's paper claims of eta = 0, on the shipped model (Song et al. 2020, arXiv 2010.02502, sections 5.2 and 5.3)."""
+"""What DDIM's paper claims of eta = 0, on the shipped model (Song et al. 2020, arXiv 2010.02502, section 5)."""
 
 from itertools import pairwise
 

@@ -250,7 +250,7 @@ class Halver(nn.Module):
         return x / 2 + (t / 1000 + y).view(-1, 1, 1, 1)
 
 
-def test_the_loss_is_the_mean_squared_error_of_the_noise() -> None:
+def test_the_loss_is_the_squared_error_of_the_noise_over_the_signal() -> None:
     x = torch.rand(64, 2, 4, 4, generator=Generator().manual_seed(1)) * 2 - 1
     y = torch.arange(64) % 4
     value = loss(Halver(), x, y, Generator().manual_seed(2))  # type: ignore[arg-type]
@@ -263,7 +263,7 @@ def test_the_loss_is_the_mean_squared_error_of_the_noise() -> None:
     for image, eps, t, label in zip(x.double().numpy(), noise, times, y.tolist(), strict=True):
         alpha = 0.9 - t * 0.8 / 6
         noisy = alpha * image + math.sqrt(1 - alpha**2) * eps
-        errors.append((eps - (noisy / 2 + t / 1000 + label)) ** 2)
+        errors.append((eps - (noisy / 2 + t / 1000 + label)) ** 2 / alpha**2)
     assert value.item() == pytest.approx(np.mean(errors), rel=1e-5)
 
 
