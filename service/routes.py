@@ -76,6 +76,7 @@ async def generate(
     bundle = service.find(body.method)
     request.state.method = body.method
     sampling = bundle.resolve(body)
+    service.metrics.requested_steps.labels(body.method, sampling.solver).observe(sampling.steps)
     headers = {"ETag": etag(sampling, answer, body.format), "Vary": "Accept", "Trilemma-Seed": str(sampling.seed)}
     if is_match(headers["ETag"], if_none_match):
         return Response(status_code=304, headers=headers)
