@@ -103,9 +103,7 @@ SERVICE: dict[str, list[Panel]] = {
         Panel("Steps done", per_second("trilemma_steps_total"), "ops", description="A row of a batch counts as one"),
     ],
     "Process": [
-        Panel(
-            "CPU", {"cores": 'rate(process_cpu_seconds_total{job=~"trilemma.*"}[$__rate_interval])'}, "short"
-        ),
+        Panel("CPU", {"cores": 'rate(process_cpu_seconds_total{job=~"trilemma.*"}[$__rate_interval])'}, "short"),
         Panel("Memory", {"resident": 'process_resident_memory_bytes{job=~"trilemma.*"}'}, "bytes"),
         Panel("Open files", {"open": 'process_open_fds{job=~"trilemma.*"}'}),
         Panel("Models", {"": "trilemma_model_info"}, type="table"),
@@ -121,10 +119,7 @@ TRADE: dict[str, list[Panel]] = {
         ),
         Panel(
             "Steps asked for, spread",
-            {
-                "{{le}}": "sum by (le) "
-                '(increase(trilemma_requested_steps_bucket{method=~"$method"}[$__rate_interval]))'
-            },
+            {"{{le}}": 'sum by (le) (increase(trilemma_requested_steps_bucket{method=~"$method"}[$__rate_interval]))'},
             type="heatmap",
         ),
     ],
