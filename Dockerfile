@@ -23,6 +23,7 @@ COPY loadtests /app/loadtests
 WORKDIR /app
 USER 10001:10001
 EXPOSE 8089
+ENV PYTHONPATH=/app
 ENTRYPOINT ["/venv/bin/locust", "--locustfile", "loadtests/locustfile.py"]
 
 FROM ${CUDA} AS gpu

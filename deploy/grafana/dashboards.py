@@ -129,8 +129,8 @@ TRADE: dict[str, list[Panel]] = {
         Panel(
             "Network time an image",
             {
-                "{{method}}": 'sum by (method) (rate(trilemma_step_seconds_sum{method=~"$method"}[$__rate_interval])) / '
-                '(sum by (method) (rate(trilemma_images_total{method=~"$method"}[$__rate_interval])) > 0)'
+                "{{method}}": 'sum by (method) (rate(trilemma_step_seconds_sum{method=~"$method"}[$__rate_interval]))'
+                ' / (sum by (method) (rate(trilemma_images_total{method=~"$method"}[$__rate_interval])) > 0)'
             },
             "s",
             description="A batch's steps divided by its images: what the choice of steps costs the server",
