@@ -40,7 +40,7 @@ def weigh(environment: Environment, **_: Any) -> None:
 
 def header(answer: ResponseContextManager, name: str) -> str:
     """An answer's header; empty where it has none, or where no answer came."""
-    return str((answer.headers or {}).get(name, ""))
+    return str(answer.headers.get(name, "")) if answer.headers else ""
 
 
 class Caller(FastHttpUser):

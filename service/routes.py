@@ -18,6 +18,7 @@ from service.core import Job
 from service.encode import MEDIA_TYPES, encode
 from service.errors import MEDIA_TYPE as PROBLEM_TYPE
 from service.errors import NotAcceptable, ProblemDetails
+from service.keys import charged
 from service.schemas import (
     GeneratedImage,
     GenerateRequest,
@@ -80,7 +81,9 @@ async def generate(
     headers = {"ETag": etag(sampling, answer, body.format), "Vary": "Accept", "Trilemma-Seed": str(sampling.seed)}
     if is_match(headers["ETag"], if_none_match):
         return Response(status_code=304, headers=headers)
-    job = await service.engine.run(bundle.job(sampling, correlation_id.get() or "", arrived_s))
+    job = bundle.job(sampling, correlation_id.get() or "", arrived_s)
+    with charged(request, job.n * len(job.table) * service.engine.row_step_s):
+        await service.engine.run(job)
     service.metrics.queue_seconds.labels(body.method).observe(job.started_s - job.submitted_s)
     return await asyncio.to_thread(render, job, bundle, sampling, answer, body, headers)
 
