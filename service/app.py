@@ -18,6 +18,7 @@ from service.observe import Observe
 from service.runtime import OrtRuntime
 from service.service import OpenRuntime, Service
 from service.settings import Settings
+from service.tracing import telemetry
 
 
 def is_request_id(value: str) -> bool:
@@ -43,6 +44,7 @@ def create_app(settings: Settings, open_runtime: OpenRuntime = OrtRuntime) -> Fa
         title="Trilemma",
         summary="Images from diffusion models that sample fast",
         lifespan=lifespan,
+        telemetry=telemetry(settings.trace),
         responses={"4XX": routes.PROBLEM, "5XX": routes.PROBLEM},
     )
     app.state.service = service

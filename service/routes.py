@@ -13,6 +13,7 @@ from asgi_correlation_id import correlation_id
 from fastapi import APIRouter, Depends, Header, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from service import tracing
 from service.bundle import Bundle, Sampling
 from service.core import Job
 from service.encode import MEDIA_TYPES, encode
@@ -85,7 +86,9 @@ async def generate(
     with charged(request, job.n * len(job.table) * service.engine.row_step_s):
         await service.engine.run(job)
     service.metrics.queue_seconds.labels(body.method).observe(job.started_s - job.submitted_s)
-    return await asyncio.to_thread(render, job, bundle, sampling, answer, body, headers)
+    response = await asyncio.to_thread(render, job, bundle, sampling, answer, body, headers)
+    tracing.record(job, answered_s=time.perf_counter())
+    return response
 
 
 @router.get("/methods")

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,9 +56,11 @@ def wait_until(holds: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def running(command: list[str], ready: str) -> Iterator["subprocess.Popen[bytes]"]:
+def running(
+    command: list[str], ready: str, environment: Mapping[str, str] | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
     """The process, once `ready` answers."""
-    process = subprocess.Popen(command, cwd=REPOSITORY)
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment)
     try:
         wait_until(lambda: process.poll() is not None or httpx.get(ready).is_success)
         assert process.poll() is None, command
