@@ -35,7 +35,9 @@ COPY locks/gpu.txt /locks/
 RUN python3 -m venv --without-pip /venv \
     && pip --python /venv/bin/python install --no-cache-dir --require-hashes --requirement /locks/gpu.txt
 RUN install --directory --owner=10001 --group=10001 /cache
-COPY . /app
+COPY models /app/models
+COPY service /app/service
+COPY bundles /app/bundles
 WORKDIR /app
 ENV PATH=/venv/bin:$PATH TRILEMMA_HOST=0.0.0.0 TRILEMMA_LOG_FORMAT=json
 USER 10001:10001
@@ -54,7 +56,9 @@ LABEL org.opencontainers.image.title="Trilemma" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=packages /venv /venv
 COPY --from=sbom /sbom.cdx.json /
-COPY . /app
+COPY models /app/models
+COPY service /app/service
+COPY bundles /app/bundles
 WORKDIR /app
 ENV PATH=/venv/bin:$PATH TRILEMMA_HOST=0.0.0.0 TRILEMMA_LOG_FORMAT=json
 USER 10001:10001
