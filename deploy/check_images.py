@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import httpx
@@ -29,13 +30,14 @@ HOST_NETWORK = ["--file", "docker-compose.yml", "--file", "deploy/compose.host.y
 
 @dataclass(frozen=True)
 class Tools:
-    """The commands of an engine, and what it calls the service's container."""
+    """The commands of an engine, and what it calls the containers."""
 
     engine: str
     build: list[str]
     compose: list[str]
     up: list[str]
-    container: str
+    service: str
+    prometheus: str
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     def output(self, *command: str) -> str:
@@ -54,12 +56,14 @@ def find_tools() -> Tools:
         docker = False
     if docker:
         up = ["up", "--detach", "--wait"]
-        return Tools("docker", ["docker", "build"], ["docker", "compose"], up, "trilemma-trilemma-1")
+        names = "trilemma-trilemma-1", "trilemma-prometheus-1"
+        return Tools("docker", ["docker", "build"], ["docker", "compose"], up, *names)
     environment = standins.configure()
     compose = standins.install()
     standins.make(environment)
     up = ["up", "--detach", "--no-build"]
-    return Tools("podman", [*BUILD, "--layers"], [compose, *HOST_NETWORK], up, "trilemma_trilemma_1", environment)
+    names = "trilemma_trilemma_1", "trilemma_prometheus_1"
+    return Tools("podman", [*BUILD, "--layers"], [compose, *HOST_NETWORK], up, *names, environment)
 
 
 def main() -> None:
@@ -67,7 +71,8 @@ def main() -> None:
     call([*tools.build, "--target", "cpu", "--tag", IMAGE, "."], tools.environment)
     try:
         call([*tools.compose, *tools.up, "trilemma", "prometheus"], tools.environment)
-        wait_until(lambda: httpx.get(f"{SERVICE}/readyz").is_success)
+        for url in (f"{SERVICE}/readyz", f"{PROMETHEUS}/-/ready"):
+            wait_until(partial(answers, url))
         is_healthy(tools)
         before = pictures()
         is_scraped(len(before))
@@ -91,6 +96,10 @@ def wait_until(holds: Callable[[], Any]) -> None:
     raise SystemExit(f"not within {WITHIN_S} s")
 
 
+def answers(url: str) -> bool:
+    return httpx.get(url).is_success
+
+
 def expect(holds: bool, what: str) -> None:
     """Prints what was tried. Raises SystemExit if it failed."""
     if not holds:
@@ -99,14 +108,15 @@ def expect(holds: bool, what: str) -> None:
 
 
 def is_healthy(tools: Tools) -> None:
-    if tools.engine == "podman":  # which runs no health check by itself without systemd
-        tools.output("healthcheck", "run", tools.container)
-    status = tools.output("inspect", "--format", "{{.State.Health.Status}}", tools.container)
-    expect(status == "healthy", "the image's health check passes")
-    user = tools.output("exec", tools.container, "id", "-u")
+    for container in (tools.service, tools.prometheus):
+        if tools.engine == "podman":  # which runs no health check by itself without systemd
+            tools.output("healthcheck", "run", container)
+        status = tools.output("inspect", "--format", "{{.State.Health.Status}}", container)
+        expect(status == "healthy", f"the health check of {container} passes")
+    user = tools.output("exec", tools.service, "id", "-u")
     expect(user == "10001", "it does not run as root")
     read_only = "import os; print(os.statvfs('/').f_flag & os.ST_RDONLY)"
-    flag = tools.output("exec", tools.container, "python", "-c", read_only)
+    flag = tools.output("exec", tools.service, "python", "-c", read_only)
     expect(flag == "1", "its root file system is read-only")
 
 
@@ -136,10 +146,10 @@ def is_scraped(images: int) -> None:
 
 
 def outlives_a_kill(tools: Tools, before: dict[str, bytes]) -> None:
-    tools.output("kill", "--signal", "KILL", tools.container)
+    tools.output("kill", "--signal", "KILL", tools.service)
     start_s = time.monotonic()
-    tools.output("start", tools.container)
-    wait_until(lambda: httpx.get(f"{SERVICE}/readyz").is_success)
+    tools.output("start", tools.service)
+    wait_until(partial(answers, f"{SERVICE}/readyz"))
     passed_s = time.monotonic() - start_s
     expect(
         pictures() == before, f"killed and started again it is ready after {passed_s:.1f} s, and gives the same bytes"
@@ -162,11 +172,11 @@ def answers_all_before_it_stops(tools: Tools) -> None:
             bodies = [{"method": method, "seed": seed, "n": 4} for seed in range(REQUESTS)]
             requests = [asyncio.create_task(client.post("/generate", json=body)) for body in bodies]
             await asyncio.to_thread(wait_until, lambda: accepted() == before + 4 * REQUESTS)
-            await asyncio.to_thread(tools.output, "stop", "-t", str(WITHIN_S), tools.container)
+            await asyncio.to_thread(tools.output, "stop", "-t", str(WITHIN_S), tools.service)
             return [answer.status_code for answer in await asyncio.gather(*requests)]
 
     statuses = asyncio.run(stop_under_load())
-    code = tools.output("inspect", "--format", "{{.State.ExitCode}}", tools.container)
+    code = tools.output("inspect", "--format", "{{.State.ExitCode}}", tools.service)
     expect(statuses == [200] * REQUESTS and code == "0", "stopped under load it answers every request and exits 0")
 
 

@@ -26,7 +26,8 @@ RUN rm -f /usr/lib/python3*/EXTERNALLY-MANAGED && ln -sf /usr/bin/python3 /usr/l
 ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin
 """
 PROMETHEUS = """FROM {base}
-RUN cd /tmp && apt-get -qq update && apt-get -qq download prometheus && dpkg -x prometheus_*.deb . \\
+RUN apt-get -qq update && apt-get -qq install --yes --no-install-recommends wget \\
+    && cd /tmp && apt-get -qq download prometheus && dpkg -x prometheus_*.deb . \\
     && mv usr/bin/prometheus usr/bin/promtool /usr/bin && rm -rf /tmp/* \\
     && install --directory --owner=65534 --group=65534 /prometheus
 USER 65534:65534

@@ -5,6 +5,7 @@ options that this command does not know are locust's (`--run-time 5m --burst 1`)
 """
 
 import argparse
+import statistics
 import subprocess
 import sys
 import time
@@ -27,15 +28,23 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.8, help="of the measured capacity, outside the burst")
     parser.add_argument("--bundles", type=Path, default=SHIPPED_BUNDLES, help="folder of bundles")
     parser.add_argument("--run-time", default="2m", help="how long")
+    parser.add_argument(
+        "--steps", default="", help="steps that callers ask for, e.g. 10,20,20,50; default: the models'"
+    )
+    parser.add_argument("--browsing", type=int, default=BROWSING.weight, help="weight of users that browse")
+    parser.add_argument("--batch", type=int, default=BATCH.weight, help="weight of users that run jobs")
     asked, locusts = parser.parse_known_args()
     with serving(asked.bundles) as url:
         with httpx.Client(base_url=url, timeout=300) as client:
-            steps = client.get("/methods").json()[0]["steps"]["default"]
+            defaults = [method["steps"]["default"] for method in client.get("/methods").json()]
             capacity = steps_per_s(client)
-        per_user = sum(kind.weight * kind.steps_per_s(steps) for kind in (BROWSING, BATCH))
-        users = max(1, round(asked.share * capacity * (BROWSING.weight + BATCH.weight) / per_user))
+        steps = statistics.mean([int(each) for each in asked.steps.split(",")] if asked.steps else defaults)
+        weighed = {BROWSING: asked.browsing, BATCH: asked.batch}
+        per_user = sum(weight * kind.steps_per_s(steps) for kind, weight in weighed.items()) / sum(weighed.values())
+        users = max(1, round(asked.share * capacity / per_user))
         print(f"capacity {capacity:.0f} steps/s; {users} users ask for {asked.share:g} of it", flush=True)
         command = [sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--headless", "--host", url]
+        command += ["--steps", asked.steps, "--browsing", str(asked.browsing), "--batch", str(asked.batch)]
         command += ["--users", str(users), "--run-time", asked.run_time, "--only-summary", *locusts]
         sys.exit(subprocess.run(command).returncode)  # noqa: S603
 
