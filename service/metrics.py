@@ -50,7 +50,7 @@ class Metrics:
         self.rejections = Counter("trilemma_rejections_total", "Requests refused", ["reason"], registry=registry)
         self.network_seconds = Counter("trilemma_network_seconds_total", "Time inside the network", registry=registry)
         self.busy_seconds = Counter("trilemma_busy_seconds_total", "Time the engine had work", registry=registry)
-        self.engine_up = Gauge("trilemma_engine_up", "Whether the engine accepts jobs", registry=registry)
+        self.engine_up = Gauge("trilemma_engine_up", "0 once the engine has ended of itself", registry=registry)
         self.queue_limit = Gauge(
             "trilemma_queue_limit_images", "Images accepted and not finished at most", registry=registry
         )

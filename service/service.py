@@ -35,7 +35,7 @@ class Service:
         self.engine = Engine(
             self._runtimes, Scheduler(settings.max_batch), self.metrics, max_queued_images=settings.max_queued_images
         )
-        self.metrics.engine_up.set_function(lambda: self.engine.alive)
+        self.metrics.engine_up.set_function(lambda: self.status != "ready" or self.engine.alive)
         self.metrics.queue_limit.set(settings.max_queued_images)
 
     def load(self) -> None:

@@ -72,7 +72,7 @@ SERVICE: dict[str, list[Panel]] = {
             "percentunit",
             description="Of the time; the distance between the two is what the engine costs",
         ),
-        Panel("Engine", {"{{instance}} accepts jobs": "trilemma_engine_up"}, "bool_yes_no", "stat"),
+        Panel("Engine", {"{{instance}} runs": "trilemma_engine_up"}, "bool_yes_no", "stat"),
         Panel("Alerts firing", {"alerts": 'count(ALERTS{alertstate="firing"}) or vector(0)'}, type="stat"),
     ],
     "Queue": [
