@@ -4,7 +4,6 @@ import signal
 import sys
 
 import uvicorn
-from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from service import logs
@@ -15,14 +14,15 @@ from service.settings import Settings
 def main() -> None:
     try:
         settings = CliApp.run(Settings)
-    except ValidationError as error:
+        app = create_app(settings)
+    except (OSError, ValueError) as error:  # ValueError is pydantic's too
         sys.exit(f"./run serve: {error}")
     logs.configure(settings)
     # uvicorn drains on these, then raises them again for the handler that was there before it: this one. Before it
     # listens there is nothing to finish.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: sys.exit(0))
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_config=None, access_log=False)
+    uvicorn.run(app, host=settings.host, port=settings.port, log_config=None, access_log=False, server_header=False)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,18 @@ from contextlib import asynccontextmanager
 
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
-from service import errors, routes
+from service import errors, keys, routes
+from service.headers import SecurityHeaders
+from service.keys import KeyCheck
+from service.limits import BodyLimit
+from service.metrics import Metrics
 from service.observe import Observe
 from service.runtime import OrtRuntime
 from service.service import OpenRuntime, Service
 from service.settings import Settings
+from service.tracing import telemetry
 
 
 def is_request_id(value: str) -> bool:
@@ -21,7 +27,10 @@ def is_request_id(value: str) -> bool:
 
 
 def create_app(settings: Settings, open_runtime: OpenRuntime = OrtRuntime) -> FastAPI:
-    """The ASGI application. Loading starts with its lifespan and goes on behind `/healthz` and `/readyz`."""
+    """The ASGI application. Raises OSError or ValueError if the file of keys cannot be used.
+
+    Loading starts with its lifespan and goes on behind `/healthz` and `/readyz`.
+    """
     service = Service(settings, open_runtime)
 
     @asynccontextmanager
@@ -35,11 +44,29 @@ def create_app(settings: Settings, open_runtime: OpenRuntime = OrtRuntime) -> Fa
         title="Trilemma",
         summary="Images from diffusion models that sample fast",
         lifespan=lifespan,
+        telemetry=telemetry(settings.trace),
         responses={"4XX": routes.PROBLEM, "5XX": routes.PROBLEM},
     )
     app.state.service = service
     app.include_router(routes.router)
     errors.install(app, service.metrics)
+    guard(app, settings, service.metrics)
     app.add_middleware(Observe, metrics=service.metrics)
     app.add_middleware(CorrelationIdMiddleware, header_name="X-Request-ID", validator=is_request_id)
     return app
+
+
+def guard(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+    """What stands between callers and handlers; the last added is met first."""
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, metrics=metrics)
+    if settings.keys is not None:
+        app.add_middleware(KeyCheck, keys=keys.read(settings.keys), metrics=metrics)
+    if settings.cors_origins:  # outside the keys: a browser asks for permission without one
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "If-None-Match", "X-Request-ID"],
+            expose_headers=["ETag", "Retry-After", "Server-Timing", "Trilemma-Seed", "X-Request-ID"],
+        )
+    app.add_middleware(SecurityHeaders)

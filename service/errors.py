@@ -3,9 +3,10 @@
     Problem
     ├── InvalidRequest   422  a field is outside its range          ├── Overloaded    429  the queue is full
     ├── MalformedBody    400  the body is not JSON                  ├── Unavailable   503  starting or draining
-    ├── NotJson          415  the body does not say that it is JSON └── StepFailed    500  the network failed
-    ├── UnknownMethod    404  no model serves that method
-    └── NotAcceptable    406  no such media type
+    ├── NotJson          415  the body does not say that it is JSON ├── StepFailed    500  the network failed
+    ├── UnknownMethod    404  no model serves that method           ├── Unauthorized  401  no key, or an unknown one
+    ├── NotAcceptable    406  no such media type                    └── KeySpent      429  the key's work is used up
+    └── BodyTooLarge     413  the body is longer than allowed
 
 An answer is `application/problem+json` (RFC 9457).
 """
@@ -105,6 +106,31 @@ class Overloaded(Problem):
         super().__init__(detail, headers={"Retry-After": str(max(1, math.ceil(retry_after_s)))})
 
 
+class BodyTooLarge(Problem):
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    type = "urn:trilemma:body-too-large"
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"the body is longer than {max_bytes} bytes", max_bytes=max_bytes)
+
+
+class Unauthorized(Problem):
+    status = HTTPStatus.UNAUTHORIZED
+    type = "urn:trilemma:unauthorized"
+
+    def __init__(self) -> None:
+        super().__init__("send a key: Authorization: Bearer KEY", headers={"WWW-Authenticate": "Bearer"})
+
+
+class KeySpent(Problem):
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    type = "urn:trilemma:key-spent"
+
+    def __init__(self, name: str, retry_after_s: float) -> None:
+        detail = f"the key {name!r} has used up its work for now"
+        super().__init__(detail, headers={"Retry-After": str(max(1, math.ceil(retry_after_s)))})
+
+
 class Unavailable(Problem):
     status = HTTPStatus.SERVICE_UNAVAILABLE
     type = "urn:trilemma:unavailable"
@@ -117,14 +143,19 @@ class StepFailed(Problem):
     type = "urn:trilemma:step-failed"
 
 
+def answer(error: Problem, metrics: Metrics) -> Response:
+    """The problem's answer; a refusal, which is not the server's fault, is counted by reason."""
+    if error.status != HTTPStatus.INTERNAL_SERVER_ERROR:
+        metrics.rejections.labels(error.type.rpartition(":")[2]).inc()
+    return error.response()
+
+
 def install(app: FastAPI, metrics: Metrics) -> None:
     """Every error of the app, ours and the framework's, ends as a problem; refusals are counted by reason."""
 
     @app.exception_handler(Problem)
     async def problem(request: Request, error: Problem) -> Response:
-        if error.status != HTTPStatus.INTERNAL_SERVER_ERROR:
-            metrics.rejections.labels(error.type.rpartition(":")[2]).inc()
-        return error.response()
+        return answer(error, metrics)
 
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> Response:

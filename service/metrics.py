@@ -1,9 +1,13 @@
 """What Prometheus sees. A registry for each app, so that two apps in one process do not mix."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 STEP_BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1)
+PLAN_BUCKETS = (1, 2, 4, 8, 10, 15, 20, 30, 50, 100, 250, 500, 1000)
 BATCH_BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128)
 
 
@@ -36,10 +40,36 @@ class Metrics:
         self.waiting_images = Gauge("trilemma_waiting_images", "Images accepted and not begun", registry=registry)
         self.images = Counter("trilemma_images_total", "Images finished", ["method"], registry=registry)
         self.steps = Counter("trilemma_steps_total", "Steps done, a row of a batch each", ["method"], registry=registry)
+        self.requested_steps = Histogram(
+            "trilemma_requested_steps",
+            "Steps an image that a request asked for, or got by default",
+            ["method", "solver"],
+            buckets=PLAN_BUCKETS,
+            registry=registry,
+        )
         self.rejections = Counter("trilemma_rejections_total", "Requests refused", ["reason"], registry=registry)
         self.network_seconds = Counter("trilemma_network_seconds_total", "Time inside the network", registry=registry)
         self.busy_seconds = Counter("trilemma_busy_seconds_total", "Time the engine had work", registry=registry)
+        self.engine_up = Gauge("trilemma_engine_up", "0 once the engine has ended of itself", registry=registry)
+        self.queue_limit = Gauge(
+            "trilemma_queue_limit_images", "Images accepted and not finished at most", registry=registry
+        )
         self.failed_bundles = Gauge("trilemma_failed_bundles", "Bundles that were refused", registry=registry)
         self.model_info = Gauge(
             "trilemma_model_info", "1 for each model served", ["method", "family", "digest"], registry=registry
         )
+        self.measured = Gauge(
+            "trilemma_measured",
+            "What a model's manifest says was measured at one point of quality and speed",
+            ["method", "solver", "steps", "settings", "measure"],
+            registry=registry,
+        )
+
+    def publish_measured(self, method: str, points: list[Mapping[str, Any]]) -> None:
+        """Every number of the manifest's measured points, each point named by its solver, steps and settings."""
+        for point in points:
+            settings = " ".join(f"{name}={value}" for name, value in point.get("settings", {}).items())
+            for measure, value in point.items():
+                if measure != "steps" and isinstance(value, int | float):
+                    labels = method, point.get("solver", ""), point.get("steps", ""), settings, measure
+                    self.measured.labels(*labels).set(value)

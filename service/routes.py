@@ -13,12 +13,13 @@ from asgi_correlation_id import correlation_id
 from fastapi import APIRouter, Depends, Header, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service import frontier
+from service import frontier, tracing
 from service.bundle import Bundle, Sampling
 from service.core import Job
 from service.encode import MEDIA_TYPES, encode
 from service.errors import MEDIA_TYPE as PROBLEM_TYPE
 from service.errors import NotAcceptable, ProblemDetails
+from service.keys import charged
 from service.schemas import (
     GeneratedImage,
     GenerateRequest,
@@ -78,14 +79,19 @@ async def generate(
     bundle = service.find(body.method)
     request.state.method = body.method
     sampling = bundle.resolve(body)
+    service.metrics.requested_steps.labels(body.method, sampling.solver).observe(sampling.steps)
     headers = {"ETag": etag(sampling, answer, body.format), "Vary": "Accept", "Trilemma-Seed": str(sampling.seed)}
     if chosen is not None:
         headers["Trilemma-Chosen"] = chosen
     if is_match(headers["ETag"], if_none_match):
         return Response(status_code=304, headers=headers)
-    job = await service.engine.run(bundle.job(sampling, correlation_id.get() or "", arrived_s))
+    job = bundle.job(sampling, correlation_id.get() or "", arrived_s)
+    with charged(request, job.n * len(job.table) * service.engine.row_step_s):
+        await service.engine.run(job)
     service.metrics.queue_seconds.labels(body.method).observe(job.started_s - job.submitted_s)
-    return await asyncio.to_thread(render, job, bundle, sampling, answer, body, headers)
+    response = await asyncio.to_thread(render, job, bundle, sampling, answer, body, headers)
+    tracing.record(job, answered_s=time.perf_counter())
+    return response
 
 
 @router.get("/methods")

@@ -36,6 +36,8 @@ class Service:
         self.engine = Engine(
             self._runtimes, Scheduler(settings.max_batch), self.metrics, max_queued_images=settings.max_queued_images
         )
+        self.metrics.engine_up.set_function(lambda: self.status != "ready" or self.engine.alive)
+        self.metrics.queue_limit.set(settings.max_queued_images)
 
     def load(self) -> None:
         """Loads and warms up every bundle of the folder, then starts the engine; slow, so not for the event loop."""
@@ -51,6 +53,7 @@ class Service:
             self._runtimes[name] = runtime
             served[name] = loaded
             self.metrics.model_info.labels(name, loaded.manifest.family, loaded.digest).set(1)
+            self.metrics.publish_measured(name, loaded.manifest.measured.get("points", []))
             log.info("model ready", method=name, digest=loaded.digest[:12])
         self.metrics.failed_bundles.set(len(failed))
         for folder, reason in failed.items():

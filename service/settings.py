@@ -25,5 +25,9 @@ class Settings(BaseSettings):
     max_queued_images: int = Field(
         4096, ge=MAX_IMAGES, description="images accepted and not finished at most; a request beyond them gets 429"
     )
+    max_body_bytes: PositiveInt = Field(65536, description="longest body of a request; a longer one gets 413")
+    keys: Path | None = Field(None, description="file of API keys (docs/operations.md); without it anybody may call")
+    cors_origins: list[str] = Field([], description="origins whose pages may call, e.g. https://example.org; * for all")
+    trace: bool = Field(False, description="send OpenTelemetry spans to where OTEL_EXPORTER_OTLP_ENDPOINT says")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level to log")
     log_format: Literal["console", "json"] = Field("console", description="how a log line is written")

@@ -97,7 +97,12 @@ def test_a_signal_before_it_listens_ends_it_at_once(signum: signal.Signals) -> N
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [(["--port", "abc"], "port"), (["--max-batch", "0"], "max_batch"), (["--prot", "1"], "--prot")],
+    [
+        (["--port", "abc"], "port"),
+        (["--max-batch", "0"], "max_batch"),
+        (["--prot", "1"], "--prot"),
+        (["--keys", "/nowhere"], "/nowhere"),
+    ],
 )
 def test_a_setting_that_cannot_be_meant_ends_it_with_a_message(flags: list[str], message: str) -> None:
     command = [sys.executable, "-m", "service", *flags]

@@ -1,0 +1,192 @@
+"""`./run check-images`: builds the image, runs it with Prometheus by compose, and tries it as an operator would.
+
+On a machine with Docker by Docker; on another by podman, with stand-ins for the images that it cannot pull.
+"""
+
+import asyncio
+import io
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import httpx
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+from deploy import standins
+from deploy.standins import BUILD, call
+
+IMAGE = "localhost/trilemma:cpu"
+SERVICE, PROMETHEUS = "http://127.0.0.1:8000", "http://127.0.0.1:9090"
+ADDED_MB = 270  # to a base of 130 MB, which makes the 400 that are the aim
+REQUESTS = 12
+WITHIN_S = 120
+HOST_NETWORK = ["--file", "docker-compose.yml", "--file", "deploy/compose.host.yml"]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The commands of an engine, and what it calls the containers."""
+
+    engine: str
+    build: list[str]
+    compose: list[str]
+    up: list[str]
+    service: str
+    prometheus: str
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+    def output(self, *command: str) -> str:
+        """What the engine says to a command. Raises CalledProcessError."""
+        asked = [self.engine, *command]
+        ended = subprocess.run(asked, check=True, env=self.environment, stdout=subprocess.PIPE, text=True)  # noqa: S603
+        return ended.stdout.strip()
+
+
+def find_tools() -> Tools:
+    """Docker where it runs, else podman, installed if need be, with the stand-ins made."""
+    asked = [["docker", "info"], ["docker", "compose", "version"]]
+    try:
+        docker = all(subprocess.run(command, capture_output=True).returncode == 0 for command in asked)  # noqa: S603
+    except FileNotFoundError:
+        docker = False
+    if docker:
+        up = ["up", "--detach", "--wait"]
+        names = "trilemma-trilemma-1", "trilemma-prometheus-1"
+        return Tools("docker", ["docker", "build"], ["docker", "compose"], up, *names)
+    environment = standins.configure()
+    compose = standins.install()
+    standins.make(environment)
+    up = ["up", "--detach", "--no-build"]
+    names = "trilemma_trilemma_1", "trilemma_prometheus_1"
+    return Tools("podman", [*BUILD, "--layers"], [compose, *HOST_NETWORK], up, *names, environment)
+
+
+def main() -> None:
+    tools = find_tools()
+    call([*tools.build, "--target", "cpu", "--tag", IMAGE, "."], tools.environment)
+    try:
+        call([*tools.compose, *tools.up, "trilemma", "prometheus"], tools.environment)
+        for url in (f"{SERVICE}/readyz", f"{PROMETHEUS}/-/ready"):
+            wait_until(partial(answers, url))
+        is_healthy(tools)
+        before = pictures()
+        is_scraped(len(before))
+        outlives_a_kill(tools, before)
+        answers_all_before_it_stops(tools)
+    finally:
+        call([*tools.compose, "down"], tools.environment)
+    is_small(tools)
+
+
+def wait_until(holds: Callable[[], Any]) -> None:
+    """Returns once `holds` does; a refused connection counts as not. Raises SystemExit if it takes too long."""
+    deadline = time.monotonic() + WITHIN_S
+    while time.monotonic() < deadline:
+        try:
+            if holds():
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise SystemExit(f"not within {WITHIN_S} s")
+
+
+def answers(url: str) -> bool:
+    return httpx.get(url).is_success
+
+
+def expect(holds: bool, what: str) -> None:
+    """Prints what was tried. Raises SystemExit if it failed."""
+    if not holds:
+        raise SystemExit(f"failed: {what}")
+    print(f"ok      {what}", flush=True)
+
+
+def is_healthy(tools: Tools) -> None:
+    for container in (tools.service, tools.prometheus):
+        if tools.engine == "podman":  # which runs no health check by itself without systemd
+            tools.output("healthcheck", "run", container)
+        status = tools.output("inspect", "--format", "{{.State.Health.Status}}", container)
+        expect(status == "healthy", f"the health check of {container} passes")
+    user = tools.output("exec", tools.service, "id", "-u")
+    expect(user == "10001", "it does not run as root")
+    read_only = "import os; print(os.statvfs('/').f_flag & os.ST_RDONLY)"
+    flag = tools.output("exec", tools.service, "python", "-c", read_only)
+    expect(flag == "1", "its root file system is read-only")
+
+
+def pictures() -> dict[str, bytes]:
+    """A picture of every method, by one seed."""
+    found = {}
+    for method in httpx.get(f"{SERVICE}/methods").raise_for_status().json():
+        name, (_, height, width) = method["method"], method["image_shape"]
+        body = {"method": name, "seed": 7}
+        answer = httpx.post(f"{SERVICE}/generate", json=body, headers={"Accept": "image/png"}, timeout=WITHIN_S)
+        found[name] = answer.raise_for_status().content
+        size = Image.open(io.BytesIO(found[name])).size
+        expect(size == (width, height), f"{name}, of the family {method['family']}, gives a picture")
+    return found
+
+
+def is_scraped(images: int) -> None:
+    def value(expression: str) -> float:
+        answer = httpx.get(f"{PROMETHEUS}/api/v1/query", params={"query": expression}).raise_for_status()
+        return sum(float(sample["value"][1]) for sample in answer.json()["data"]["result"])
+
+    wait_until(lambda: value('up{job="trilemma"}') == 1 and value("trilemma_images_total") >= images)
+    expect(True, "Prometheus scrapes it by its name and sees the images")
+    rules = httpx.get(f"{PROMETHEUS}/api/v1/rules").raise_for_status().json()["data"]["groups"]
+    healthy = [rule["health"] == "ok" for group in rules for rule in group["rules"] if rule["health"] != "unknown"]
+    expect(all(healthy), f"Prometheus has {sum(len(group['rules']) for group in rules)} rules, none of them failing")
+
+
+def outlives_a_kill(tools: Tools, before: dict[str, bytes]) -> None:
+    tools.output("kill", "--signal", "KILL", tools.service)
+    start_s = time.monotonic()
+    tools.output("start", tools.service)
+    wait_until(partial(answers, f"{SERVICE}/readyz"))
+    passed_s = time.monotonic() - start_s
+    expect(
+        pictures() == before, f"killed and started again it is ready after {passed_s:.1f} s, and gives the same bytes"
+    )
+
+
+def accepted() -> float:
+    """How many images the service has taken on so far."""
+    wanted = {"trilemma_waiting_images", "trilemma_active_images", "trilemma_images_total"}
+    families = text_string_to_metric_families(httpx.get(f"{SERVICE}/metrics").text)
+    return sum(sample.value for family in families for sample in family.samples if sample.name in wanted)
+
+
+def answers_all_before_it_stops(tools: Tools) -> None:
+    before = accepted()
+
+    async def stop_under_load() -> list[int]:
+        async with httpx.AsyncClient(base_url=SERVICE, timeout=WITHIN_S) as client:
+            method = (await client.get("/methods")).json()[0]["method"]
+            bodies = [{"method": method, "seed": seed, "n": 4} for seed in range(REQUESTS)]
+            requests = [asyncio.create_task(client.post("/generate", json=body)) for body in bodies]
+            await asyncio.to_thread(wait_until, lambda: accepted() == before + 4 * REQUESTS)
+            await asyncio.to_thread(tools.output, "stop", "-t", str(WITHIN_S), tools.service)
+            return [answer.status_code for answer in await asyncio.gather(*requests)]
+
+    statuses = asyncio.run(stop_under_load())
+    code = tools.output("inspect", "--format", "{{.State.ExitCode}}", tools.service)
+    expect(statuses == [200] * REQUESTS and code == "0", "stopped under load it answers every request and exits 0")
+
+
+def is_small(tools: Tools) -> None:
+    def megabytes(image: str) -> float:
+        return int(tools.output("image", "inspect", "--format", "{{.Size}}", image)) / 1e6
+
+    total, base = megabytes(IMAGE), megabytes(standins.base_name())
+    expect(total - base <= ADDED_MB, f"the image has {total:.0f} MB, {base:.0f} of them its base's")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Users like real ones: somebody browsing, one image at a time, and jobs that want many. Every answer is checked.
+
+    locust -f loadtests/locustfile.py --host http://localhost:8000       with locust's web page
+    ./run load                                                           against a server that it starts
+
+A kind of user more is a subclass of `Caller` with a task that says what it asks for.
+"""
+
+import random
+from argparse import Namespace
+from typing import Any
+
+from locust import FastHttpUser, LoadTestShape, constant_pacing, events, task
+from locust.argument_parser import LocustArgumentParser
+from locust.contrib.fasthttp import ResponseContextManager
+from locust.env import Environment
+
+from loadtests.answers import wrong_images
+from loadtests.mix import BATCH, BROWSING
+
+REFUSED = "refused with Retry-After"  # the name that such answers stand under in the statistics
+RAMP, BURST, RECOVERY = 0.2, 0.5, 0.7  # where each begins or ends, as a share of the run
+
+
+def options(parser: LocustArgumentParser) -> None:
+    parser.add_argument(
+        "--steps", default="", help="steps that callers ask for, e.g. 10,20,20,50; default: the model's"
+    )
+    parser.add_argument("--browsing", type=int, default=BROWSING.weight, help="weight of users that browse")
+    parser.add_argument("--batch", type=int, default=BATCH.weight, help="weight of users that run jobs")
+    parser.add_argument("--burst", type=float, default=2.0, help="times as many users in the burst; 1: none")
+    parser.add_argument("--max-refused", type=float, default=0.0, help="share of requests that may get a 429")
+    parser.add_argument("--max-p95-s", type=float, default=60.0, help="seconds that 95 %% of the answers take at most")
+
+
+def weigh(environment: Environment, **_: Any) -> None:
+    asked = environment.parsed_options or Namespace(browsing=Browser.weight, batch=Job.weight)
+    Browser.weight, Job.weight = asked.browsing, asked.batch
+
+
+def header(answer: ResponseContextManager, name: str) -> str:
+    """An answer's header; empty where it has none, or where no answer came."""
+    return str(answer.headers.get(name, "")) if answer.headers else ""
+
+
+class Caller(FastHttpUser):
+    """Knows the models, asks for images, and checks what comes."""
+
+    abstract = True
+
+    def on_start(self) -> None:
+        self.methods: Any = self.client.get("/methods").json()
+
+    def body(self, **more: Any) -> dict[str, Any]:
+        """A request to any method, for any class."""
+        method = random.choice(self.methods)  # noqa: S311
+        steps = self.environment.parsed_options.steps if self.environment.parsed_options else ""
+        asked = {"steps": int(random.choice(steps.split(",")))} if steps else {}  # noqa: S311
+        label = random.randrange(len(method["classes"])) if method["classes"] else None  # noqa: S311
+        return {"method": method["method"], "seed": random.getrandbits(64), "class_label": label, **asked, **more}
+
+    def ask(self, name: str, body: dict[str, Any], accept: str, **headers: str) -> ResponseContextManager:
+        """POST /generate; the answer is a failure unless it is what was asked for, or an honest refusal."""
+        with self.client.post(
+            "/generate", json=body, headers={"Accept": accept, **headers}, name=name, catch_response=True
+        ) as answer:
+            if answer.status_code == 429 and int(header(answer, "Retry-After") or 0) > 0:
+                answer.request_meta["name"] = REFUSED
+                answer.success()
+            elif fault := self.fault(answer, body, accept, known="If-None-Match" in headers):
+                answer.failure(fault)
+        return answer
+
+    def fault(self, answer: ResponseContextManager, body: dict[str, Any], accept: str, known: bool) -> str:
+        """What is wrong with an answer; nothing if it is right. A `known` one is only confirmed."""
+        if answer.status_code != (304 if known else 200):
+            return f"status {answer.status_code}: {answer.text}"
+        if header(answer, "Trilemma-Seed") != str(body["seed"]) or not header(answer, "ETag"):
+            return "no ETag, or not the seed that was asked for"
+        if known:
+            return "a 304 with a body" if answer.content else ""
+        shape = next(method["image_shape"] for method in self.methods if method["method"] == body["method"])
+        try:
+            return wrong_images(answer.content, accept, (body.get("n", 1), *shape))
+        except (OSError, ValueError, KeyError) as error:
+            return f"not what {accept} means: {error!r}"
+
+
+class Browser(Caller):
+    """Looks at one picture, then at another; comes back to one now and then, as a browser with a cache does."""
+
+    weight = BROWSING.weight
+    wait_time = constant_pacing(BROWSING.pacing_s)
+
+    @task(6)
+    def look(self) -> None:
+        self.ask("a picture", self.body(), "image/png")
+
+    @task(2)
+    def use(self) -> None:
+        self.ask("an image as JSON", self.body(format="webp"), "application/json")
+
+    @task(1)
+    def come_back(self) -> None:
+        body = self.body()
+        first = self.ask("a picture", body, "image/png")
+        if first.status_code == 200:
+            self.ask("the same picture", body, "image/png", **{"If-None-Match": header(first, "ETag")})
+
+
+class Job(Caller):
+    """Wants many images, as numbers."""
+
+    weight = BATCH.weight
+    wait_time = constant_pacing(BATCH.pacing_s)
+
+    @task
+    def fetch(self) -> None:
+        self.ask(f"{BATCH.images} images", self.body(n=BATCH.images), "application/x-npy")
+
+
+class Wave(LoadTestShape):
+    """Up to `--users`, a burst of `--burst` times as many, and back; `--run-time` long, 2 minutes by default."""
+
+    use_common_options = True
+
+    def tick(self) -> tuple[int, float] | None:
+        assert self.runner is not None
+        asked = self.runner.environment.parsed_options
+        assert asked is not None
+        users = asked.num_users or 1
+        part = self.get_run_time() / (asked.run_time or 120)
+        if part >= 1:
+            return None
+        if part < RAMP:
+            return max(1, round(users * part / RAMP)), users
+        if BURST <= part < RECOVERY:
+            return round(users * asked.burst), users * asked.burst
+        return users, users * asked.burst
+
+
+def judge(environment: Environment, **_: Any) -> None:
+    """The exit code: 0 if no answer was wrong and the thresholds are met."""
+    asked, total = environment.parsed_options, environment.stats.total
+    assert asked is not None
+    refused = environment.stats.get(REFUSED, "POST").num_requests
+    p95_s = total.get_response_time_percentile(0.95) / 1000
+    faults = [
+        fault
+        for fault, holds in {
+            "no request was made": total.num_requests == 0,
+            f"{total.num_failures} answers were wrong": total.num_failures > 0,
+            f"{refused} of {total.num_requests} were refused": refused > asked.max_refused * total.num_requests,
+            f"95 % took up to {p95_s:.2f} s": p95_s > asked.max_p95_s,
+        }.items()
+        if holds
+    ]
+    verdict = "; ".join(faults) or "all as it should be"
+    print(f"{total.num_requests} requests, {refused} refused, p95 {p95_s:.2f} s: {verdict}")
+    environment.process_exit_code = 1 if faults else 0
+
+
+events.init_command_line_parser.add_listener(options)
+events.init.add_listener(weigh)
+events.quitting.add_listener(judge)

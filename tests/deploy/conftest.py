@@ -1,0 +1,118 @@
+"""A real Prometheus over a real server, both processes of their own."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY
+
+DEPLOY = REPOSITORY / "deploy"
+UNPACKED = REPOSITORY / ".cache" / "debian"
+WITHIN_S = 120
+
+
+def tool(name: str) -> str:
+    """`prometheus` or `promtool`: the machine's own, else Debian's, unpacked into .cache without installing it."""
+    if found := shutil.which(name):
+        return found
+    binary = UNPACKED / "usr" / "bin" / name
+    if not binary.exists():
+        assert shutil.which("apt-get"), f"these tests need {name}: install Prometheus"
+        UNPACKED.mkdir(parents=True, exist_ok=True)
+        for command in (["apt-get", "-qq", "update"], ["apt-get", "-qq", "download", "prometheus"]):
+            subprocess.run(command, cwd=UNPACKED, check=True)
+        package = next(UNPACKED.glob("prometheus_*.deb"))
+        subprocess.run(["dpkg", "-x", package, "."], cwd=UNPACKED, check=True)
+    return str(binary)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def wait_until(holds: Callable[[], Any]) -> Any:
+    """What `holds` returns once it is true; a refused connection counts as false."""
+    deadline = time.monotonic() + WITHIN_S
+    while time.monotonic() < deadline:
+        try:
+            if result := holds():
+                return result
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError(f"not within {WITHIN_S} s")
+
+
+@contextmanager
+def running(
+    command: list[str], ready: str, environment: Mapping[str, str] | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """The process, once `ready` answers."""
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment)
+    try:
+        wait_until(lambda: process.poll() is not None or httpx.get(ready).is_success)
+        assert process.poll() is None, command
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[str]:
+    """The URL of the real server over the shipped bundles."""
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    # A queue this short is soon full, which a dashboard shows.
+    command = [sys.executable, "-m", "service", "--port", str(port), "--max-queued-images", "64", "--threads", "1"]
+    with running([*command, "--log-level", "warning"], f"{url}/readyz"):
+        yield url
+
+
+@contextmanager
+def prometheus(folder: Path, target: str, patience: bool = True) -> Iterator[httpx.Client]:
+    """A Prometheus with the shipped configuration and rules, every second, of `target`; alerts fire at once without
+    patience."""
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["scrape_configs"] = [
+        {**job, "static_configs": [{"targets": [target.removeprefix("http://")]}]}
+        for job in config["scrape_configs"]
+        if job["job_name"] == "trilemma"
+    ]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    for name in config["rule_files"]:
+        rules = yaml.safe_load((DEPLOY / "prometheus" / name).read_text())
+        for rule in (rule for group in rules["groups"] for rule in group["rules"]):
+            if "for" in rule and not patience:
+                rule["for"] = "0s"
+        (folder / name).write_text(yaml.safe_dump(rules))
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    command = [
+        tool("prometheus"),
+        f"--config.file={folder}/prometheus.yml",
+        f"--storage.tsdb.path={folder}/data",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=warn",
+    ]
+    with running(command, f"{url}/-/ready"), httpx.Client(base_url=url, timeout=30) as client:
+        yield client
+
+
+def query(client: httpx.Client, expression: str) -> list[dict[str, Any]]:
+    """An instant query's vector. Fails where Prometheus refuses the expression."""
+    answer = client.get("/api/v1/query", params={"query": expression}).json()
+    assert answer["status"] == "success", (expression, answer)
+    result: list[dict[str, Any]] = answer["data"]["result"]
+    return result

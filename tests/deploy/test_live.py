@@ -1,0 +1,99 @@
+"""Dashboards and alerts against a real Prometheus that scrapes a real server."""
+
+import asyncio
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from deploy.grafana.dashboards import DASHBOARDS
+from service.app import create_app
+from service.core import Batch
+from service.settings import Settings
+from tests.conftest import ToyRuntime, write_bundle
+from tests.deploy.conftest import free_port, prometheus, query, wait_until
+
+VARIABLES = {"$__rate_interval": "1m", "$method": ".*", "$quality": "class_agreement"}
+EXPRESSIONS = {
+    (board["title"], panel["title"], target["legendFormat"]): target["expr"]
+    for board in DASHBOARDS
+    for panel in board["panels"]
+    for target in panel.get("targets", [])
+}
+
+
+def drive(url: str) -> None:
+    """Requests of many kinds: several methods of sampling, a refused one, and more images than the queue holds."""
+    bodies: list[dict[str, Any]] = [
+        *({"steps": steps, "solver": solver} for steps in (1, 5, 20) for solver in ("ddim", "dpmpp_2m")),
+        {"steps": 0},
+        *({"steps": 10, "n": 48} for _ in range(3)),
+    ]
+
+    async def ask() -> list[int]:
+        async with httpx.AsyncClient(base_url=url, timeout=120) as client:
+            requests = [client.post("/generate", json={"method": "ddim", **body}) for body in bodies]
+            return [answer.status_code for answer in await asyncio.gather(*requests)]
+
+    statuses = asyncio.run(ask())
+    assert set(statuses) == {200, 422, 429}
+
+
+def has_data(client: httpx.Client, expression: str) -> bool:
+    for name, value in VARIABLES.items():
+        expression = expression.replace(name, value)
+    return any(math.isfinite(float(sample["value"][1])) for sample in query(client, expression))
+
+
+def test_every_query_of_every_dashboard_has_data(service: str, tmp_path: Path) -> None:
+    missing = set(EXPRESSIONS)
+    with prometheus(tmp_path, service) as client:
+
+        def all_have_data() -> bool:
+            drive(service)
+            missing.difference_update({key for key in missing if has_data(client, EXPRESSIONS[key])})
+            return not missing
+
+        try:
+            wait_until(all_have_data)
+        except AssertionError as error:
+            raise AssertionError(f"no data: {sorted(missing)}") from error
+
+
+@contextmanager
+def in_this_process(bundles: Path) -> Iterator[tuple[str, Any]]:
+    """The URL of a server in a thread, and its application."""
+    app = create_app(Settings(bundles=bundles), open_runtime=lambda bundle, threads: ToyRuntime())
+    server = uvicorn.Server(uvicorn.Config(app, port=(port := free_port()), log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until(lambda: httpx.get(f"{url}/readyz").is_success)
+        yield url, app
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def test_a_killed_engine_fires_the_stall_alert_and_nothing_else(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "bundles" / "toy")
+
+    def broken(now: float) -> Batch | None:
+        raise RuntimeError("a bug of ours")
+
+    def firing() -> set[str]:
+        return {sample["metric"]["alertname"] for sample in query(client, 'ALERTS{alertstate="firing"}')}
+
+    with in_this_process(tmp_path / "bundles") as (url, app), prometheus(tmp_path, url, patience=False) as client:
+        assert httpx.post(f"{url}/generate", json={"method": "toy"}).is_success
+        wait_until(lambda: query(client, "trilemma_engine_up == 1"))
+        assert not firing()
+        app.state.service.engine.scheduler.next_batch = broken
+        assert httpx.post(f"{url}/generate", json={"method": "toy"}).status_code == 500
+        assert wait_until(firing) == {"EngineStalled"}
