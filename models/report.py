@@ -14,8 +14,8 @@ from matplotlib import pyplot
 BEGIN, END = "<!-- measured: written by ./run evaluate -->", "<!-- end of measured -->"
 PLOT = "trilemma"  # .svg and .png, in the folder images beside the report
 HEADER = (
-    "| method | solver | steps | Fréchet distance | precision | recall | class agreement | class coverage | "
-    "class entropy (bits) | ms alone | ms saturated |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+    "| method | solver | steps | images | Fréchet distance | precision | recall | class agreement | class coverage | "
+    "class entropy (bits) | ms alone | ms saturated |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
 )
 BOUNDS = "| bits per dimension of the test set | prior | reconstruction | diffusion | total |\n|---|--:|--:|--:|--:|"
 
@@ -41,8 +41,8 @@ def table(measured: dict[str, dict[str, Any]]) -> str:
     """A line a point, and last the floor: training images in place of generated ones."""
     some = next(iter(measured.values()))
     quality = (
-        "{frechet_distance:.2f} | {precision:.3f} | {recall:.3f} | {class_agreement:.1%} | {class_coverage:.0%} | "
-        "{class_entropy:.3f}"
+        "{images:,} | {frechet_distance:.2f} | {precision:.3f} | {recall:.3f} | "
+        "{class_agreement:.1%} | {class_coverage:.0%} | {class_entropy:.3f}"
     )
     lines = [
         f"| {name} | {way(point)} | {point['steps']} | {quality.format(**point)} | "

@@ -30,15 +30,14 @@ SOLVERS = {
     "ddim": Solver(
         ddim_plan,
         "DDIM on latents; eta = 0 is deterministic, eta = 1 is DDPM's ancestral sampling",
-        {"eta": Setting(low=0.0, high=1.0, default=0.0)},
+        {"eta": Setting(low=0.0, high=1.0, default=1.0)},
     ),
     "dpmpp_2m": Solver(dpmpp_2m_plan, "DPM-Solver++(2M) on latents, second order, deterministic"),
     "langevin": Solver(langevin_plan, "annealed Langevin dynamics on latents: wants many steps"),
 }
 
 POINTS = [
-    *(Point("ddim", steps) for steps in (4, 10, 20, 50, 100)),
-    *(Point("ddim", steps, {"eta": 1.0}) for steps in (10, 20, 50)),
+    *(Point("ddim", steps, {"eta": eta}) for eta in (0.0, 1.0) for steps in (4, 10, 20, 50, 100)),
     *(Point("dpmpp_2m", steps) for steps in (4, 10, 20)),
     Point("langevin", 100),
 ]

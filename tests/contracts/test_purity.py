@@ -12,59 +12,80 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import noise
-from service.bundle import Bundle
+from service.bundle import Bundle, load
 from service.core import Batch, Image
 from service.runtime import OrtRuntime
 from service.schemas import MAX_SEED, GenerateRequest
+from tests.conftest import SHIPPED
 from tests.contracts.conftest import serving
 
 SIZES = (*range(1, 17), 24, 32)
-SOLVERS: list[dict[str, Any]] = [{"eta": 0.0}, {"eta": 0.37}, {"eta": 1.0}, {"solver": "dpmpp_2m"}]
+BUNDLES = [load(path.parent) for path in sorted(SHIPPED.parent.glob("*/manifest.json"))]
+ETAS = (0.0, 0.37, 1.0)
 
 seeds = st.integers(0, MAX_SEED)
 requests = st.builds(
-    lambda steps, seed, class_label, solver: {"steps": steps, "seed": seed, "class_label": class_label, **solver},
+    lambda steps, seed, class_label, way: {"steps": steps, "seed": seed, "class_label": class_label, "way": way},
     steps=st.sampled_from([1, 2, 4, 20, 50, 999, 1000]),
     seed=seeds,
     class_label=st.none() | st.integers(0, 9),
-    solver=st.sampled_from(SOLVERS),
+    way=st.integers(0, 100),
 )
 rows = st.tuples(requests, st.integers(0, 999))
 
 
+@pytest.fixture(scope="module", params=BUNDLES, ids=lambda bundle: bundle.manifest.name)
+def bundle(request: pytest.FixtureRequest) -> Bundle:
+    """Each of the shipped ones."""
+    found: Bundle = request.param
+    return found
+
+
+def fitted(bundle: Bundle, *, way: int, steps: int, **request: Any) -> dict[str, Any]:
+    """A request to a model, no more steps than it takes, by one of its solvers with one of their settings."""
+    ways = [
+        {"solver": name, **({"eta": eta} if "eta" in solver.settings else {})}
+        for name, solver in bundle.family.SOLVERS.items()
+        for eta in ETAS
+    ]
+    steps = min(steps, bundle.max_steps)
+    return {"method": bundle.manifest.name, "steps": steps, **ways[way % len(ways)], **request}
+
+
 @pytest.fixture(scope="module")
-def runtimes(shipped: Bundle) -> dict[int, OrtRuntime]:
-    return {threads: OrtRuntime(shipped, threads) for threads in (1, 2)}
+def runtimes(bundle: Bundle) -> dict[int, OrtRuntime]:
+    return {threads: OrtRuntime(bundle, threads) for threads in (1, 2)}
 
 
 def on_its_way(bundle: Bundle, request: dict[str, Any], step: int) -> Image:
     """An image of the request that is about to take this step of its plan, its state as good as any."""
-    sampling = bundle.resolve(GenerateRequest(method=bundle.manifest.name, **request))
+    sampling = bundle.resolve(GenerateRequest(**fitted(bundle, **request)))
     (image,) = bundle.job(sampling, id="", submitted_s=0.0).images
     image.begin()
     image.step = step % len(image.job.table)
-    image.x0 = noise.normal(sampling.seed, 0, 10_000, bundle.manifest.shape).clip(-1, 1)
+    image.x0 = noise.normal(sampling.seed, 0, 10_000, bundle.manifest.state_shape).clip(-1, 1)
     return image
 
 
 def results(runtime: OrtRuntime, images: Sequence[Image]) -> list[bytes]:
-    """The bytes of each row's x and x0 after a step together."""
+    """The bytes of each row's x and x0 after a step together, and of the images that they are."""
     x, x0 = runtime.step(Batch(images[0].job.method, list(images)).inputs())
-    return [x[row].tobytes() + x0[row].tobytes() for row in range(len(images))]
+    decoded = runtime.decode(x)
+    return [x[row].tobytes() + x0[row].tobytes() + decoded[row].tobytes() for row in range(len(images))]
 
 
 def test_a_row_has_the_same_bytes_at_every_batch_size_in_every_place_on_one_and_two_threads(
-    shipped: Bundle, runtimes: dict[int, OrtRuntime]
+    bundle: Bundle, runtimes: dict[int, OrtRuntime]
 ) -> None:
     rng = np.random.default_rng(0)
     pool = [
         on_its_way(
-            shipped,
+            bundle,
             {
                 "steps": int(rng.integers(1, 1001)),
                 "seed": int(rng.integers(2**63)),
                 "class_label": int(rng.integers(10)),
-                **SOLVERS[i % len(SOLVERS)],
+                "way": i,
             },
             step=int(rng.integers(1000)),
         )
@@ -84,24 +105,24 @@ def test_a_row_has_the_same_bytes_at_every_batch_size_in_every_place_on_one_and_
 @settings(deadline=None, derandomize=True, max_examples=40)
 @given(company=st.lists(rows, min_size=1, max_size=32), threads=st.sampled_from([1, 2]), data=st.data())
 def test_a_row_does_not_see_its_neighbours(
-    shipped: Bundle, runtimes: dict[int, OrtRuntime], company: list[Any], threads: int, data: st.DataObject
+    bundle: Bundle, runtimes: dict[int, OrtRuntime], company: list[Any], threads: int, data: st.DataObject
 ) -> None:
     place = data.draw(st.integers(0, len(company) - 1))
-    images = [on_its_way(shipped, *row) for row in company]
+    images = [on_its_way(bundle, *row) for row in company]
     assert results(runtimes[threads], images)[place] == results(runtimes[1], [images[place]])[0]
 
 
 def mixed_requests(count: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng(1)
     return [
-        {
-            "method": "ddim",
-            "seed": int(rng.integers(2**63)),
-            "steps": int(rng.integers(1, 25)),
-            "n": int(rng.choice([1, 1, 1, 2, 5])),
-            "class_label": None if rng.random() < 0.2 else int(rng.integers(10)),
-            **SOLVERS[rng.integers(len(SOLVERS))],
-        }
+        fitted(
+            BUNDLES[rng.integers(len(BUNDLES))],
+            way=int(rng.integers(100)),
+            steps=int(rng.integers(1, 25)),
+            seed=int(rng.integers(2**63)),
+            n=int(rng.choice([1, 1, 1, 2, 5])),
+            class_label=None if rng.random() < 0.2 else int(rng.integers(10)),
+        )
         for _ in range(count)
     ]
 

@@ -13,11 +13,11 @@ from torch import nn
 
 from export import bundle as export_bundle
 from export.bundle import BATCH_SIZES, ExportError, export, random_inputs
-from export.step import StepModule
+from export.step import DecodeModule, StepModule
 from models import checkpoint
 from models.checkpoint import Card
 from models.ddim.loss import SCHEDULE
-from service.bundle import MANIFEST, STEP, Bundle, load
+from service.bundle import DECODE, MANIFEST, STEP, Bundle, load
 from service.runtime import OrtRuntime
 from service.scheduler import Scheduler
 from service.schemas import GenerateRequest
@@ -76,7 +76,8 @@ def test_a_bundle_loads_and_says_where_it_is_from(exported: tuple[Path, Path]) -
     assert 0 < manifest.parity.largest_difference <= manifest.parity.tolerance
     assert manifest.checkpoint["sha256"] == export_bundle.sha256(source / checkpoint.WEIGHTS)
     assert manifest.checkpoint["training"] == {"seed": 0}
-    assert {path.name for path in target.iterdir()} == {MANIFEST, STEP}
+    assert {path.name for path in target.iterdir()} == {MANIFEST, *manifest.files}
+    assert set(manifest.files) == ({STEP, DECODE} if manifest.family == "latent" else {STEP})
 
 
 def test_the_graph_is_dynamic_in_the_batch_axis_only(exported: tuple[Path, Path]) -> None:
@@ -100,6 +101,21 @@ def test_the_graph_computes_what_the_module_does(exported: tuple[Path, Path], ro
         expected = StepModule(network)(*map(torch.from_numpy, inputs.values()))
     for actual, wanted in zip(OrtRuntime(load(target), threads=1).step(inputs), expected, strict=True):
         np.testing.assert_allclose(actual, wanted.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 32])
+def test_the_images_are_what_the_network_decodes(exported: tuple[Path, Path], rows: int) -> None:
+    source, target = exported
+    card, network = checkpoint.load(source)
+    x = np.random.default_rng(0).standard_normal((rows, *card.state_shape), dtype=np.float32)
+    images = OrtRuntime(load(target), threads=1).decode(x)
+    assert images.shape == (rows, *card.shape)
+    if card.decodes:
+        with torch.no_grad():
+            expected = DecodeModule(network)(torch.from_numpy(x)).numpy()
+        np.testing.assert_allclose(images, expected, atol=1e-4)
+    else:
+        np.testing.assert_array_equal(images, x)
 
 
 @pytest.mark.parametrize("change", [0.1, np.nan])

@@ -134,3 +134,9 @@ def test_the_steps_of_every_solver_are_tables_of_as_many_lines(toy: Bundle) -> N
     for solver in toy.family.SOLVERS:
         resolved = ask(toy, solver=solver, steps=17)
         assert toy.table(17, solver, resolved.settings).shape == (17, 9)
+
+
+def test_a_model_may_not_be_named_auto(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "bundle", name="auto")
+    with pytest.raises(BundleError, match="the name 'auto' is taken"):
+        load(tmp_path / "bundle")
