@@ -68,7 +68,7 @@ class Discriminator(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, a=SLOPE)
-        nn.init.zeros_(self.label.weight)
+        nn.init.normal_(self.label.weight, std=0.02)
 
     def forward(self, x_s: Tensor, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """x_s, x_t (n, C, H, W), t and y (n,) int64."""

@@ -91,7 +91,7 @@ class Linear(nn.Module):
 def test_the_penalty_is_half_gamma_times_the_squared_gradient_for_x_s() -> None:
     zeros = torch.zeros(4, dtype=torch.int64)
     pair = Pair(torch.randn(4, *SHAPE), torch.randn(4, *SHAPE), zeros, zeros)
-    assert r1_penalty(Linear(), pair).item() == pytest.approx(0.05 / 2 * 9 * 256)  # type: ignore[arg-type]
+    assert r1_penalty(Linear(), pair).item() == pytest.approx(1 / 2 * 9 * 256)  # type: ignore[arg-type]
 
 
 def test_z_changes_the_image_and_its_scale_does_not(network: Network) -> None:
