@@ -9,6 +9,7 @@ MAX_IMAGES = 64
 MAX_SEED = 2**64 - 1
 
 Format = Literal["png", "jpeg", "webp", "npy"]
+Priority = Literal["low", "normal", "high"]
 
 
 class GenerateRequest(BaseModel):
@@ -34,6 +35,13 @@ class GenerateRequest(BaseModel):
         None
     )
     format: Annotated[Format, Field(description="of `images[].data` in a JSON answer")] = "png"
+    deadline_ms: Annotated[
+        int | None, Field(ge=1, le=86_400_000, description="answered within this time, or refused at once with 429")
+    ] = None
+    priority: Annotated[Priority, Field(description="how soon, where there is no deadline")] = "normal"
+    preview_every: Annotated[
+        int | None, Field(ge=1, description="in an event stream: a picture of the predicted image every so many steps")
+    ] = None
 
 
 class GeneratedImage(BaseModel):

@@ -34,6 +34,9 @@ class ToyRuntime:
             raise RuntimeError("the toy broke")
         return toy_step(inputs)
 
+    def decode(self, x: Array) -> Array:
+        return x
+
 
 def toy_step(inputs: Inputs) -> tuple[Array, Array]:
     """The step graph's contract in NumPy, row by row, for a network tanh(x/2 + t/1000 + y/10)."""
