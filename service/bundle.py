@@ -140,6 +140,7 @@ class Bundle:
             seed=sampling.seed,
             n=sampling.n,
             submitted_s=submitted_s,
+            model=self.digest,
         )
 
     def first_step(self, rows: int) -> Inputs:

@@ -1,11 +1,12 @@
 """What can go wrong with a request, each kind with its status, and the one place that turns it into an answer.
 
     Problem
-    ├── InvalidRequest   422  a field is outside its range          ├── Overloaded    429  the queue is full
+    ├── InvalidRequest   422  a field is outside its range          ├── Overloaded    429  it cannot be answered in time
     ├── MalformedBody    400  the body is not JSON                  ├── Unavailable   503  starting or draining
-    ├── NotJson          415  the body does not say that it is JSON └── StepFailed    500  the network failed
-    ├── UnknownMethod    404  no model serves that method
-    └── NotAcceptable    406  no such media type
+    ├── NotJson          415  the body does not say that it is JSON ├── StepFailed    500  the network failed
+    ├── UnknownMethod    404  no model serves that method           ├── OutOfService  500  the model keeps failing
+    ├── NotAcceptable    406  no such media type                    └── Cancelled     409  by DELETE /requests/{id}
+    └── UnknownRequest   404  no request of that id is under way
 
 An answer is `application/problem+json` (RFC 9457).
 """
@@ -115,6 +116,29 @@ class Unavailable(Problem):
 
 class StepFailed(Problem):
     type = "urn:trilemma:step-failed"
+
+
+class OutOfService(Problem):
+    type = "urn:trilemma:out-of-service"
+
+    def __init__(self, method: str) -> None:
+        super().__init__(f"{method} kept failing and was taken out of service; POST /admin/reload brings it back")
+
+
+class Cancelled(Problem):
+    status = HTTPStatus.CONFLICT
+    type = "urn:trilemma:cancelled"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"request {id} was cancelled")
+
+
+class UnknownRequest(Problem):
+    status = HTTPStatus.NOT_FOUND
+    type = "urn:trilemma:unknown-request"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"no request {id!r} is under way")
 
 
 def install(app: FastAPI, metrics: Metrics) -> None:

@@ -37,6 +37,11 @@ class Metrics:
         self.images = Counter("trilemma_images_total", "Images finished", ["method"], registry=registry)
         self.steps = Counter("trilemma_steps_total", "Steps done, a row of a batch each", ["method"], registry=registry)
         self.rejections = Counter("trilemma_rejections_total", "Requests refused", ["reason"], registry=registry)
+        self.missed_deadlines = Counter(
+            "trilemma_missed_deadlines_total", "Requests answered after their deadline", ["method"], registry=registry
+        )
+        self.cache_hits = Counter("trilemma_cache_hits_total", "Answers from the cache", registry=registry)
+        self.shared = Counter("trilemma_shared_total", "Requests that waited for an identical one", registry=registry)
         self.network_seconds = Counter("trilemma_network_seconds_total", "Time inside the network", registry=registry)
         self.busy_seconds = Counter("trilemma_busy_seconds_total", "Time the engine had work", registry=registry)
         self.failed_bundles = Gauge("trilemma_failed_bundles", "Bundles that were refused", registry=registry)

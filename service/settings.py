@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.schemas import MAX_IMAGES
@@ -25,5 +25,10 @@ class Settings(BaseSettings):
     max_queued_images: int = Field(
         4096, ge=MAX_IMAGES, description="images accepted and not finished at most; a request beyond them gets 429"
     )
+    max_backlog_s: PositiveFloat = Field(
+        60, description="seconds of predicted work accepted and not finished at most; what is beyond gets 429"
+    )
+    cache_bytes: NonNegativeInt = Field(64 * 2**20, description="finished images kept in memory; 0: none")
+    shutdown_s: PositiveInt = Field(120, description="seconds to finish accepted requests in when told to end")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level to log")
     log_format: Literal["console", "json"] = Field("console", description="how a log line is written")
