@@ -48,8 +48,10 @@ class Costs:
         """The smallest batch of at most `most` rows with nearly the best throughput; `most` for an unmeasured model."""
         if model not in self._curves:
             return most
-        if (model, most) not in self._paying:
+        found = self._paying.get((model, most))  # read once: the engine's thread forgets it between two lines
+        if found is None:
             throughput = [rows / self.seconds(model, rows) for rows in range(1, most + 1)]
             enough = PAYS * max(throughput)
-            self._paying[model, most] = next(i for i, each in enumerate(throughput, start=1) if each >= enough)
-        return self._paying[model, most]
+            found = next(i for i, each in enumerate(throughput, start=1) if each >= enough)
+            self._paying[model, most] = found
+        return found

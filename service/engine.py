@@ -31,7 +31,7 @@ class Cancel:
 
 
 class Engine:
-    """`run` and `cancel` are called on the event loop; the rest but `start` and `stop` is the engine thread's."""
+    """`run` is called on the event loop; everything with an underscore, and `step`, belongs to the engine's thread."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Engine:
         """Accepts the job and waits until it has ended; cancelled, it frees the job's rows before the next step.
 
         Raises Overloaded if it cannot be answered in time, Unavailable if the engine does not run, OutOfService if the
-        model was taken out, StepFailed if a step failed, Cancelled if `cancel` named it.
+        model was taken out, StepFailed if a step failed.
         """
         if job.model in self.out_of_service:
             raise OutOfService(job.method)
@@ -97,12 +97,10 @@ class Engine:
             raise job.error
         return job
 
-    def cancel(self, id: str) -> bool:
-        """Ends the jobs of a request before the next step; whether there are any."""
-        found = [job for job in self.admission.jobs if job.id == id]
-        for job in found:
-            self._inbox.put(Cancel(job))
-        return bool(found)
+    def restore(self, model: str) -> None:
+        """Takes a model into service that was out of it, once it has been loaded anew."""
+        self._failures[model] = 0
+        self.out_of_service.discard(model)
 
     @property
     def alive(self) -> bool:

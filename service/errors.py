@@ -59,6 +59,9 @@ class Problem(Exception):
         self.headers = headers
         self.extra = extra
 
+    def body(self) -> dict[str, Any]:
+        return _body(self.status, self.type, self.detail, self.extra)
+
     def response(self) -> Response:
         return _response(self.status, self.type, self.detail, self.headers, self.extra)
 
@@ -188,5 +191,8 @@ def from_validation(error: RequestValidationError, content_type: str) -> Problem
 def _response(
     status: HTTPStatus, kind: str, detail: str, headers: Mapping[str, str] | None, extra: Mapping[str, Any]
 ) -> Response:
-    body = {"type": kind, "title": status.phrase, "status": status.value, "detail": detail, **extra}
-    return Response(orjson.dumps(body), status.value, headers, MEDIA_TYPE)
+    return Response(orjson.dumps(_body(status, kind, detail, extra)), status.value, headers, MEDIA_TYPE)
+
+
+def _body(status: HTTPStatus, kind: str, detail: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": kind, "title": status.phrase, "status": status.value, "detail": detail, **extra}

@@ -114,6 +114,7 @@ class Readiness(BaseModel):
     status: Status
     methods: list[str]
     failed_bundles: dict[str, str] = Field(description="bundles that were refused, and why")
+    out_of_service: list[str] = Field(description="methods whose model kept failing")
 
 
 def allowed(field: str) -> Any:
