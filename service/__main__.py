@@ -22,7 +22,15 @@ def main() -> None:
     # listens there is nothing to finish.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: sys.exit(0))
-    uvicorn.run(app, host=settings.host, port=settings.port, log_config=None, access_log=False, server_header=False)
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_s,  # else half a body that was never sent on holds it up for ever
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """The application: the parts put together, and its life from loading the bundles to draining."""
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import structlog
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -20,10 +22,21 @@ from service.service import OpenRuntime, Service
 from service.settings import Settings
 from service.tracing import telemetry
 
+log = structlog.get_logger()
+
 
 def is_request_id(value: str) -> bool:
     """Whether a caller's X-Request-ID is kept; another one is replaced."""
     return re.fullmatch(r"[\w.:-]{1,128}", value) is not None
+
+
+def load_or_end(service: Service) -> None:
+    """Loads. What is wrong there and is not a bundle's fault ends the process: it would be starting for ever."""
+    try:
+        service.load()
+    except Exception as error:
+        log.critical("loading failed", exc_info=error)
+        os._exit(1)  # from a thread, at once: nothing is accepted yet
 
 
 def create_app(settings: Settings, open_runtime: OpenRuntime = OrtRuntime) -> FastAPI:
@@ -35,7 +48,7 @@ def create_app(settings: Settings, open_runtime: OpenRuntime = OrtRuntime) -> Fa
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(asyncio.to_thread(service.load))
+        loading = asyncio.create_task(asyncio.to_thread(load_or_end, service))
         yield
         await loading
         await asyncio.to_thread(service.drain)

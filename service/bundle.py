@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import secrets
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
@@ -129,8 +130,9 @@ class Bundle:
             n=request.n,
         )
 
-    def job(self, sampling: Sampling, id: str, submitted_s: float) -> Job:
-        """The work that a resolved request is."""
+    def job(self, sampling: Sampling, id: str, submitted_s: float, body: GenerateRequest | None = None) -> Job:
+        """The work that a resolved request is; `body` says how soon, and what to tell on the way."""
+        within_ms = body.deadline_ms if body else None
         return Job(
             id=id,
             method=sampling.method,
@@ -141,6 +143,10 @@ class Bundle:
             seed=sampling.seed,
             n=sampling.n,
             submitted_s=submitted_s,
+            model=self.digest,
+            priority=body.priority if body else "normal",
+            deadline_s=math.inf if within_ms is None else submitted_s + within_ms / 1000,
+            preview_every=(body.preview_every if body else None) or 0,
         )
 
     def first_step(self, rows: int) -> Inputs:

@@ -1,5 +1,6 @@
 """The engine's vocabulary: a Job is an accepted request, an Image one picture of it, a Batch the rows of one step."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -7,11 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import noise
+from service.schemas import Priority
 
 Array = NDArray[np.float32]
 Inputs = dict[str, NDArray[np.generic]]
 
 NOISE_COLUMN = -1  # N in a line of the table
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A step that an image has done, and what the clean image looks like so far, where that was asked for."""
+
+    image: int
+    index: int  # 1 for the first
+    of: int
+    preview: Array | None  # (C, H, W) in about [−1, 1]
 
 
 @dataclass(eq=False, slots=True)
@@ -27,14 +39,23 @@ class Job:
     seed: int
     n: int
     submitted_s: float
+    model: str = ""  # the digest of the model that it runs on; the method where it is not given
+    priority: Priority = "normal"
+    deadline_s: float = math.inf  # when it must be finished, on the engine's clock
+    due_s: float = 0.0  # what the policy orders by; set at admission
+    preview_every: int = 0  # steps; 0: none
+    watch: Callable[[Progress], object] | None = None  # told of each step, on the engine's thread
     done: Callable[[], object] = lambda: None  # set by the engine when it accepts the job
     started_s: float = 0.0
     finished_s: float = 0.0
     error: Exception | None = None
     images: list["Image"] = field(init=False)
     unfinished: int = field(init=False)
+    steps_left: int = field(init=False)  # of all its images; the event loop reads it too
 
     def __post_init__(self) -> None:
+        self.model = self.model or self.method
+        self.steps_left = self.n * len(self.table)
         self.images = [Image(self, index) for index in range(self.n)]
         self.unfinished = self.n
 

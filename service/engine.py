@@ -4,20 +4,30 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 
+import numpy as np
 import structlog
 
-from service.core import Batch, Job
-from service.errors import Overloaded, StepFailed, Unavailable
+from service.admission import Admission
+from service.core import Array, Batch, Job, Progress
+from service.errors import Cancelled, OutOfService, StepFailed, Unavailable
 from service.metrics import Metrics
 from service.runtime import Runtime
 from service.scheduler import Scheduler
 
 log = structlog.get_logger()
 
-STEP_TIME_WEIGHT = 0.05  # of the newest step in the running mean of a row's step time
+FAILURES = 5  # jobs of a model that fail one after the other, with no row between that succeeds: it is taken out
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """To the engine: end this job, if it has not ended."""
+
+    job: Job
 
 
 class Engine:
@@ -25,21 +35,21 @@ class Engine:
 
     def __init__(
         self,
-        runtimes: Mapping[str, Runtime],
+        runtimes: dict[str, Runtime],  # by model
         scheduler: Scheduler,
         metrics: Metrics,
         max_queued_images: int,
+        max_backlog_s: float = 60.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.runtimes = runtimes
         self.scheduler = scheduler
         self.metrics = metrics
         self.clock = clock
-        self.max_queued_images = max_queued_images
-        self.row_step_s = 0.0
-        self._queued_images = 0  # these two belong to the event loop
-        self._queued_steps = 0
-        self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()  # None: finish what is accepted, then end
+        self.admission = Admission(scheduler, max_queued_images, max_backlog_s)
+        self.out_of_service: set[str] = set()  # models that kept failing
+        self._failures: dict[str, int] = {}  # of each model's jobs since a row of it last succeeded
+        self._inbox: queue.SimpleQueue[Job | Cancel | None] = queue.SimpleQueue()  # None: finish what is there, and end
         self._jobs: dict[Job, None] = {}  # taken in and not ended, in order of arrival
         self._draining = False
         self._closed = True
@@ -56,35 +66,41 @@ class Engine:
         self._thread.join()
 
     async def run(self, job: Job) -> Job:
-        """Accepts the job and waits until it is finished.
+        """Accepts the job and waits until it has ended; cancelled, it frees the job's rows before the next step.
 
-        Raises Overloaded if the queue is full, Unavailable if the engine does not run, StepFailed if a step failed.
+        Raises Overloaded if it cannot be answered in time, Unavailable if the engine does not run, OutOfService if the
+        model was taken out, StepFailed if a step failed.
         """
-        if self._queued_images + job.n > self.max_queued_images:
-            drain_s = self._queued_steps * self.row_step_s
-            raise Overloaded(f"{self._queued_images} images are queued; {job.n} more are too many", drain_s)
+        if job.model in self.out_of_service:
+            raise OutOfService(job.method)
+        self.admission.admit(job, self.clock())
         loop = asyncio.get_running_loop()
-        finished = asyncio.Event()
+        ended = asyncio.Event()
 
         def done() -> None:
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(finished.set)
+                loop.call_soon_threadsafe(ended.set)
 
         job.done = done
-        with self._gate:
-            if self._closed:
-                raise Unavailable("the engine is not running")
-            self._inbox.put(job)
-        self._queued_images += job.n
-        self._queued_steps += job.n * len(job.table)
         try:
-            await finished.wait()
+            with self._gate:
+                if self._closed:
+                    raise Unavailable("the engine is not running")
+                self._inbox.put(job)
+            await ended.wait()
+        except asyncio.CancelledError:
+            self._inbox.put(Cancel(job))
+            raise
         finally:
-            self._queued_images -= job.n
-            self._queued_steps -= job.n * len(job.table)
+            self.admission.release(job)
         if job.error is not None:
             raise job.error
         return job
+
+    def restore(self, model: str) -> None:
+        """Takes a model into service that was out of it, once it has been loaded anew."""
+        self._failures[model] = 0
+        self.out_of_service.discard(model)
 
     @property
     def alive(self) -> bool:
@@ -97,13 +113,13 @@ class Engine:
                 self.step()
         except Exception as error:  # a bug of ours: nothing more can be trusted, yet every job gets its answer
             log.critical("the engine stopped", exc_info=error)
-            self._abandon(f"the engine stopped: {error}")
+            self._abandon()
 
     def _take_in(self) -> bool:
         """Moves what arrived to the scheduler, waiting if there is nothing else to do; False when all is done."""
         while True:
             try:
-                job = self._inbox.get(block=not self._jobs and not self._draining)
+                message = self._inbox.get(block=not self._jobs and not self._draining)
             except queue.Empty:
                 if self._jobs:
                     return True
@@ -112,76 +128,117 @@ class Engine:
                 if self._closed:
                     return False
                 continue
-            if job is None:
-                self._draining = True
-            else:
-                self._jobs[job] = None
-                self.scheduler.add(job)
+            match message:
+                case None:
+                    self._draining = True
+                case Cancel(job):
+                    if job in self._jobs:
+                        self._fail([job], Cancelled(job.id))
+                case job:
+                    self._jobs[job] = None
+                    self.scheduler.add(job)
 
     def step(self) -> None:
         """One step of one batch; there are jobs."""
         batch = self.scheduler.next_batch(self.clock())
         assert batch is not None
-        runtime = self.runtimes[batch.method]
         start = self.clock()
+        self._run(batch)
+        self.metrics.busy_seconds.inc(self.clock() - start)
+        self._gauge()
+
+    def _run(self, batch: Batch) -> None:
+        """Takes the batch's step; if that fails, each row's by itself, so that only what fails alone is lost."""
+        before = self.clock()
         try:
-            inputs = batch.inputs()
-            before = self.clock()
-            x, x0 = runtime.step(inputs)
-            pixels = runtime.decode(x[batch.last]) if batch.last else x[:0]
+            x, x0, pixels = self._attempt(batch)
         except Exception as error:
-            jobs = dict.fromkeys(image.job for image in batch.images)
-            log.error("step failed", method=batch.method, requests=[job.id for job in jobs], exc_info=error)
-            self._fail(jobs, f"a step of {batch.method} failed: {error}")
-            return
-        after = self.clock()
+            if len(batch.images) == 1:
+                return self._lose(batch, error)
+            log.warning("step failed; its rows are tried singly", method=batch.method, exc_info=error)
+            for image in batch.images:
+                if image.job in self._jobs:
+                    self._run(Batch(batch.method, [image]))
+            return None
+        self._measure(batch, self.clock() - before)
         for image, picture in zip(self.scheduler.advance(batch, x, x0), pixels, strict=True):
             image.pixels = picture
-            job = image.job
-            job.unfinished -= 1
+            image.job.unfinished -= 1
             self.metrics.images.labels(batch.method).inc()
+        self._tell(batch)
+        for job in dict.fromkeys(image.job for image in batch.images):
             if job.unfinished == 0:
                 self._finish(job)
-        self._measure(batch, start, before, after)
+        return None
+
+    def _attempt(self, batch: Batch) -> tuple[Array, Array, Array]:
+        """x, x0 and the images of the rows that finish. Raises what the runtime does, FloatingPointError for NaN."""
+        runtime = self.runtimes[batch.images[0].job.model]
+        x, x0 = runtime.step(batch.inputs())
+        pixels = runtime.decode(x[batch.last]) if batch.last else x[:0]
+        if not all(np.isfinite(each).all() for each in (x, x0, pixels)):
+            raise FloatingPointError("the step gives numbers that are not finite")
+        return x, x0, pixels
+
+    def _tell(self, batch: Batch) -> None:
+        for image in batch.images:
+            job = image.job
+            if job.watch is None:
+                continue
+            preview = None
+            if job.preview_every and image.step % job.preview_every == 0:
+                with suppress(Exception):  # the picture is a courtesy; the image itself is not touched
+                    preview = self.runtimes[job.model].decode(image.x0[None])[0]
+            with suppress(RuntimeError):  # the event loop is closed
+                job.watch(Progress(image.index, image.step, len(job.table), preview))
+
+    def _lose(self, batch: Batch, error: Exception) -> None:
+        """The step of a single row failed: its job ends, and a model that does nothing but fail goes out of service."""
+        job = batch.images[0].job
+        log.error("step failed", method=batch.method, request=job.id, exc_info=error)
+        self._fail([job], StepFailed(f"a step of {batch.method} failed; the server's log says why"))
+        self._failures[job.model] = self._failures.get(job.model, 0) + 1
+        if self._failures[job.model] == FAILURES:
+            log.critical("model taken out of service", method=job.method, failures=FAILURES)
+            self.out_of_service.add(job.model)
+            self._fail([other for other in self._jobs if other.model == job.model], OutOfService(job.method))
 
     def _finish(self, job: Job) -> None:
         del self._jobs[job]
         job.finished_s = self.clock()
+        if job.finished_s > job.deadline_s and job.error is None:
+            self.metrics.missed_deadlines.labels(job.method).inc()
         job.done()
 
-    def _fail(self, jobs: Iterable[Job], detail: str) -> None:
+    def _fail(self, jobs: Iterable[Job], error: Exception) -> None:
         """Ends these jobs with an error; the others go on."""
         for job in jobs:
             self.scheduler.drop(job)
-            job.error = StepFailed(detail)
+            job.error = error
             self._finish(job)
         self._gauge()
 
-    def _abandon(self, detail: str) -> None:
+    def _abandon(self) -> None:
         """Ends every job with an error, and asks nothing of the scheduler, which may be what is broken."""
         with self._gate:
             self._closed = True
         while not self._inbox.empty():
-            if (job := self._inbox.get()) is not None:
-                self._jobs[job] = None
+            if isinstance(message := self._inbox.get(), Job):
+                self._jobs[message] = None
         for job in list(self._jobs):
-            job.error = StepFailed(detail)
+            job.error = StepFailed("the engine stopped; the server's log says why")
             self._finish(job)
         self.metrics.active_images.set(0)
         self.metrics.waiting_images.set(0)
 
-    def _measure(self, batch: Batch, start: float, before: float, after: float) -> None:
-        rows = len(batch.images)
-        row_step_s = (after - before) / rows
-        weight = STEP_TIME_WEIGHT if self.row_step_s else 1.0
-        self.row_step_s += weight * (row_step_s - self.row_step_s)
-        metrics = self.metrics
-        metrics.step_seconds.labels(batch.method).observe(after - before)
+    def _measure(self, batch: Batch, seconds: float) -> None:
+        rows, model, metrics = len(batch.images), batch.images[0].job.model, self.metrics
+        self._failures[model] = 0
+        self.scheduler.costs.observe(model, rows, max(seconds, 1e-6))
+        metrics.step_seconds.labels(batch.method).observe(seconds)
         metrics.batch_size.labels(batch.method).observe(rows)
         metrics.steps.labels(batch.method).inc(rows)
-        metrics.network_seconds.inc(after - before)
-        metrics.busy_seconds.inc(self.clock() - start)
-        self._gauge()
+        metrics.network_seconds.inc(seconds)
 
     def _gauge(self) -> None:
         self.metrics.active_images.set(self.scheduler.active)

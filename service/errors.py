@@ -1,12 +1,13 @@
 """What can go wrong with a request, each kind with its status, and the one place that turns it into an answer.
 
     Problem
-    ├── InvalidRequest   422  a field is outside its range          ├── Overloaded    429  the queue is full
+    ├── InvalidRequest   422  a field is outside its range          ├── Overloaded    429  it cannot be answered in time
     ├── MalformedBody    400  the body is not JSON                  ├── Unavailable   503  starting or draining
     ├── NotJson          415  the body does not say that it is JSON ├── StepFailed    500  the network failed
-    ├── UnknownMethod    404  no model serves that method           ├── Unauthorized  401  no key, or an unknown one
-    ├── NotAcceptable    406  no such media type                    └── KeySpent      429  the key's work is used up
-    └── BodyTooLarge     413  the body is longer than allowed
+    ├── UnknownMethod    404  no model serves that method           ├── OutOfService  500  the model keeps failing
+    ├── NotAcceptable    406  no such media type                    ├── Unauthorized  401  no key, or an unknown one
+    ├── BodyTooLarge     413  the body is longer than allowed       ├── KeySpent      429  the key's work is used up
+    └── UnknownRequest   404  no request of that id is under way    └── Cancelled     409  by DELETE /requests/{id}
 
 An answer is `application/problem+json` (RFC 9457).
 """
@@ -58,6 +59,9 @@ class Problem(Exception):
         self.detail = detail
         self.headers = headers
         self.extra = extra
+
+    def body(self) -> dict[str, Any]:
+        return _body(self.status, self.type, self.detail, self.extra)
 
     def response(self) -> Response:
         return _response(self.status, self.type, self.detail, self.headers, self.extra)
@@ -143,6 +147,29 @@ class StepFailed(Problem):
     type = "urn:trilemma:step-failed"
 
 
+class OutOfService(Problem):
+    type = "urn:trilemma:out-of-service"
+
+    def __init__(self, method: str) -> None:
+        super().__init__(f"{method} kept failing and was taken out of service; POST /admin/reload brings it back")
+
+
+class Cancelled(Problem):
+    status = HTTPStatus.CONFLICT
+    type = "urn:trilemma:cancelled"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"request {id} was cancelled")
+
+
+class UnknownRequest(Problem):
+    status = HTTPStatus.NOT_FOUND
+    type = "urn:trilemma:unknown-request"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"no request {id!r} is under way")
+
+
 def answer(error: Problem, metrics: Metrics) -> Response:
     """The problem's answer; a refusal, which is not the server's fault, is counted by reason."""
     if error.status != HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -195,5 +222,8 @@ def from_validation(error: RequestValidationError, content_type: str) -> Problem
 def _response(
     status: HTTPStatus, kind: str, detail: str, headers: Mapping[str, str] | None, extra: Mapping[str, Any]
 ) -> Response:
-    body = {"type": kind, "title": status.phrase, "status": status.value, "detail": detail, **extra}
-    return Response(orjson.dumps(body), status.value, headers, MEDIA_TYPE)
+    return Response(orjson.dumps(_body(status, kind, detail, extra)), status.value, headers, MEDIA_TYPE)
+
+
+def _body(status: HTTPStatus, kind: str, detail: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": kind, "title": status.phrase, "status": status.value, "detail": detail, **extra}

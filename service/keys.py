@@ -18,7 +18,6 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, TypeAdapter
 from starlette.datastructures import Headers
-from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import KeySpent, Problem, Unauthorized, answer
@@ -60,12 +59,11 @@ def read(path: Path) -> dict[str, Key]:
 
 
 @contextmanager
-def charged(request: Request, work_s: float) -> Iterator[None]:
-    """Takes the work from the account of the request's key, if it has one, and gives it back if it comes to nothing.
+def charged(account: Account | None, work_s: float) -> Iterator[None]:
+    """Takes the work from the account, if there is one, and gives it back if it comes to nothing.
 
     Raises KeySpent.
     """
-    account: Account | None = getattr(request.state, "account", None)
     if account is not None:
         account.take(work_s, time.monotonic())
     try:

@@ -48,6 +48,11 @@ class Metrics:
             registry=registry,
         )
         self.rejections = Counter("trilemma_rejections_total", "Requests refused", ["reason"], registry=registry)
+        self.missed_deadlines = Counter(
+            "trilemma_missed_deadlines_total", "Requests answered after their deadline", ["method"], registry=registry
+        )
+        self.cache_hits = Counter("trilemma_cache_hits_total", "Answers from the cache", registry=registry)
+        self.shared = Counter("trilemma_shared_total", "Requests that waited for an identical one", registry=registry)
         self.network_seconds = Counter("trilemma_network_seconds_total", "Time inside the network", registry=registry)
         self.busy_seconds = Counter("trilemma_busy_seconds_total", "Time the engine had work", registry=registry)
         self.engine_up = Gauge("trilemma_engine_up", "0 once the engine has ended of itself", registry=registry)

@@ -1,44 +1,23 @@
 """The HTTP surface: thin handlers from a parsed request to the engine and back."""
 
 import asyncio
-import base64
-import hashlib
 import time
 from typing import Annotated, Any
 
-import mimeparse
-import numpy as np
-import orjson
 from asgi_correlation_id import correlation_id
 from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi.sse import EventSourceResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service import frontier, tracing
-from service.bundle import Bundle, Sampling
-from service.core import Job
-from service.encode import MEDIA_TYPES, encode
+from service import answer, events, frontier
 from service.errors import MEDIA_TYPE as PROBLEM_TYPE
-from service.errors import NotAcceptable, ProblemDetails
-from service.keys import charged
-from service.schemas import (
-    GeneratedImage,
-    GenerateRequest,
-    GenerateResponse,
-    MethodInfo,
-    ModelRef,
-    Range,
-    Readiness,
-    SolverInfo,
-    Steps,
-    Timing,
-)
+from service.errors import ProblemDetails
+from service.generation import Generation
+from service.schemas import GenerateRequest, GenerateResponse, MethodInfo, Readiness
 from service.service import Service
 
 router = APIRouter()
 
-JSON = "application/json"
-FORMATS = {media_type: format for format, media_type in MEDIA_TYPES.items()}
-ANSWERS = [*reversed(FORMATS), JSON]  # mimeparse takes the last of those that suit equally well: JSON for */*
 PROBLEM_SCHEMA = ProblemDetails.model_json_schema()
 # Inlined: within the OpenAPI document a reference into the schema's own definitions would point nowhere.
 PROBLEM_SCHEMA["properties"]["errors"]["items"] = PROBLEM_SCHEMA.pop("$defs")["FieldError"]
@@ -50,7 +29,7 @@ BINARY = {"schema": {"type": "string", "format": "binary"}}
 GENERATED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The images: JSON, one picture (a grid for n > 1), or a float32 array (n, C, H, W)",
-        "content": dict.fromkeys(FORMATS, BINARY),
+        "content": {**dict.fromkeys(answer.FORMATS, BINARY), answer.EVENTS: {"schema": {"type": "string"}}},
     },
     304: {"description": "`If-None-Match` names what this request would give; nothing was computed"},
 }
@@ -74,35 +53,60 @@ async def generate(
 ) -> Response:
     """Generate images. The same request always gives the same images, whatever else the service is doing."""
     arrived_s = time.perf_counter()
-    answer = negotiate(accept)
+    form = answer.negotiate(accept)
     body, chosen = frontier.choose(body, service.measured_points())
     bundle = service.find(body.method)
     request.state.method = body.method
     sampling = bundle.resolve(body)
     service.metrics.requested_steps.labels(body.method, sampling.solver).observe(sampling.steps)
-    headers = {"ETag": etag(sampling, answer, body.format), "Vary": "Accept", "Trilemma-Seed": str(sampling.seed)}
+    tag = answer.etag(sampling, form, body.format)
+    headers = {"ETag": tag, "Vary": "Accept", "Trilemma-Seed": str(sampling.seed)}
     if chosen is not None:
         headers["Trilemma-Chosen"] = chosen
-    if is_match(headers["ETag"], if_none_match):
+    if answer.is_match(tag, if_none_match):
         return Response(status_code=304, headers=headers)
-    job = bundle.job(sampling, correlation_id.get() or "", arrived_s)
-    with charged(request, job.n * len(job.table) * service.engine.row_step_s):
-        await service.engine.run(job)
-    service.metrics.queue_seconds.labels(body.method).observe(job.started_s - job.submitted_s)
-    response = await asyncio.to_thread(render, job, bundle, sampling, answer, body, headers)
-    tracing.record(job, answered_s=time.perf_counter())
-    return response
+    generation = Generation(
+        service=service,
+        account=getattr(request.state, "account", None),
+        body=body,
+        bundle=bundle,
+        sampling=sampling,
+        chosen=chosen,
+        form=form,
+        tag=tag,
+        id=correlation_id.get() or "",
+        arrived_s=arrived_s,
+    )
+    if form == answer.EVENTS:
+        return EventSourceResponse(await events.stream(generation, request.receive), headers=headers)
+    return await generation.response(request.receive, headers)
+
+
+@router.delete("/requests/{id}", status_code=204)
+async def cancel(id: str, service: Served) -> None:
+    """Cancels the requests under way with this id; their rows are free before the next step."""
+    service.desk.cancel(id)
+
+
+@router.post("/admin/reload")
+async def reload(service: Served) -> Readiness:
+    """Loads and warms up what changed in the bundle folder beside what is served, then switches. No request fails."""
+    await asyncio.to_thread(service.reload)
+    return service.readiness()
 
 
 @router.get("/methods")
 async def methods(service: Served) -> list[MethodInfo]:
     """What is served: models, their classes, steps and solvers, and their measured quality and speed."""
-    return [describe(bundle) for bundle in service.bundles.values()]
+    return [answer.describe(bundle) for bundle in service.bundles.values()]
 
 
-@router.get("/healthz")
-async def healthz() -> dict[str, str]:
-    """Whether the process answers."""
+@router.get("/healthz", responses={503: {"description": "The engine has stopped: start the process anew"}})
+async def healthz(service: Served, response: Response) -> dict[str, str]:
+    """Whether the process can go on: it answers, and its engine has not stopped."""
+    if service.readiness().status == "engine stopped":
+        response.status_code = 503
+        return {"status": "engine stopped"}
     return {"status": "ok"}
 
 
@@ -118,91 +122,3 @@ async def readyz(service: Served, response: Response) -> Readiness:
 async def metrics(service: Served) -> Response:
     """For Prometheus."""
     return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-
-def negotiate(accept: str) -> str:
-    """The media type of the answer. Raises NotAcceptable."""
-    try:
-        best = mimeparse.best_match(ANSWERS, accept.lower() or "*/*")
-    except mimeparse.MimeTypeParseException:
-        best = ""
-    if not best:
-        raise NotAcceptable(accept, ANSWERS)
-    return str(best)
-
-
-def etag(sampling: Sampling, answer: str, format: str) -> str:
-    """Names an answer's images and form. Weak for JSON, whose id and timing differ from call to call."""
-    form = f"{answer};{format}" if answer == JSON else answer
-    digest = hashlib.sha256(f"{sampling.model_dump_json()} {form}".encode()).hexdigest()
-    return f'W/"{digest}"' if answer == JSON else f'"{digest}"'
-
-
-def is_match(tag: str, if_none_match: str) -> bool:
-    """Weak comparison (RFC 9110, section 13.1.2) with a list of tags."""
-    asked = [each.strip().removeprefix("W/") for each in if_none_match.split(",")]
-    return tag.removeprefix("W/") in asked
-
-
-def render(
-    job: Job, bundle: Bundle, sampling: Sampling, answer: str, body: GenerateRequest, headers: dict[str, str]
-) -> Response:
-    """The answer with its images encoded."""
-    start_s = time.perf_counter()
-    images = np.stack([image.pixels for image in job.images])
-    if answer == JSON:
-        files = [encode(image[None], body.format) for image in images]
-    else:
-        files = [encode(images, FORMATS[answer])]
-    end_s = time.perf_counter()
-    timing = Timing(
-        queue_ms=1000 * (job.started_s - job.submitted_s),
-        compute_ms=1000 * (job.finished_s - job.started_s),
-        total_ms=1000 * (end_s - job.submitted_s),
-    )
-    headers["Server-Timing"] = (
-        f"queue;dur={timing.queue_ms:.3f}, compute;dur={timing.compute_ms:.3f}, "
-        f"encode;dur={1000 * (end_s - start_s):.3f}, total;dur={timing.total_ms:.3f}"
-    )
-    if answer != JSON:
-        return Response(files[0], media_type=answer, headers=headers)
-    classes = bundle.manifest.classes
-    response = GenerateResponse(
-        id=job.id,
-        method=sampling.method,
-        steps=sampling.steps,
-        solver=sampling.solver,
-        settings=dict(sampling.settings),
-        chosen=headers.get("Trilemma-Chosen"),
-        seed=sampling.seed,
-        class_label=classes[sampling.label] if sampling.label < len(classes) else None,
-        images=[
-            GeneratedImage(index=i, data=base64.b64encode(file).decode(), sha256=hashlib.sha256(file).hexdigest())
-            for i, file in enumerate(files)
-        ],
-        timing=timing,
-        model=ModelRef(name=bundle.manifest.name, digest=bundle.digest),
-    )
-    return Response(orjson.dumps(response.model_dump()), media_type=JSON, headers=headers)
-
-
-def describe(bundle: Bundle) -> MethodInfo:
-    manifest = bundle.manifest
-    solvers = [
-        SolverInfo(
-            name=name,
-            summary=solver.summary,
-            settings={s: Range(min=r.low, max=r.high, default=r.default) for s, r in solver.settings.items()},
-        )
-        for name, solver in bundle.family.SOLVERS.items()
-    ]
-    return MethodInfo(
-        method=manifest.name,
-        family=manifest.family,
-        model=ModelRef(name=manifest.name, digest=bundle.digest),
-        image_shape=manifest.shape,
-        classes=manifest.classes,
-        steps=Steps(min=1, max=bundle.max_steps, default=manifest.recommended_steps),
-        solvers=solvers,
-        measured=manifest.measured,
-    )

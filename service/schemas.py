@@ -9,6 +9,7 @@ MAX_IMAGES = 64
 MAX_SEED = 2**64 - 1
 
 Format = Literal["png", "jpeg", "webp", "npy"]
+Priority = Literal["low", "normal", "high"]
 
 
 class GenerateRequest(BaseModel):
@@ -43,6 +44,13 @@ class GenerateRequest(BaseModel):
         float | None, Field(gt=0, description="`auto` only: measured Fréchet distance at most; the fastest")
     ] = None
     format: Annotated[Format, Field(description="of `images[].data` in a JSON answer")] = "png"
+    deadline_ms: Annotated[
+        int | None, Field(ge=1, le=86_400_000, description="answered within this time, or refused at once with 429")
+    ] = None
+    priority: Annotated[Priority, Field(description="how soon, where there is no deadline")] = "normal"
+    preview_every: Annotated[
+        int | None, Field(ge=1, description="in an event stream: a picture of the predicted image every so many steps")
+    ] = None
 
 
 class GeneratedImage(BaseModel):
@@ -116,6 +124,7 @@ class Readiness(BaseModel):
     status: Status
     methods: list[str]
     failed_bundles: dict[str, str] = Field(description="bundles that were refused, and why")
+    out_of_service: list[str] = Field(description="methods whose model kept failing")
 
 
 def allowed(field: str) -> Any:

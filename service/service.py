@@ -1,5 +1,7 @@
 """What the handlers share: the models served, the engine, and how far along the service is."""
 
+import threading
+import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -8,6 +10,8 @@ import structlog
 
 from service import bundle, frontier
 from service.bundle import Bundle
+from service.cache import Cache, Flights
+from service.desk import Desk
 from service.engine import Engine
 from service.errors import Unavailable, UnknownMethod
 from service.metrics import Metrics
@@ -32,38 +36,69 @@ class Service:
         self.failed_bundles: dict[str, str] = {}
         self._open_runtime = open_runtime
         self._points: list[frontier.Point] = []
-        self._runtimes: dict[str, Runtime] = {}
+        self._runtimes: dict[str, Runtime] = {}  # by digest; those of the last reload's bundles stay for their rows
+        self._loading = threading.Lock()
+        self._scheduler = Scheduler(settings.max_batch)
         self.engine = Engine(
-            self._runtimes, Scheduler(settings.max_batch), self.metrics, max_queued_images=settings.max_queued_images
+            self._runtimes, self._scheduler, self.metrics, settings.max_queued_images, settings.max_backlog_s
         )
         self.metrics.engine_up.set_function(lambda: self.status != "ready" or self.engine.alive)
         self.metrics.queue_limit.set(settings.max_queued_images)
+        self.desk = Desk()
+        self.cache = Cache(settings.cache_bytes)
+        self.flights = Flights()
 
     def load(self) -> None:
         """Loads and warms up every bundle of the folder, then starts the engine; slow, so not for the event loop."""
-        served: dict[str, Bundle] = {}
-        bundles, failed = bundle.load_all(self.settings.bundles)
-        for name, loaded in bundles.items():
-            try:
-                runtime = self._open_runtime(loaded, self.settings.threads)
-                warm_up(runtime, loaded, self.settings.max_batch)
-            except Exception as error:  # whatever a runtime raises on a graph that it cannot run
-                failed[loaded.folder.name] = f"{loaded.step_file}: {error}"
-                continue
-            self._runtimes[name] = runtime
-            served[name] = loaded
-            self.metrics.model_info.labels(name, loaded.manifest.family, loaded.digest).set(1)
-            self.metrics.publish_measured(name, loaded.manifest.measured.get("points", []))
-            log.info("model ready", method=name, digest=loaded.digest[:12])
+        self.reload()
+        self.engine.start()
+        self.status = "ready"
+
+    def reload(self) -> None:
+        """Loads and warms up what is new in the folder, then switches to it; what fails leaves the old one serving.
+
+        Jobs of a replaced model finish on it: its runtime is let go by the reload after this one.
+        """
+        with self._loading:
+            before = self.bundles
+            bundles, failed = bundle.load_all(self.settings.bundles)
+            served = {name: old for name, old in before.items() if old.folder.name in failed}
+            for name, loaded in bundles.items():
+                try:
+                    self._open(loaded)
+                    served[name] = loaded
+                except Exception as error:  # whatever a runtime raises on a graph that it cannot run
+                    failed[loaded.folder.name] = f"{loaded.step_file}: {error}"
+                    if name in before:
+                        served[name] = before[name]
+            self._report(served, failed)
+            self._points = frontier.points(served.values())
+            self.bundles, self.failed_bundles = served, failed  # whole, as the event loop reads them meanwhile
+            needed = {each.digest for each in (*served.values(), *before.values())}
+            for digest in set(self._runtimes) - needed:
+                del self._runtimes[digest]
+
+    def _open(self, loaded: Bundle) -> None:
+        if loaded.digest in self._runtimes and loaded.digest not in self.engine.out_of_service:
+            return
+        runtime = self._open_runtime(loaded, self.settings.threads)
+        curve = warm_up(runtime, loaded, self.settings.max_batch)
+        self._scheduler.costs.set(loaded.digest, curve)
+        self._runtimes[loaded.digest] = runtime
+        self.engine.restore(loaded.digest)
+        log.info("model ready", method=loaded.manifest.name, digest=loaded.digest[:12], seconds_a_step=curve)
+
+    def _report(self, served: dict[str, Bundle], failed: dict[str, str]) -> None:
+        self.metrics.model_info.clear()
+        self.metrics.measured.clear()
+        for name, each in served.items():
+            self.metrics.model_info.labels(name, each.manifest.family, each.digest).set(1)
+            self.metrics.publish_measured(name, each.manifest.measured.get("points", []))
         self.metrics.failed_bundles.set(len(failed))
         for folder, reason in failed.items():
             log.error("bundle refused", folder=folder, reason=reason)
         if not served:
             log.error("no model to serve", bundles=str(self.settings.bundles))
-        self._points = frontier.points(served.values())
-        self.bundles, self.failed_bundles = served, failed  # whole, as the event loop reads them meanwhile
-        self.engine.start()
-        self.status = "ready"
 
     def drain(self) -> None:
         """Ends the engine once every accepted request has its answer."""
@@ -87,24 +122,36 @@ class Service:
             raise Unavailable(f"the service is {self.status}")
 
     def readiness(self) -> Readiness:
-        return Readiness(status=self._status(), methods=list(self.bundles), failed_bundles=self.failed_bundles)
+        out = self.engine.out_of_service
+        return Readiness(
+            status=self._status(),
+            methods=[name for name, each in self.bundles.items() if each.digest not in out],
+            failed_bundles=self.failed_bundles,
+            out_of_service=[name for name, each in self.bundles.items() if each.digest in out],
+        )
 
     def _status(self) -> Status:
         if self.status != "ready":
             return self.status
-        if not self.bundles:
+        if not self.engine.alive:
+            return "engine stopped"
+        if all(each.digest in self.engine.out_of_service for each in self.bundles.values()):
             return "no model"
-        return "ready" if self.engine.alive else "engine stopped"
+        return "ready"
 
 
-def warm_up(runtime: Runtime, loaded: Bundle, max_batch: int) -> None:
-    """Runs a step, and what follows the last one, of one row and of the largest batch.
+def warm_up(runtime: Runtime, loaded: Bundle, max_batch: int) -> dict[int, float]:
+    """Runs steps of growing batches, and what follows the last one; seconds of a step by rows.
 
     Raises ValueError if a result is misshapen or not finite.
     """
-    for n in (1, max_batch):
+    curve = {}
+    for n in sorted({*(2**k for k in range(max_batch.bit_length())), max_batch}):
         inputs = loaded.first_step(n)
-        x, _ = runtime.step(inputs)
+        for _ in range(2):  # the first one of a size sets things up
+            start_s = time.perf_counter()
+            x, _x0 = runtime.step(inputs)
+            curve[n] = max(time.perf_counter() - start_s, 1e-6)
         if x.shape != inputs["x"].shape:
             raise ValueError(f"the step gives x of shape {x.shape} for one of {inputs['x'].shape}")
         images = runtime.decode(x)
@@ -112,3 +159,4 @@ def warm_up(runtime: Runtime, loaded: Bundle, max_batch: int) -> None:
             raise ValueError(f"the images have shape {images.shape}, not {(n, *loaded.manifest.shape)}")
         if not np.isfinite(images).all():
             raise ValueError("the step gives numbers that are not finite")
+    return curve

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.schemas import MAX_IMAGES
@@ -25,6 +25,11 @@ class Settings(BaseSettings):
     max_queued_images: int = Field(
         4096, ge=MAX_IMAGES, description="images accepted and not finished at most; a request beyond them gets 429"
     )
+    max_backlog_s: PositiveFloat = Field(
+        60, description="seconds of predicted work accepted and not finished at most; what is beyond gets 429"
+    )
+    cache_bytes: NonNegativeInt = Field(64 * 2**20, description="finished images kept in memory; 0: none")
+    shutdown_s: PositiveInt = Field(120, description="seconds to finish accepted requests in when told to end")
     max_body_bytes: PositiveInt = Field(65536, description="longest body of a request; a longer one gets 413")
     keys: Path | None = Field(None, description="file of API keys (docs/operations.md); without it anybody may call")
     cors_origins: list[str] = Field([], description="origins whose pages may call, e.g. https://example.org; * for all")

@@ -20,7 +20,6 @@ from openapi_spec_validator import validate
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from service import routes
 from service.app import create_app
 from service.bundle import Bundle
 from service.core import Array, Inputs
@@ -176,7 +175,21 @@ def test_etags_differ_with_all_that_changes_the_answer(client: TestClient) -> No
         (
             {"step": 4},
             "step",
-            ["class_label", "eta", "format", "max_distance", "max_ms", "method", "n", "seed", "solver", "steps"],
+            [
+                "class_label",
+                "deadline_ms",
+                "eta",
+                "format",
+                "max_distance",
+                "max_ms",
+                "method",
+                "n",
+                "preview_every",
+                "priority",
+                "seed",
+                "solver",
+                "steps",
+            ],
         ),
     ],
 )
@@ -238,7 +251,7 @@ def test_an_error_of_our_own_is_a_500_that_names_its_request_and_hides_the_rest(
     def broken(*_: object) -> bytes:
         raise ZeroDivisionError("a secret")
 
-    monkeypatch.setattr(routes, "encode", broken)
+    monkeypatch.setattr("service.answer.encode", broken)
     answer = client.post("/generate", json={"method": "toy"}, headers={"X-Request-ID": "abc-1"})
     assert (answer.status_code, answer.json()["status"]) == (500, 500)
     assert answer.headers["content-type"] == "application/problem+json"
@@ -300,6 +313,7 @@ def test_the_openapi_document_is_valid_and_has_the_answers(client: TestClient) -
         "image/jpeg",
         "image/webp",
         "application/x-npy",
+        "text/event-stream",
     }
     assert "application/problem+json" in answers["4XX"]["content"]
 
@@ -312,7 +326,7 @@ class Held(ToyRuntime):
         self.entered, self.go = threading.Event(), threading.Event()
 
     def step(self, inputs: Inputs) -> tuple[Array, Array]:
-        if len(self.batches) >= 2:
+        if len(self.batches) >= 6:  # 1, 2 and 4 rows, twice each
             self.entered.set()
             assert self.go.wait(60)
         return super().step(inputs)

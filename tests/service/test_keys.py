@@ -64,11 +64,16 @@ def test_machines_that_watch_the_service_need_no_key(keys: Path) -> None:
     served(test, keys)
 
 
+def predict(client: TestClient, row_step_s: float) -> None:
+    """Makes the service reckon so long for a step of an image."""
+    scheduler = client.app.state.service.engine.scheduler  # type: ignore[attr-defined]
+    scheduler.work_s = lambda job: job.n * len(job.table) * row_step_s
+
+
 def test_a_key_whose_work_is_used_up_waits_while_another_goes_on(keys: Path) -> None:
     def test(client: TestClient) -> None:
         large = {**BODY, "steps": 500, "n": 64}
-        client.post("/generate", json=BODY, headers=bearer("alice"))  # from here on a step's time is known
-        client.app.state.service.engine.row_step_s = 1e-3  # type: ignore[attr-defined]
+        predict(client, row_step_s=1e-3)
         assert client.post("/generate", json=large, headers=bearer("bob")).status_code == 200
         spent = client.post("/generate", json=BODY, headers=bearer("bob"))
         assert (spent.status_code, spent.json()["type"]) == (429, "urn:trilemma:key-spent")
@@ -83,8 +88,7 @@ def test_a_request_that_comes_to_nothing_costs_nothing(keys: Path) -> None:
     runtime.fail_on = {1}
 
     def test(client: TestClient) -> None:
-        client.post("/generate", json=BODY, headers=bearer("alice"))
-        client.app.state.service.engine.row_step_s = 1.0  # type: ignore[attr-defined]
+        predict(client, row_step_s=1.0)
         failing = {**BODY, "class_label": 1}
         assert [client.post("/generate", json=failing, headers=bearer("bob")).status_code for _ in range(2)] == [
             500

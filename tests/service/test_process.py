@@ -83,6 +83,31 @@ def test_a_signal_ends_it_after_every_accepted_request_has_its_answer(
     assert process.wait(60) == 0
 
 
+def test_half_a_body_that_was_sent_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = ["--port", str(port), "--bundles", str(tmp_path), "--shutdown-s", "1"]
+    process = subprocess.Popen([sys.executable, "-m", "service", *flags], cwd=REPOSITORY)
+    try:
+        while True:
+            try:
+                stuck = socket.create_connection(("127.0.0.1", port))
+                break
+            except ConnectionRefusedError:
+                assert process.poll() is None
+        with stuck:
+            head = "POST /generate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
+            stuck.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
+            assert b"100" in stuck.recv(100)  # its handler waits for the body
+            stuck.sendall(b"half")
+            process.terminate()
+            process.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_it_listens_ends_it_at_once(signum: signal.Signals) -> None:
     script = f"""if True:

@@ -1,0 +1,105 @@
+"""Scheduling and admission in virtual time, over thousands of random workloads."""
+
+import math
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loadtests.simulate import CURVE, RULES, Arrival, costs, job, simulate, trace
+from service.admission import Admission
+from service.core import Job
+from service.scheduler import STRETCH, Scheduler
+
+curves = st.sampled_from([{1: 0.01, 8: 0.08}, {1: 0.01, 8: 0.01}, {1: 0.01, 8: 0.04}])
+
+
+@st.composite
+def workloads(draw: st.DrawFn) -> tuple[Scheduler, list[Arrival]]:
+    scheduler = Scheduler(draw(st.integers(1, 8)), costs({"a": draw(curves), "b": draw(curves)}))
+    now, arrivals = 0.0, []
+    for _ in range(draw(st.integers(1, 12))):
+        now += draw(st.floats(0, 0.2))
+        within_s = draw(st.one_of(st.just(math.inf), st.floats(0.01, 2)))
+        each = job(draw(st.sampled_from("ab")), draw(st.integers(1, 12)), draw(st.integers(1, 4)), now, now + within_s)
+        each.priority = draw(st.sampled_from(["low", "normal", "high"]))
+        arrivals.append(Arrival(now, each))
+    return scheduler, arrivals
+
+
+@settings(deadline=None, derandomize=True, max_examples=2000)
+@given(workloads())
+def test_every_accepted_deadline_is_met(workload: tuple[Scheduler, list[Arrival]]) -> None:
+    scheduler, arrivals = workload
+    admission = Admission(scheduler, max_queued_images=1000, max_backlog_s=1.0)
+    for each in simulate(arrivals, scheduler, admission):
+        assert each.submitted_s < each.finished_s <= each.deadline_s + 1e-9
+    assert not admission.jobs
+    assert scheduler.active == scheduler.waiting == 0
+
+
+@settings(deadline=None, derandomize=True, max_examples=1000)
+@given(workloads())
+def test_no_job_ends_later_than_its_due_time_and_the_backlog(workload: tuple[Scheduler, list[Arrival]]) -> None:
+    scheduler, arrivals = workload
+
+    def rule(each: Job, now: float, work_s: float) -> float:
+        each.deadline_s = math.inf
+        return now + STRETCH[each.priority] * work_s
+
+    def full_s(each: Job) -> float:
+        rows = scheduler.costs.paying(each.model, scheduler.max_batch)
+        return len(each.table) * each.n * scheduler.costs.seconds(each.model, rows)
+
+    longest_step_s = 0.08
+    done = simulate(arrivals, scheduler, rule)
+    for each in done:
+        accepted_s = sum(full_s(other) for other in done if other.submitted_s <= each.due_s + longest_step_s)
+        assert each.finished_s <= each.due_s + accepted_s + longest_step_s + 1e-9
+
+
+def test_a_flood_of_short_jobs_of_one_model_does_not_starve_another() -> None:
+    scheduler = Scheduler(1, costs({"a": {1: 0.01}, "b": {1: 0.01}}))
+    flood = [Arrival(0.01 * i, job("a", 1, at_s=0.01 * i)) for i in range(1000)]
+    victim = job("b", 10)
+    simulate([Arrival(0.0, victim), *flood], scheduler, RULES["ours"])
+    assert victim.finished_s <= 5 * 0.1 + 0.1 + 0.02  # its due time, its work and what was there before it
+    starved = job("b", 10)
+    flood = [Arrival(0.01 * i, job("a", 1, at_s=0.01 * i)) for i in range(1000)]
+    simulate([Arrival(0.0, starved), *flood], Scheduler(1, scheduler.costs), RULES["shortest first"])
+    assert starved.finished_s > 9
+
+
+def test_a_four_step_job_is_in_the_step_after_its_arrival_though_a_long_one_fills_the_batch() -> None:
+    for curve in ({1: 0.01, 4: 0.01}, {1: 0.01, 4: 0.04}):
+        scheduler = Scheduler(4, costs({"a": curve}))
+        long, short = job("a", 1000, n=8), job("a", 4)
+        for each in (long, short):
+            each.due_s = RULES["ours"](each, 0.0, scheduler.work_s(each))
+        scheduler.add(long)
+        scheduler.next_batch(0.0)
+        scheduler.add(short)
+        batch = scheduler.next_batch(0.01)
+        assert batch is not None
+        assert short.images[0] in batch.images
+
+
+def test_rows_that_would_break_a_deadline_do_not_ride_along() -> None:
+    scheduler = Scheduler(4, costs({"a": {1: 0.01, 4: 0.02}}))
+    urgent, other = job("a", 10, deadline_s=0.11), job("a", 10, n=3)
+    urgent.due_s, other.due_s = 0.11, 1.0
+    scheduler.add(urgent)
+    scheduler.add(other)
+    alone, together = scheduler.next_batch(0.0095), scheduler.next_batch(-1.0)
+    assert alone is not None
+    assert together is not None
+    assert (alone.images, len(together.images)) == (urgent.images, 4)
+
+
+def test_ours_keeps_short_jobs_quick_and_long_ones_from_starving() -> None:
+    slowdown = {}
+    for name, rule in RULES.items():
+        done = simulate(trace(0.9, 400), Scheduler(16, costs({"a": CURVE})), rule)
+        short = [each.finished_s - each.submitted_s for each in done if len(each.table) == 4]
+        slowdown[name] = np.percentile(short, 99) / (4 * CURVE[1])
+    assert slowdown["ours"] < slowdown["first come"]
