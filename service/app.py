@@ -11,7 +11,7 @@ from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from service import errors, keys, routes
+from service import errors, keys, routes, static
 from service.headers import SecurityHeaders
 from service.keys import KeyCheck
 from service.limits import BodyLimit
@@ -62,6 +62,7 @@ def create_app(settings: Settings, open_runtime: OpenRuntime = OrtRuntime) -> Fa
     )
     app.state.service = service
     app.include_router(routes.router)
+    app.router.routes.extend(static.ROUTES)
     errors.install(app, service.metrics)
     guard(app, settings, service.metrics)
     app.add_middleware(Observe, metrics=service.metrics)

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import KeySpent, Problem, Unauthorized, answer
 from service.metrics import Metrics
+from service.static import ASSETS
 
 OPEN = {"/healthz", "/readyz", "/metrics"}  # asked by machines that have no key; a proxy keeps them from the world
 
@@ -74,8 +75,13 @@ def charged(account: Account | None, work_s: float) -> Iterator[None]:
         raise
 
 
+def is_open(path: str) -> bool:
+    """Whether a path is answered without a key: OPEN, and the page, which asks its reader for one."""
+    return path in OPEN or path == "/" or path.startswith(f"{ASSETS}/")
+
+
 class KeyCheck:
-    """ASGI middleware: no answer without a key, but for OPEN. The handler finds the key's account in its state."""
+    """ASGI middleware: no answer without a key, but for what is open. The handler finds the key's account in its state."""
 
     def __init__(self, app: ASGIApp, keys: Mapping[str, Key], metrics: Metrics) -> None:
         self.app = app
@@ -84,7 +90,7 @@ class KeyCheck:
         self.accounts = {n: Account(n, k.work_s_per_minute) for n, k in keys.items() if k.work_s_per_minute is not None}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN:
+        if scope["type"] != "http" or is_open(scope["path"]):
             await self.app(scope, receive, send)
         elif (name := self.find(Headers(scope=scope).get("authorization", ""))) is None:
             await answer(Unauthorized(), self.metrics)(scope, receive, send)

@@ -1,0 +1,88 @@
+/** The form of a request's settings. */
+
+import { h, duration } from "./dom.js";
+import { choices, classes, number, seed, slider } from "./controls.js";
+import { along, look } from "./methods.js";
+import { Steps } from "./steps.js";
+
+export class Inspector {
+  /** `onchange` is told of new settings, `onstart` of a wish to begin, or to stop. */
+  constructor(methods, all, { onchange, onstart, ondice }) {
+    Object.assign(this, { methods, all, onchange, ondice });
+    this.parts = h("div", { class: "parts" });
+    this.go = h("button", { class: "primary" }, "Generate");
+    const submit = (event) => (event.preventDefault(), onstart());
+    this.element = h("form", { class: "inspector", "aria-label": "Settings", onsubmit: submit }, this.parts, h("div", { class: "go" }, this.go));
+  }
+
+  get method() {
+    return this.methods.find((each) => each.method === this.settings.method);
+  }
+
+  set(settings) {
+    this.settings = settings;
+    const { solvers, steps } = this.method;
+    const solver = solvers.find((each) => each.name === settings.solver);
+    this.parts.replaceChildren(
+      choices("Method", "cards", this.methods.map((each) => this.card(each)), settings.method, (name) => this.choose(name)),
+      this.method.classes.length ? classes(this.method, settings.label, (label) => this.update({ label })) : "",
+      new Steps(settings, this.methods, this.all, (count) => this.update({ steps: count })).element,
+      solvers.length > 1 ? choices("Solver", "segments", solvers.map((each) => ({ value: each.name, label: each.name })), settings.solver, (name) => this.solve(name)) : "",
+      h("p", { class: "hint" }, solver.summary),
+      ...Object.entries(solver.settings).map(([name, range]) => slider(name, settings.values[name], range, (value) => this.retune(name, value))),
+      h(
+        "div",
+        { class: "pair" },
+        seed(settings.seed, (value) => this.update({ seed: value }), () => this.ondice()),
+        number("Images", settings.n, 1, 64, (n) => this.update({ n })),
+      ),
+    );
+  }
+
+  card(method) {
+    const { color } = look(this.methods, method.method);
+    const fastest = along(this.all, { ...defaults(method), method: method.method }).find((p) => p.steps === method.steps.default);
+    const hint = `${method.steps.default} steps${fastest ? `, ${duration(fastest.ms)}` : ""}`;
+    return { value: method.method, label: method.method, hint, color };
+  }
+
+  update(change) {
+    this.settings = { ...this.settings, ...change };
+    this.onchange(this.settings);
+  }
+
+  /** Another method begins with its own defaults, and the same class where it has it. */
+  choose(name) {
+    const method = this.methods.find((each) => each.method === name);
+    const label = method.classes.includes(this.settings.label) ? this.settings.label : null;
+    this.rebuild({ ...this.settings, ...defaults(method), method: name, steps: method.steps.default, label });
+  }
+
+  solve(name) {
+    const solver = this.method.solvers.find((each) => each.name === name);
+    this.rebuild({ ...this.settings, solver: name, values: valuesOf(solver) });
+  }
+
+  /** A solver's setting changes what was measured, so the steps' marks are drawn anew; the slider in hand stays. */
+  retune(name, value) {
+    this.update({ values: { ...this.settings.values, [name]: value } });
+    const steps = new Steps(this.settings, this.methods, this.all, (count) => this.update({ steps: count }));
+    this.parts.querySelector(".steps").replaceWith(steps.element);
+  }
+
+  /** The form for other settings, with the focus where it was. */
+  rebuild(settings) {
+    const focused = document.activeElement?.value;
+    this.set(settings);
+    this.onchange(settings);
+    this.parts.querySelector(`input[type=radio][value="${CSS.escape(focused ?? "")}"]:checked`)?.focus();
+  }
+}
+
+function valuesOf(solver) {
+  return Object.fromEntries(Object.entries(solver.settings).map(([name, range]) => [name, range.default]));
+}
+
+function defaults(method) {
+  return { solver: method.solvers[0].name, values: valuesOf(method.solvers[0]) };
+}

@@ -1,0 +1,54 @@
+/** What is known of the methods: their measured points, and how they look in charts. */
+
+const SHAPES = ["circle", "square", "triangle", "diamond"];
+
+/** How a method is drawn, by its place in the list. */
+export function look(methods, name) {
+  const index = methods.findIndex((each) => each.method === name);
+  return { color: `var(--series-${(index % 4) + 1})`, shape: SHAPES[index % 4] };
+}
+
+/** Every measured point of every method, `{method, solver, settings, steps, ms, distance, recall …}`. */
+export function points(methods) {
+  return methods.flatMap((each) =>
+    (each.measured.points ?? []).map((point) => ({
+      ...point,
+      method: each.method,
+      ms: point.alone_ms,
+      distance: point.frechet_distance,
+    })),
+  );
+}
+
+/** The points of settings' way of sampling, by steps. */
+export function along(all, { method, solver, values }) {
+  const same = (point) => Object.entries(point.settings).every(([name, value]) => values[name] === value);
+  return all
+    .filter((point) => point.method === method && point.solver === solver && same(point))
+    .sort((a, b) => a.steps - b.steps);
+}
+
+/** "ddim eta=1", the way of sampling of a point. */
+export function way(point) {
+  return [point.solver, ...Object.entries(point.settings).map(([name, value]) => `${name}=${value}`)].join(" ");
+}
+
+/** How a point stands among all, 0 worst to 1 best in each: speed (by the logarithm of time), quality, diversity. */
+export function scores(point, all) {
+  const place = (measure) => {
+    const values = all.map(measure).filter(Number.isFinite);
+    const [worst, best] = [Math.min(...values), Math.max(...values)];
+    return best === worst ? 1 : (measure(point) - worst) / (best - worst);
+  };
+  return {
+    speed: place((each) => -Math.log(each.ms)),
+    quality: place((each) => -each.distance),
+    diversity: Number.isFinite(point.recall) ? place((each) => each.recall) : 0,
+  };
+}
+
+/** The points to which no other is both nearer the data and as fast, or the other way round. */
+export function front(all) {
+  const better = (a, b) => a.ms <= b.ms && a.distance <= b.distance && (a.ms < b.ms || a.distance < b.distance);
+  return all.filter((point) => !all.some((other) => better(other, point))).sort((a, b) => a.ms - b.ms);
+}

@@ -1,0 +1,73 @@
+/**
+ * What a request asks for: `{method, solver, values, steps, label, seed, n}`. `values` are the solver's settings, `label`
+ * a class's name or null, and `seed` a string, as JavaScript's numbers end at 2⁵³ and seeds at 2⁶⁴.
+ */
+
+const MAX_SEED = 2n ** 64n - 1n;
+const DRAWN_SEEDS = 1_000_000; // short enough to be said aloud
+
+export function drawSeed() {
+  return String(crypto.getRandomValues(new Uint32Array(1))[0] % DRAWN_SEEDS);
+}
+
+export function isSeed(text) {
+  return /^\d{1,20}$/.test(text) && BigInt(text) <= MAX_SEED;
+}
+
+/** The settings that an address names, defaults filled in, and the names of those that are not to be had here. */
+export function complete(params, methods) {
+  const unknown = [];
+  const pick = (name, choices, otherwise) => {
+    const asked = params.get(name);
+    if (asked === null || choices.includes(asked)) return asked ?? otherwise;
+    unknown.push(`${name}=${asked}`);
+    return otherwise;
+  };
+  const number = (name, otherwise, min, max, step = "any") => {
+    const asked = params.get(name);
+    const value = Number(asked);
+    if (asked === null) return otherwise;
+    if (asked !== "" && value >= min && value <= max && (step === "any" || Number.isInteger(value))) return value;
+    unknown.push(`${name}=${asked}`);
+    return otherwise;
+  };
+  const chosen = pick("method", methods.map((each) => each.method), methods[0].method);
+  const method = methods.find((each) => each.method === chosen);
+  const solverName = pick("solver", method.solvers.map((each) => each.name), method.solvers[0].name);
+  const solver = method.solvers.find((each) => each.name === solverName);
+  const ranges = Object.entries(solver.settings);
+  const values = Object.fromEntries(ranges.map(([name, r]) => [name, number(name, r.default, r.min, r.max)]));
+  const steps = number("steps", method.steps.default, method.steps.min, method.steps.max, 1);
+  const label = pick("class_label", ["", ...method.classes], method.classes[Math.min(3, method.classes.length - 1)]) || null;
+  const n = number("n", 1, 1, 64, 1);
+  const asked = params.get("seed");
+  if (asked !== null && !isSeed(asked)) unknown.push(`seed=${asked}`);
+  const seed = asked !== null && isSeed(asked) ? asked : drawSeed();
+  return { settings: { method: chosen, solver: solverName, values, steps, label, seed, n }, unknown };
+}
+
+/** The address's form of settings. */
+export function toParams({ method, solver, values, steps, label, seed, n }) {
+  const fields = { method, class_label: label ?? "", steps, solver, ...values, seed, n };
+  return new URLSearchParams(Object.entries(fields).map(([name, value]) => [name, String(value)]));
+}
+
+/** The JSON body of settings; it is a Python literal too. */
+export function toBody({ method, solver, values, steps, label, seed, n }, method_, extra = {}) {
+  const fields = { method, steps, solver, ...values, class_label: classValue(method_, label), seed, n, ...extra };
+  if (n === 1) delete fields.n;
+  const text = (name, value) => (name === "seed" ? value : JSON.stringify(value));
+  const written = Object.entries(fields).filter(([, value]) => value !== undefined);
+  return `{${written.map(([name, value]) => `"${name}": ${text(name, value)}`).join(", ")}}`;
+}
+
+/** A class as a request names it: by number where its name is that number. */
+function classValue(method, label) {
+  if (label === null) return undefined;
+  return method.classes[Number(label)] === label ? Number(label) : label;
+}
+
+/** "3 by ddim, 20 steps, seed 7". */
+export function describe({ method, label, steps, seed }) {
+  return [`${label ?? "no class"} by ${method}`, steps && `${steps} step${steps === 1 ? "" : "s"}`, `seed ${seed}`].filter(Boolean).join(", ");
+}
