@@ -81,7 +81,7 @@ def is_open(path: str) -> bool:
 
 
 class KeyCheck:
-    """ASGI middleware: no answer without a key, but for what is open. The handler finds the key's account in its state."""
+    """ASGI middleware: no answer without a key, but for what is open. The handler finds the key's account."""
 
     def __init__(self, app: ASGIApp, keys: Mapping[str, Key], metrics: Metrics) -> None:
         self.app = app

@@ -29,11 +29,11 @@ export function logTicks(low, high) {
 }
 
 /** Grid lines and labels of both axes in a box {left, right, top, bottom}. */
-export function axes(box, x, y, xTicks, yTicks, format = short) {
+export function axes(box, x, y, xTicks, yTicks, format = { x: short, y: short }) {
   return [
     ...yTicks.map((value) => svg("line", { class: "grid", x1: box.left, x2: box.right, y1: y(value), y2: y(value) })),
-    ...yTicks.map((value) => svg("text", { class: "tick", x: box.left - 8, y: y(value), dy: "0.32em", "text-anchor": "end" }, short(value))),
-    ...xTicks.map((value) => svg("text", { class: "tick", x: x(value), y: box.bottom + 18, "text-anchor": "middle" }, format(value))),
+    ...yTicks.map((value) => svg("text", { class: "tick", x: box.left - 8, y: y(value), dy: "0.32em", "text-anchor": "end" }, format.y(value))),
+    ...xTicks.map((value) => svg("text", { class: "tick", x: x(value), y: box.bottom + 18, "text-anchor": "middle" }, format.x(value))),
   ];
 }
 

@@ -85,6 +85,7 @@ class Generate {
     this.clear();
     this.every = Math.ceil(settings.steps / FRAMES);
     this.picture.prepare(settings, method);
+    this.picture.tiles.scrollIntoView({ block: "nearest" }); // on a phone the form is below it
     const answer = await this.picture.play(settings, method, running.signal);
     if (this.running !== running) return;
     this.running = undefined;

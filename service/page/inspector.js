@@ -72,10 +72,10 @@ export class Inspector {
 
   /** The form for other settings, with the focus where it was. */
   rebuild(settings) {
-    const focused = document.activeElement?.value;
+    const group = document.activeElement?.closest("fieldset")?.className;
     this.set(settings);
     this.onchange(settings);
-    this.parts.querySelector(`input[type=radio][value="${CSS.escape(focused ?? "")}"]:checked`)?.focus();
+    this.parts.querySelector(`fieldset[class="${group}"] input:checked`)?.focus();
   }
 }
 

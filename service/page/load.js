@@ -8,7 +8,7 @@ import { Notice } from "./notice.js";
 import { increase, parse, quantile, sum, values } from "./prometheus.js";
 
 const EVERY_MS = 1000;
-const SHOWN_S = 120;
+const SHOWN_S = [30, 60, 120]; // the shortest that holds what was read
 const WINDOW = 10; // readings that a rate is taken over
 const LATENCY_WINDOW = 30;
 const HEIGHT = 200;
@@ -54,7 +54,7 @@ class Load {
     }
     this.readings = this.readings.slice(-LATENCY_WINDOW - 1);
     this.history.push({ at: performance.now(), ...this.derive() });
-    this.history = this.history.slice((-SHOWN_S * 1000) / EVERY_MS);
+    this.history = this.history.slice((-SHOWN_S.at(-1) * 1000) / EVERY_MS);
     this.charts.forEach((chart) => chart.draw(this.history));
     return this.summarise(this.history.at(-1));
   }
@@ -98,7 +98,7 @@ class Load {
   }
 }
 
-/** Lines over the last two minutes. */
+/** Lines over what was read, two minutes at most. */
 class Chart {
   constructor(title, unit, series, format = short) {
     Object.assign(this, { title, format });
@@ -114,16 +114,18 @@ class Chart {
     const box = { left: 44, right: width - 14, top: 14, bottom: HEIGHT - 28 };
     const numbers = history.flatMap((each) => this.series.map(({ key }) => each[key])).filter(Number.isFinite);
     const yTicks = ticks(0, Math.max(1, ...numbers) * 1.05, 4);
-    const x = scale([-SHOWN_S, 0], [box.left, box.right]);
+    const read = (now.at - history[0].at) / 1000;
+    const shown = SHOWN_S.find((span) => span >= read) ?? SHOWN_S.at(-1);
+    const x = scale([-shown, 0], [box.left, box.right]);
     const y = scale([0, Math.max(1, ...numbers) * 1.1], [box.bottom, box.top]);
     const ago = (each) => x((each.at - now.at) / 1000);
     const line = ({ key, color }) => {
-      const places = history.filter((each) => Number.isFinite(each[key]) && each.at > now.at - 1000 * SHOWN_S).map((each) => [ago(each), y(each[key])]);
+      const places = history.filter((each) => Number.isFinite(each[key]) && each.at >= now.at - 1000 * shown).map((each) => [ago(each), y(each[key])]);
       return svg("path", { class: "line", d: path(places), style: { "--color": color } });
     };
     const seconds = (value) => (value ? `−${-value} s` : "now");
     this.plot.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
-    this.plot.replaceChildren(...axes(box, x, y, [-120, -60, 0], yTicks, seconds), ...this.series.map(line));
+    this.plot.replaceChildren(...axes(box, x, y, [-shown, -shown / 2, 0], yTicks, { x: seconds, y: this.format }), ...this.series.map(line));
     const said = this.series.map(({ name, key }) => [name, Number.isFinite(now[key]) ? this.format(now[key]) : "–"]);
     this.plot.setAttribute("aria-label", `${this.title}: ${said.map((each) => each.join(" ")).join(", ")}`);
     this.legend.replaceChildren(

@@ -4,6 +4,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,9 +13,12 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 import yaml
 
-from tests.conftest import REPOSITORY
+from service.app import create_app
+from service.settings import Settings
+from tests.conftest import REPOSITORY, ToyRuntime
 
 DEPLOY = REPOSITORY / "deploy"
 UNPACKED = REPOSITORY / ".cache" / "debian"
@@ -68,6 +72,22 @@ def running(
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def in_this_process(bundles: Path, **settings: Any) -> Iterator[tuple[str, Any]]:
+    """The URL of a server of toys in a thread, and its application."""
+    app = create_app(Settings(bundles=bundles, **settings), open_runtime=lambda bundle, threads: ToyRuntime())
+    server = uvicorn.Server(uvicorn.Config(app, port=(port := free_port()), log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until(lambda: httpx.get(f"{url}/readyz").is_success)
+        yield url, app
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -2,21 +2,15 @@
 
 import asyncio
 import math
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 
 from deploy.grafana.dashboards import DASHBOARDS
-from service.app import create_app
 from service.core import Batch
-from service.settings import Settings
-from tests.conftest import ToyRuntime, write_bundle
-from tests.deploy.conftest import free_port, prometheus, query, wait_until
+from tests.conftest import write_bundle
+from tests.deploy.conftest import in_this_process, prometheus, query, wait_until
 
 VARIABLES = {"$__rate_interval": "1m", "$method": ".*", "$quality": "class_agreement"}
 EXPRESSIONS = {
@@ -63,22 +57,6 @@ def test_every_query_of_every_dashboard_has_data(service: str, tmp_path: Path) -
             wait_until(all_have_data)
         except AssertionError as error:
             raise AssertionError(f"no data: {sorted(missing)}") from error
-
-
-@contextmanager
-def in_this_process(bundles: Path) -> Iterator[tuple[str, Any]]:
-    """The URL of a server in a thread, and its application."""
-    app = create_app(Settings(bundles=bundles), open_runtime=lambda bundle, threads: ToyRuntime())
-    server = uvicorn.Server(uvicorn.Config(app, port=(port := free_port()), log_config=None))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until(lambda: httpx.get(f"{url}/readyz").is_success)
-        yield url, app
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 def test_a_killed_engine_fires_the_stall_alert_and_nothing_else(tmp_path: Path) -> None:

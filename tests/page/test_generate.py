@@ -1,0 +1,185 @@
+"""The view Generate, used as a person would."""
+
+import base64
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.deploy.conftest import free_port, running, wait_until
+from tests.page.conftest import PHONE, OpenPage
+
+LINK = "#generate?method=ddim&class_label=3&steps=4&solver=ddim&eta=0&seed=7"
+BODY = {"method": "ddim", "class_label": 3, "steps": 4, "solver": "ddim", "eta": 0, "seed": 7}
+
+
+def picture(service: str, **body: Any) -> bytes:
+    """The PNG that the API gives."""
+    answer = httpx.post(f"{service}/generate", json=body, headers={"Accept": "image/png"}, timeout=60)
+    return answer.raise_for_status().content
+
+
+def shown(page: Page, index: int = 0) -> bytes:
+    """The file that the page shows, once it is finished."""
+    finished(page)
+    source = page.locator("section:visible .tiles img").nth(index).get_attribute("src") or ""
+    return base64.b64decode(source.removeprefix("data:image/png;base64,"))
+
+
+def finished(page: Page) -> None:
+    expect(page.locator("section:visible .tiles").first).to_have_attribute("data-state", "finished", timeout=60_000)
+
+
+def press(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def test_pressing_once_gives_the_very_image_that_the_api_gives(service: str, opened: OpenPage) -> None:
+    page = opened(service)
+    page.get_by_role("radio", name="latent").check()
+    page.get_by_role("radio", name="8", exact=True).check()
+    page.get_by_role("radio", name="dpmpp_2m").check()
+    page.get_by_role("spinbutton", name="Steps").fill("5")
+    page.get_by_role("textbox", name="Seed").fill("11")
+    press(page, "Generate")
+    assert shown(page) == picture(service, method="latent", class_label=8, solver="dpmpp_2m", steps=5, seed=11)
+    expect(page.get_by_text("1 image of 8 by latent, 5 steps, seed 11 in")).to_be_visible()
+    assert page.locator(".facts").inner_text().split()[:4] == ["Seed", "11", "Steps", "5"]
+
+
+def test_the_image_is_seen_to_form_step_by_step(service: str, opened: OpenPage) -> None:
+    page = opened(service)
+    page.get_by_role("spinbutton", name="Steps").fill("10")
+    press(page, "Generate")
+    finished(page)
+    film = page.locator(".film img")
+    sources = film.evaluate_all("images => images.map((image) => image.src)")
+    assert len(set(sources)) == 10
+    assert [film.nth(i).get_attribute("alt") for i in (0, 9)] == ["After step 1", "After step 10"]
+    assert page.get_by_role("progressbar").evaluate("bar => bar.value / bar.max") == 1
+
+
+def test_a_link_gives_the_same_image_to_whoever_opens_it(service: str, opened: OpenPage) -> None:
+    page = opened(service)
+    page.get_by_role("textbox", name="Seed").fill("18446744073709551615")  # which is no number of JavaScript's
+    page.get_by_role("slider", name="eta").press("End")
+    page.get_by_role("spinbutton", name="Steps").fill("4")
+    press(page, "Generate")
+    image = shown(page)
+    assert image == picture(service, **{**BODY, "seed": 2**64 - 1, "eta": 1})
+    assert shown(opened(page.url)) == image
+
+
+def test_a_link_to_what_is_not_served_says_so_and_generates_nothing(service: str, opened: OpenPage) -> None:
+    page = opened(f"{service}/#generate?method=ddim&steps=5000&class_label=cat&seed=7")
+    expect(page.get_by_role("status").first).to_have_text(
+        "This link asks for steps=5000, class_label=cat, which is not to be had here."
+    )
+    expect(page.locator(".tiles")).to_have_attribute("data-state", "noise")
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_download_and_both_snippets_write_the_same_file(
+    service: str, opened: OpenPage, tmp_path: Path, n: int
+) -> None:
+    page = opened(f"{service}/{LINK}&n={n}")
+    finished(page)
+    with page.expect_download() as download:
+        press(page, "Download PNG")
+    expected = picture(service, **BODY, n=n)
+    assert download.value.path().read_bytes() == expected
+    copied = page.get_by_role("button", name="Copied")
+    for button, command in (("Copy as curl", ["bash", "-c"]), ("Copy as Python", [sys.executable, "-c"])):
+        expect(copied).to_have_count(0)
+        press(page, button)
+        expect(copied).to_be_visible()
+        folder = tmp_path / button
+        folder.mkdir()
+        subprocess.run([*command, page.evaluate("navigator.clipboard.readText()")], cwd=folder, check=True)
+        written = folder / download.value.suggested_filename
+        assert written.read_bytes() == expected
+
+
+def test_the_dice_draws_another_seed_and_the_first_image_is_kept(service: str, opened: OpenPage) -> None:
+    page = opened(f"{service}/{LINK}")
+    first = shown(page)
+    press(page, "Draw another seed and start")
+    expect(page.get_by_role("list").last.get_by_role("button")).to_have_count(2)
+    assert "seed=7&" not in page.url
+    assert shown(page) != first
+    page.get_by_role("button", name="Show 3 by ddim, 4 steps, seed 7").click()
+    assert shown(page) == first
+    assert page.url.endswith(f"{LINK}&n=1")
+    assert page.get_by_role("textbox", name="Seed").input_value() == "7"
+
+
+def test_the_slider_says_what_was_measured_at_its_value(service: str, opened: OpenPage) -> None:
+    page = opened(f"{service}/#generate?method=ddim&steps=10&eta=1")
+    (method,) = [each for each in httpx.get(f"{service}/methods").json() if each["method"] == "ddim"]
+    points = {p["steps"]: p for p in method["measured"]["points"] if p["settings"] == {"eta": 1}}
+    assert page.locator(".mark").count() == len(points)
+    slider = page.get_by_role("slider", name="Steps")
+    assert f"distance {points[10]['frechet_distance']:.3g}" in (slider.get_attribute("aria-valuetext") or "")
+    slider.press("ArrowLeft")
+    assert "not measured" in (slider.get_attribute("aria-valuetext") or "")
+    expect(
+        page.get_by_text(f"Not measured at {page.get_by_role('spinbutton', name='Steps').input_value()}")
+    ).to_be_visible()
+
+
+def rows(service: str) -> float:
+    """Images in the engine."""
+    lines = httpx.get(f"{service}/metrics").text.splitlines()
+    return sum(
+        float(line.split()[1]) for line in lines if line.startswith(("trilemma_active_im", "trilemma_waiting_im"))
+    )
+
+
+@pytest.mark.parametrize("leave", [lambda page: press(page, "Stop"), lambda page: page.goto("about:blank")])
+def test_stopping_or_leaving_frees_the_rows(service: str, opened: OpenPage, leave: Any) -> None:
+    page = opened(f"{service}/#generate?method=ddim&steps=1000&n=64&seed=1")
+    wait_until(lambda: rows(service) == 64)
+    leave(page)
+    wait_until(lambda: rows(service) == 0)
+
+
+def test_a_full_server_is_shown_with_its_wait_and_asked_again(service: str, opened: OpenPage) -> None:
+    long = {"method": "ddim", "steps": 60, "n": 64}
+    page = opened(service, expected="429")
+    page.get_by_role("spinbutton", name="Steps").fill("4")
+    with httpx.stream("POST", f"{service}/generate", json=long, headers={"Accept": "text/event-stream"}):
+        press(page, "Generate")
+        notice = page.get_by_role("status").first
+        expect(notice).to_contain_text("The server is full (429)")
+        expect(notice).to_contain_text("Trying again in")
+        finished(page)
+
+
+def test_a_lost_server_is_looked_for_and_the_image_made_anew(opened: OpenPage) -> None:
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    command = [sys.executable, "-m", "service", "--port", str(port), "--threads", "1", "--log-level", "warning"]
+    with running(command, f"{url}/readyz"):
+        page = opened(f"{url}/#generate?method=ddim&steps=400&n=4&seed=7", expected="ERR_|503")
+        expect(page.locator(".tiles")).to_have_attribute("data-state", "forming")
+    expect(page.get_by_role("status").first).to_contain_text("Connection lost.")
+    with running(command, f"{url}/readyz"):
+        finished(page)
+        assert shown(page, 3) == base64.b64decode(
+            httpx.post(
+                f"{url}/generate",
+                json={"method": "ddim", "steps": 400, "n": 4, "seed": 7, "class_label": 3},
+                timeout=60,
+            ).json()["images"][3]["data"]
+        )
+
+
+def test_on_a_phone_the_image_is_in_view_once_it_is_asked_for(service: str, opened: OpenPage) -> None:
+    page = opened(service, viewport=PHONE)
+    page.get_by_role("textbox", name="Seed").scroll_into_view_if_needed()
+    press(page, "Generate")
+    finished(page)
+    expect(page.locator(".tiles")).to_be_in_viewport(ratio=0.9)

@@ -1,0 +1,155 @@
+"""The views Race, Frontier and Load, used as a person would."""
+
+import base64
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from playwright.sync_api import expect
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.deploy.conftest import tool
+from tests.page.conftest import OpenPage
+
+
+def asked(service: str, **body: Any) -> dict[str, Any]:
+    """The API's own answer."""
+    answer: dict[str, Any] = httpx.post(f"{service}/generate", json=body, timeout=60).raise_for_status().json()
+    return answer
+
+
+def methods(service: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = httpx.get(f"{service}/methods").json()
+    return found
+
+
+def decoded(source: str | None) -> bytes:
+    return base64.b64decode((source or "").removeprefix("data:image/png;base64,"))
+
+
+def test_every_method_races_with_one_seed_and_its_own_clock(service: str, opened: OpenPage) -> None:
+    page = opened(f"{service}/#race?class_label=5&n=2")
+    page.get_by_role("textbox", name="Seed").fill("21")
+    page.get_by_label("Steps of ddim").select_option("4 steps")
+    page.get_by_role("button", name="Start", exact=True).click()
+    verdict = page.locator(".verdict")
+    expect(verdict).to_contain_text("2 images each:", timeout=60_000)
+    served = methods(service)
+    for method in served:
+        name, steps = method["method"], 4 if method["method"] == "ddim" else method["steps"]["default"]
+        lane = page.get_by_role("region", name=name, exact=True)
+        made = asked(service, method=name, steps=steps, seed=21, class_label=5, n=2)["images"]
+        sources = lane.locator("img").evaluate_all("images => images.map((image) => image.src)")
+        assert [decoded(source) for source in sources] == [base64.b64decode(image["data"]) for image in made]
+        assert re.fullmatch(r"[\d.]+ m?s", lane.locator(".clock").inner_text())
+        expect(verdict).to_contain_text(f"{name} {lane.locator('.clock').inner_text()}")
+    assert sorted(page.locator(".medal").all_inner_texts()) == sorted(
+        ["first", "second", "third", "fourth"][: len(served)]
+    )
+    assert "seed=21" in page.url
+    assert "ddim.steps=4" in page.url
+
+
+def test_every_measured_point_is_plotted_and_generates_by_a_click(service: str, opened: OpenPage) -> None:
+    page = opened(f"{service}/#frontier?class_label=3&seed=7&max_ms=25")
+    measured = [(method["method"], point) for method in methods(service) for point in method["measured"]["points"]]
+    for figure in page.get_by_role("figure").all():
+        assert figure.get_by_role("link").count() == len(measured)
+    page.get_by_role("figure").first.get_by_role("link", name="Generate by ddim, ddim eta=1, 10 steps").click()
+    expect(page.get_by_text("1 image of 3 by ddim, 10 steps, seed 7 in")).to_be_visible()
+    made = asked(service, method="ddim", steps=10, eta=1, seed=7, class_label=3)["images"][0]["data"]
+    assert decoded(page.locator("section:visible .tiles img").get_attribute("src")) == base64.b64decode(made)
+
+
+def test_a_dragged_budget_is_what_the_service_chooses_within(service: str, opened: OpenPage) -> None:
+    page = opened(f"{service}/#frontier?class_label=3&seed=7", expected="422")
+    budget = page.get_by_role("slider", name="Time for one image")
+    chosen = page.locator("p.chosen")
+    page.wait_for_url("**max_ms=**")
+
+    def agrees() -> str:
+        """What was chosen, once it is what the API chooses within the budget in the address."""
+        (max_ms,) = re.findall(r"max_ms=([\d.]+)", page.url)
+        answer = asked(service, method="auto", max_ms=float(max_ms), class_label=3, seed=7)
+        expect(chosen).to_have_text(f"Chosen: {answer['chosen']}.")
+        point = page.get_by_role("figure").first.locator(".point.chosen")
+        expect(point).to_have_count(1)
+        expect(point).to_have_attribute("aria-label", re.compile(f"by {answer['method']}, .* {answer['steps']} steps"))
+        return str(answer["chosen"])
+
+    first = agrees()
+    budget.press("End")
+    last = agrees()
+    box = page.get_by_role("figure").first.locator("svg").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + 60, steps=5)
+    page.mouse.up()
+    assert len({first, last, agrees()}) == 3
+    budget.press("Home")
+    expect(page.get_by_role("status").filter(has_text="422")).to_contain_text("no measured point is within it")
+
+
+def batches(service: str) -> tuple[float, float]:
+    """Rows and steps of batches so far."""
+    samples = [s for f in text_string_to_metric_families(httpx.get(f"{service}/metrics").text) for s in f.samples]
+    rows, steps = (
+        sum(s.value for s in samples if s.name == f"trilemma_batch_size_{kind}") for kind in ("sum", "count")
+    )
+    return rows, steps
+
+
+def test_the_load_is_what_the_metrics_say(service: str, opened: OpenPage) -> None:
+    page = opened(f"{service}/#load")
+    chart = page.get_by_role("figure").filter(has_text="Steps a second")
+    expect(chart.get_by_role("img")).to_have_attribute("aria-label", re.compile("ddim 0, latent 0"))
+    rows, steps = batches(service)
+    asked(service, method="ddim", steps=20, n=8, seed=3)
+    expect(chart.get_by_role("img")).to_have_attribute("aria-label", re.compile(r"ddim [1-9][\d.,]*, latent 0"))
+    mean = (batches(service)[0] - rows) / (batches(service)[1] - steps)
+    expect(page.get_by_role("img", name="Batch")).to_have_attribute("aria-label", f"Batch: batch {mean:.3g}")
+    expect(page.get_by_role("img", name="Latency: p99")).to_have_count(1)
+
+
+IN_PAGE = "async ([name, ...given]) => { const module = await import('/page/prometheus.js'); return %s; }"
+
+
+def test_the_page_reads_the_metrics_as_the_prometheus_client_does(service: str, opened: OpenPage) -> None:
+    page = opened(service)
+    text = httpx.get(f"{service}/metrics").text + 'odd{a="x\\"y\\\\n,{}",b=""} -1.5e-3\nodd{le="+Inf"} +Inf\n'
+    script = IN_PAGE % (
+        "[...module.parse(name)].flatMap(([n, all]) => all.map(({labels, value}) => [n, Object.entries(labels), String(value)]))"
+    )
+    read = {
+        (name, tuple(sorted(map(tuple, labels)))): float(value.replace("Infinity", "inf"))
+        for name, labels, value in page.evaluate(script, [text])
+    }
+    families = text_string_to_metric_families(text)
+    expected = {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
+    assert read == expected
+
+
+BUCKETS = {"0.1": 4, "0.5": 10, "1": 17, "2.5": 18, "+Inf": 20}
+
+
+@pytest.mark.parametrize("q", [0.05, 0.5, 0.9, 0.95, 1.0])
+def test_quantiles_are_those_of_prometheus(service: str, opened: OpenPage, tmp_path: Path, q: float) -> None:
+    page = opened(service)
+    text = "".join(f'h_bucket{{le="{le}"}} {seen}\n' for le, seen in BUCKETS.items())
+    script = IN_PAGE % "module.quantile(given[0], module.parse(''), module.parse(name), 'h')"
+    value = page.evaluate(script, [text, q])
+    series = [{"series": f'h_bucket{{le="{le}"}}', "values": str(seen)} for le, seen in BUCKETS.items()]
+    expected = {
+        "expr": f"histogram_quantile({q}, h_bucket)",
+        "eval_time": "0s",
+        "exp_samples": [{"value": value, "labels": "{}"}],
+    }
+    (tmp_path / "test.yml").write_text(
+        yaml.safe_dump({"rule_files": [], "tests": [{"input_series": series, "promql_expr_test": [expected]}]})
+    )
+    subprocess.run([tool("promtool"), "test", "rules", str(tmp_path / "test.yml")], check=True)
