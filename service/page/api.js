@@ -89,7 +89,10 @@ export async function* parse(body) {
       const blocks = (unread + value).split("\n\n");
       unread = blocks.pop();
       for (const block of blocks) {
-        const fields = block.split("\n").map((line) => line.match(/^(\w+): ?(.*)$/)).filter(Boolean);
+        const fields = block
+          .split("\n")
+          .map((line) => line.match(/^(\w+): ?(.*)$/))
+          .filter(Boolean);
         const data = fields.filter(([, name]) => name === "data").map(([, , value]) => value);
         const event = fields.find(([, name]) => name === "event")?.[2] ?? "message";
         if (data.length) yield { event, data: JSON.parse(data.join("\n")) };
@@ -118,6 +121,7 @@ function lost(error) {
 }
 
 function sleep(seconds, signal) {
+  signal.throwIfAborted();
   return new Promise((resolve, reject) => {
     const timer = setTimeout(resolve, 1000 * seconds);
     const stop = () => (clearTimeout(timer), reject(signal.reason));

@@ -19,7 +19,9 @@ export function ticks(low, high, wanted = 5) {
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
   const first = Math.ceil(low / step - 1e-9);
-  return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(9)));
+  return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, i) =>
+    Number(((first + i) * step).toPrecision(9)),
+  );
 }
 
 /** 1, 2, 5, 10, 20 … between low and high. */
@@ -32,8 +34,12 @@ export function logTicks(low, high) {
 export function axes(box, x, y, xTicks, yTicks, format = { x: short, y: short }) {
   return [
     ...yTicks.map((value) => svg("line", { class: "grid", x1: box.left, x2: box.right, y1: y(value), y2: y(value) })),
-    ...yTicks.map((value) => svg("text", { class: "tick", x: box.left - 8, y: y(value), dy: "0.32em", "text-anchor": "end" }, format.y(value))),
-    ...xTicks.map((value) => svg("text", { class: "tick", x: x(value), y: box.bottom + 18, "text-anchor": "middle" }, format.x(value))),
+    ...yTicks.map((value) =>
+      svg("text", { class: "tick", x: box.left - 8, y: y(value), dy: "0.32em", "text-anchor": "end" }, format.y(value)),
+    ),
+    ...xTicks.map((value) =>
+      svg("text", { class: "tick", x: x(value), y: box.bottom + 18, "text-anchor": "middle" }, format.x(value)),
+    ),
   ];
 }
 

@@ -14,7 +14,12 @@ export function choices(legend, kind, options, value, onchange) {
     const input = h("input", { type: "radio", name, value: option.value, checked: option.value === value });
     input.addEventListener("change", () => onchange(option.value));
     const hint = option.hint && h("small", {}, option.hint);
-    return h("label", { style: option.color ? { "--color": option.color } : {} }, input, h("span", {}, option.label, hint));
+    return h(
+      "label",
+      { style: option.color ? { "--color": option.color } : {} },
+      input,
+      h("span", {}, option.label, hint),
+    );
   });
   return h("fieldset", { class: `choices ${kind}` }, h("legend", {}, legend), h("div", {}, radios));
 }
@@ -24,7 +29,9 @@ export function classes(method, label, onchange) {
   const pick = (value) => onchange(value === "" ? null : value);
   const options = [...method.classes.map((name) => ({ value: name, label: name })), { value: "", label: NO_CLASS }];
   if (options.length <= MOST_CHIPS) return choices("Class", "chips", options, label ?? "", pick);
-  const items = options.map((each) => h("option", { value: each.value, selected: each.value === (label ?? "") }, each.label));
+  const items = options.map((each) =>
+    h("option", { value: each.value, selected: each.value === (label ?? "") }, each.label),
+  );
   return field("Class", h("select", { onchange: (event) => pick(event.target.value) }, items));
 }
 

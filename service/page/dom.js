@@ -25,11 +25,22 @@ function fill(element, attributes, children) {
 
 /** A button with a picture and a name. */
 export function iconButton(paths, label, onclick) {
-  const icon = svg("svg", { viewBox: "0 0 24 24", "aria-hidden": "true" }, paths.map((d) => svg("path", { d })));
+  const icon = svg(
+    "svg",
+    { viewBox: "0 0 24 24", "aria-hidden": "true" },
+    paths.map((d) => svg("path", { d })),
+  );
   return h("button", { type: "button", class: "icon", "aria-label": label, title: label, onclick }, icon);
 }
 
-const DICE = ["M5 4h14a1 1 0 0 1 1 1v14a1 1 0 0 1-1 1H5a1 1 0 0 1-1-1V5a1 1 0 0 1 1-1z", "M8.5 8.5h.01", "M15.5 8.5h.01", "M12 12h.01", "M8.5 15.5h.01", "M15.5 15.5h.01"];
+const DICE = [
+  "M5 4h14a1 1 0 0 1 1 1v14a1 1 0 0 1-1 1H5a1 1 0 0 1-1-1V5a1 1 0 0 1 1-1z",
+  "M8.5 8.5h.01",
+  "M15.5 8.5h.01",
+  "M12 12h.01",
+  "M8.5 15.5h.01",
+  "M15.5 15.5h.01",
+];
 
 /** The button that draws another seed. */
 export function dice(onclick) {

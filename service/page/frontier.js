@@ -13,7 +13,15 @@ const NOTCHES = 200; // of the budget's slider
 export function createFrontier(body, methods) {
   const all = points(methods);
   if (all.length) return new Frontier(body, methods, all);
-  body.append(h("p", { class: "empty" }, "Nothing is measured yet. ", h("code", {}, "./run evaluate"), " measures the models that are served, and writes it into their bundles."));
+  body.append(
+    h(
+      "p",
+      { class: "empty" },
+      "Nothing is measured yet. ",
+      h("code", {}, "./run evaluate"),
+      " measures the models that are served, and writes it into their bundles.",
+    ),
+  );
   return { show() {} };
 }
 
@@ -22,19 +30,41 @@ class Frontier {
     Object.assign(this, { methods, all });
     const floor = methods.map((each) => each.measured.floor).find(Boolean);
     const options = { href: (point) => this.href(point), onbudget: (ms) => this.setBudget(ms) };
-    const quality = { name: "Quality", better: "Fréchet distance from the data, nearer is higher", lower: true, value: (point) => point.distance, floor: floor?.frechet_distance };
-    const diversity = { name: "Diversity", better: "recall, the share of the data's variety", value: (point) => point.recall ?? NaN };
-    this.plots = [quality, diversity].filter((each) => all.some((point) => Number.isFinite(each.value(point)))).map((each) => new Plot(methods, all, each, options));
+    const quality = {
+      name: "Quality",
+      better: "Fréchet distance from the data, nearer is higher",
+      lower: true,
+      value: (point) => point.distance,
+      floor: floor?.frechet_distance,
+    };
+    const diversity = {
+      name: "Diversity",
+      better: "recall, the share of the data's variety",
+      value: (point) => point.recall ?? NaN,
+    };
+    this.plots = [quality, diversity]
+      .filter((each) => all.some((point) => Number.isFinite(each.value(point))))
+      .map((each) => new Plot(methods, all, each, options));
     const [low, high] = this.plots[0].domain;
     this.notch = scale([low, high], [0, NOTCHES], true);
-    this.range = h("input", { type: "range", id: "budget", min: 0, max: NOTCHES, oninput: () => this.setBudget(this.notch.invert(this.range.valueAsNumber)) });
+    this.range = h("input", {
+      type: "range",
+      id: "budget",
+      min: 0,
+      max: NOTCHES,
+      oninput: () => this.setBudget(this.notch.invert(this.range.valueAsNumber)),
+    });
     this.output = h("output", { for: "budget" });
     this.chosen = h("p", { class: "chosen", role: "status" });
     this.picture = new Picture();
     const { tiles, clock, notice } = this.picture;
     body.append(
       h("ul", { class: "legend" }, this.legend()),
-      h("div", { class: "plots" }, this.plots.map((plot) => plot.element)),
+      h(
+        "div",
+        { class: "plots" },
+        this.plots.map((plot) => plot.element),
+      ),
       h(
         "section",
         { class: "auto", "aria-labelledby": "auto" },
@@ -43,7 +73,13 @@ class Frontier {
           "div",
           {},
           h("h3", { id: "auto" }, "Let the service choose"),
-          h("p", { class: "hint" }, "Drag the budget, here or in a plot: method ", h("code", {}, "auto"), " takes the measured point nearest to the data within it."),
+          h(
+            "p",
+            { class: "hint" },
+            "Drag the budget, here or in a plot: method ",
+            h("code", {}, "auto"),
+            " takes the measured point nearest to the data within it.",
+          ),
           h("div", { class: "field" }, h("label", { for: "budget" }, "Time for one image", this.output), this.range),
           this.chosen,
           h("p", { class: "time" }, "Answered in ", clock),
@@ -77,7 +113,11 @@ class Frontier {
   }
 
   keep() {
-    this.params = new URLSearchParams([["class_label", this.settings.label ?? ""], ["seed", this.settings.seed], ["max_ms", this.budgetMs]]);
+    this.params = new URLSearchParams([
+      ["class_label", this.settings.label ?? ""],
+      ["seed", this.settings.seed],
+      ["max_ms", this.budgetMs],
+    ]);
     write("frontier", this.params);
   }
 
@@ -95,7 +135,13 @@ class Frontier {
 
   async answer(budgetMs) {
     const [method] = this.methods;
-    const auto = { ...this.settings, method: "auto", solver: undefined, values: { max_ms: budgetMs }, steps: undefined };
+    const auto = {
+      ...this.settings,
+      method: "auto",
+      solver: undefined,
+      values: { max_ms: budgetMs },
+      steps: undefined,
+    };
     const answer = await this.picture.play(auto, method, new AbortController().signal);
     if (!answer) return void this.plots.forEach((plot) => plot.choose(undefined));
     this.picture.notice.say("");
@@ -109,7 +155,12 @@ class Frontier {
     const best = h("li", { class: "key" }, "Filled: no measured point is both faster and nearer the data.");
     const items = this.methods.map(({ method }) => {
       const { color, shape } = look(this.methods, method);
-      return h("li", { style: { "--color": color } }, svg("svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true" }, marker(shape)), method);
+      return h(
+        "li",
+        { style: { "--color": color } },
+        svg("svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true" }, marker(shape)),
+        method,
+      );
     });
     return [...items, best];
   }
@@ -123,12 +174,36 @@ class Frontier {
   table() {
     const best = new Set(front(this.all));
     const heads = ["Method", "Sampling", "Steps", "Distance", "Recall", "Alone"];
-    const rows = this.all.toSorted((a, b) => a.ms - b.ms).map((point) => {
-      const cells = [way(point), point.steps, figure(point.distance), point.recall ?? "–", duration(point.ms)];
-      const link = h("a", { href: this.href(point), "aria-label": `Generate by ${point.method}, ${way(point)}, ${point.steps} steps` }, point.method);
-      return h("tr", { class: best.has(point) ? "front" : "" }, h("th", { scope: "row" }, link), cells.map((cell) => h("td", {}, cell)));
-    });
-    const table = h("table", {}, h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))), h("tbody", {}, rows));
+    const rows = this.all
+      .toSorted((a, b) => a.ms - b.ms)
+      .map((point) => {
+        const cells = [way(point), point.steps, figure(point.distance), point.recall ?? "–", duration(point.ms)];
+        const link = h(
+          "a",
+          { href: this.href(point), "aria-label": `Generate by ${point.method}, ${way(point)}, ${point.steps} steps` },
+          point.method,
+        );
+        return h(
+          "tr",
+          { class: best.has(point) ? "front" : "" },
+          h("th", { scope: "row" }, link),
+          cells.map((cell) => h("td", {}, cell)),
+        );
+      });
+    const table = h(
+      "table",
+      {},
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          heads.map((head) => h("th", { scope: "col" }, head)),
+        ),
+      ),
+      h("tbody", {}, rows),
+    );
     const machine = this.methods.map((each) => each.measured.machine).find(Boolean);
     return [
       h("summary", {}, `All ${rows.length} measured points`),

@@ -35,10 +35,24 @@ class Generate {
       h(
         "div",
         { class: "work" },
-        h("div", { class: "stage" }, tiles, h("div", { class: "under" }, bar, clock), notice.element, this.film, this.facts, this.actions),
+        h(
+          "div",
+          { class: "stage" },
+          tiles,
+          h("div", { class: "under" }, bar, clock),
+          notice.element,
+          this.film,
+          this.facts,
+          this.actions,
+        ),
         this.inspector.element,
       ),
-      h("section", { class: "past", "aria-labelledby": "past", hidden: true }, h("h3", { id: "past" }, "Made before"), this.history),
+      h(
+        "section",
+        { class: "past", "aria-labelledby": "past", hidden: true },
+        h("h3", { id: "past" }, "Made before"),
+        this.history,
+      ),
     );
   }
 
@@ -52,7 +66,8 @@ class Generate {
     this.change(settings);
     this.picture.prepare(settings, this.method);
     this.clear();
-    if (unknown.length) this.picture.notice.say(`This link asks for ${unknown.join(", ")}, which is not to be had here.`, "error");
+    if (unknown.length)
+      this.picture.notice.say(`This link asks for ${unknown.join(", ")}, which is not to be had here.`, "error");
     else if (params.has("seed")) this.start();
     else this.picture.notice.say("Noise, which every image starts from. Press Generate.");
   }
@@ -73,8 +88,10 @@ class Generate {
     this.start();
   }
 
+  /** Ends what runs, as something else takes its place. */
   stop() {
     this.running?.abort();
+    this.picture.release();
   }
 
   async start() {
@@ -83,7 +100,7 @@ class Generate {
     const { settings, method } = this;
     this.inspector.go.textContent = "Stop";
     this.clear();
-    this.every = Math.ceil(settings.steps / FRAMES);
+    this.forming = settings;
     this.picture.prepare(settings, method);
     this.picture.tiles.scrollIntoView({ block: "nearest" }); // on a phone the form is below it
     const answer = await this.picture.play(settings, method, running.signal);
@@ -102,8 +119,11 @@ class Generate {
 
   /** One of the stages of the first image, for the strip below it. */
   frame(step, src) {
-    if (step % this.every && step !== this.settings.steps) return;
-    this.film.append(h("li", {}, h("img", { src, alt: `After step ${step}` }), h("span", { "aria-hidden": "true" }, step)));
+    const { steps } = this.forming;
+    if (step % Math.ceil(steps / FRAMES) && step !== steps) return;
+    this.film.append(
+      h("li", {}, h("img", { src, alt: `After step ${step}` }), h("span", { "aria-hidden": "true" }, step)),
+    );
   }
 
   report({ settings, method, answer: { timing }, elapsedMs }) {
@@ -118,9 +138,14 @@ class Generate {
       ["Seen after", duration(elapsedMs)],
     ];
     this.facts.replaceChildren(...facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
-    const copy = (label, text) => h("button", { type: "button", onclick: (event) => this.copy(event.target, text()) }, label);
+    const copy = (label, text) =>
+      h("button", { type: "button", onclick: (event) => this.copy(event.target, text()) }, label);
     this.actions.replaceChildren(
-      h("button", { type: "button", onclick: (event) => this.download(event.target, settings, method) }, "Download PNG"),
+      h(
+        "button",
+        { type: "button", onclick: (event) => this.download(event.target, settings, method) },
+        "Download PNG",
+      ),
       copy("Copy as curl", () => curl(settings, method)),
       copy("Copy as Python", () => python(settings, method)),
       copy("Copy link", () => location.href),
@@ -168,7 +193,11 @@ class Generate {
     this.stop();
     this.inspector.set(result.settings);
     this.change(result.settings);
-    this.picture.show(result.answer.images.map((image) => image.data), result.settings, result.method);
+    this.picture.show(
+      result.answer.images.map((image) => image.data),
+      result.settings,
+      result.method,
+    );
     this.film.replaceChildren(...result.film);
     this.report(result);
   }

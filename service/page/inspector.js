@@ -12,7 +12,12 @@ export class Inspector {
     this.parts = h("div", { class: "parts" });
     this.go = h("button", { class: "primary" }, "Generate");
     const submit = (event) => (event.preventDefault(), onstart());
-    this.element = h("form", { class: "inspector", "aria-label": "Settings", onsubmit: submit }, this.parts, h("div", { class: "go" }, this.go));
+    this.element = h(
+      "form",
+      { class: "inspector", "aria-label": "Settings", onsubmit: submit },
+      this.parts,
+      h("div", { class: "go" }, this.go),
+    );
   }
 
   get method() {
@@ -24,16 +29,36 @@ export class Inspector {
     const { solvers, steps } = this.method;
     const solver = solvers.find((each) => each.name === settings.solver);
     this.parts.replaceChildren(
-      choices("Method", "cards", this.methods.map((each) => this.card(each)), settings.method, (name) => this.choose(name)),
+      choices(
+        "Method",
+        "cards",
+        this.methods.map((each) => this.card(each)),
+        settings.method,
+        (name) => this.choose(name),
+      ),
       this.method.classes.length ? classes(this.method, settings.label, (label) => this.update({ label })) : "",
       new Steps(settings, this.methods, this.all, (count) => this.update({ steps: count })).element,
-      solvers.length > 1 ? choices("Solver", "segments", solvers.map((each) => ({ value: each.name, label: each.name })), settings.solver, (name) => this.solve(name)) : "",
+      solvers.length > 1
+        ? choices(
+            "Solver",
+            "segments",
+            solvers.map((each) => ({ value: each.name, label: each.name })),
+            settings.solver,
+            (name) => this.solve(name),
+          )
+        : "",
       h("p", { class: "hint" }, solver.summary),
-      ...Object.entries(solver.settings).map(([name, range]) => slider(name, settings.values[name], range, (value) => this.retune(name, value))),
+      ...Object.entries(solver.settings).map(([name, range]) =>
+        slider(name, settings.values[name], range, (value) => this.retune(name, value)),
+      ),
       h(
         "div",
         { class: "pair" },
-        seed(settings.seed, (value) => this.update({ seed: value }), () => this.ondice()),
+        seed(
+          settings.seed,
+          (value) => this.update({ seed: value }),
+          () => this.ondice(),
+        ),
         number("Images", settings.n, 1, 64, (n) => this.update({ n })),
       ),
     );
@@ -41,7 +66,9 @@ export class Inspector {
 
   card(method) {
     const { color } = look(this.methods, method.method);
-    const fastest = along(this.all, { ...defaults(method), method: method.method }).find((p) => p.steps === method.steps.default);
+    const fastest = along(this.all, { ...defaults(method), method: method.method }).find(
+      (p) => p.steps === method.steps.default,
+    );
     const hint = `${method.steps.default} steps${fastest ? `, ${duration(fastest.ms)}` : ""}`;
     return { value: method.method, label: method.method, hint, color };
   }

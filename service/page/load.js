@@ -25,14 +25,29 @@ class Load {
     this.notice = new Notice();
     this.figures = h("dl", { class: "figures" });
     const latency = ["p99", "p95", "p50"].map((name, i) => ({ name, color: `var(--latency-${i + 1})` }));
-    const byMethod = methods.map(({ method }) => ({ name: method, key: `steps ${method}`, color: look(methods, method).color }));
+    const byMethod = methods.map(({ method }) => ({
+      name: method,
+      key: `steps ${method}`,
+      color: look(methods, method).color,
+    }));
     this.charts = [
-      new Chart("Queue", "images", [{ name: "waiting", color: "var(--series-2)" }, { name: "running", color: "var(--series-1)" }]),
+      new Chart("Queue", "images", [
+        { name: "waiting", color: "var(--series-2)" },
+        { name: "running", color: "var(--series-1)" },
+      ]),
       new Chart("Batch", "images in a step", [{ name: "batch", color: "var(--series-1)" }]),
       new Chart("Steps a second", "rows of a batch, by method", byMethod),
       new Chart("Latency", "of answered requests, the last 30 s", latency, (ms) => duration(ms)),
     ];
-    body.append(this.notice.element, this.figures, h("div", { class: "charts" }, this.charts.map((chart) => chart.element)));
+    body.append(
+      this.notice.element,
+      this.figures,
+      h(
+        "div",
+        { class: "charts" },
+        this.charts.map((chart) => chart.element),
+      ),
+    );
   }
 
   show() {
@@ -68,7 +83,10 @@ class Load {
     const rate = (name, matches) => (seconds ? increase(a, b, name, matches) / seconds : 0);
     const batches = increase(a, b, "trilemma_batch_size_count");
     const latency = (q) => 1000 * quantile(q, this.readings[0].samples, b, "trilemma_request_seconds");
-    const steps = values(b, "trilemma_steps_total", "method").map((name) => [`steps ${name}`, rate("trilemma_steps_total", (labels) => labels.method === name)]);
+    const steps = values(b, "trilemma_steps_total", "method").map((name) => [
+      `steps ${name}`,
+      rate("trilemma_steps_total", (labels) => labels.method === name),
+    ]);
     return {
       waiting: sum(b, "trilemma_waiting_images"),
       running: sum(b, "trilemma_active_images"),
@@ -94,7 +112,9 @@ class Load {
       ["Refused, last 30 s", short(now.refused)],
       ["From the cache, last 30 s", short(now.cached)],
     ];
-    this.figures.replaceChildren(...figures.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+    this.figures.replaceChildren(
+      ...figures.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+    );
   }
 }
 
@@ -105,13 +125,19 @@ class Chart {
     this.series = series.map((each) => ({ key: each.name, ...each }));
     this.plot = svg("svg", { role: "img", "aria-label": `${title}: no reading yet` });
     this.legend = h("ul", { class: "legend" });
-    this.element = h("figure", { class: "chart" }, h("figcaption", {}, h("strong", {}, title), ` ${unit}`), this.plot, this.legend);
+    this.element = h(
+      "figure",
+      { class: "chart" },
+      h("figcaption", {}, h("strong", {}, title), ` ${unit}`),
+      this.plot,
+      this.legend,
+    );
   }
 
   draw(history) {
     const now = history.at(-1);
     const width = this.plot.clientWidth;
-    const box = { left: 44, right: width - 14, top: 14, bottom: HEIGHT - 28 };
+    const box = { left: 54, right: width - 14, top: 14, bottom: HEIGHT - 28 };
     const numbers = history.flatMap((each) => this.series.map(({ key }) => each[key])).filter(Number.isFinite);
     const yTicks = ticks(0, Math.max(1, ...numbers) * 1.05, 4);
     const read = (now.at - history[0].at) / 1000;
@@ -120,16 +146,23 @@ class Chart {
     const y = scale([0, Math.max(1, ...numbers) * 1.1], [box.bottom, box.top]);
     const ago = (each) => x((each.at - now.at) / 1000);
     const line = ({ key, color }) => {
-      const places = history.filter((each) => Number.isFinite(each[key]) && each.at >= now.at - 1000 * shown).map((each) => [ago(each), y(each[key])]);
+      const places = history
+        .filter((each) => Number.isFinite(each[key]) && each.at >= now.at - 1000 * shown)
+        .map((each) => [ago(each), y(each[key])]);
       return svg("path", { class: "line", d: path(places), style: { "--color": color } });
     };
     const seconds = (value) => (value ? `−${-value} s` : "now");
     this.plot.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
-    this.plot.replaceChildren(...axes(box, x, y, [-shown, -shown / 2, 0], yTicks, { x: seconds, y: this.format }), ...this.series.map(line));
+    this.plot.replaceChildren(
+      ...axes(box, x, y, [-shown, -shown / 2, 0], yTicks, { x: seconds, y: this.format }),
+      ...this.series.map(line),
+    );
     const said = this.series.map(({ name, key }) => [name, Number.isFinite(now[key]) ? this.format(now[key]) : "–"]);
     this.plot.setAttribute("aria-label", `${this.title}: ${said.map((each) => each.join(" ")).join(", ")}`);
     this.legend.replaceChildren(
-      ...this.series.map(({ color }, i) => h("li", { style: { "--color": color } }, h("i", {}), `${said[i][0]} `, h("b", {}, said[i][1]))),
+      ...this.series.map(({ color }, i) =>
+        h("li", { style: { "--color": color } }, h("i", {}), `${said[i][0]} `, h("b", {}, said[i][1])),
+      ),
     );
   }
 }

@@ -21,7 +21,9 @@ async function served() {
       if (methods.length) return methods;
       const { status, failed_bundles: failed } = await api.readiness();
       const refused = Object.values(failed).join(" ");
-      starting.say(status === "starting" ? "The service is loading its models." : `There is no model to show. ${refused}`);
+      starting.say(
+        status === "starting" ? "The service is loading its models." : `There is no model to show. ${refused}`,
+      );
     } catch (error) {
       if (error.status === 401) return starting.fail(error);
       starting.fail(error);

@@ -20,7 +20,9 @@ export class Picture {
   prepare({ n }, method) {
     const [, height, width] = method.image_shape;
     this.lay(n);
-    this.images = Array.from({ length: n }, (_, i) => h("img", { src: noise(method.image_shape), alt: `Noise, where image ${i + 1} will be`, width, height }));
+    this.images = Array.from({ length: n }, (_, i) =>
+      h("img", { src: noise(method.image_shape), alt: `Noise, where image ${i + 1} will be`, width, height }),
+    );
     this.tiles.replaceChildren(...this.images);
     this.tiles.dataset.state = "noise";
     this.bar.value = 0;
@@ -56,7 +58,11 @@ export class Picture {
       for await (const { event, data } of events(toBody(settings, method, { preview_every: every }), signal)) {
         this.on(event, data);
         if (event !== "completed") continue;
-        this.show(data.images.map((image) => image.data), settings, method);
+        this.show(
+          data.images.map((image) => image.data),
+          settings,
+          method,
+        );
         await Promise.all(this.images.map((image) => image.decode().catch(() => {}))); // one replaced meanwhile has none
         return data;
       }
@@ -67,6 +73,12 @@ export class Picture {
       if (this.playing === signal) cancelAnimationFrame(this.frame);
     }
     return undefined;
+  }
+
+  /** Lets go of a play that was ended: it says nothing more. */
+  release() {
+    this.playing = undefined;
+    cancelAnimationFrame(this.frame);
   }
 
   tell(error, signal) {

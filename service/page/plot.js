@@ -10,14 +10,27 @@ const LEAST_WIDTH = 280;
 export class Plot {
   /** `measure` is `{name, better, value, floor}`; `href` the address that a point leads to. */
   constructor(methods, points, measure, { href, onbudget }) {
-    Object.assign(this, { methods, points: points.filter((point) => Number.isFinite(measure.value(point))), measure, href });
+    Object.assign(this, {
+      methods,
+      points: points.filter((point) => Number.isFinite(measure.value(point))),
+      measure,
+      href,
+    });
     this.front = new Set(front(points));
     this.svg = svg("svg", { role: "group", "aria-label": `${measure.name} against time` });
     this.tip = h("div", { class: "tip", hidden: true });
     this.frame = h("div", { class: "plot" }, this.svg, this.tip);
-    this.element = h("figure", { class: "chart" }, h("figcaption", {}, h("strong", {}, measure.name), ` ${measure.better}`), this.frame);
+    this.element = h(
+      "figure",
+      { class: "chart" },
+      h("figcaption", {}, h("strong", {}, measure.name), ` ${measure.better}`),
+      this.frame,
+    );
     const drag = (event) => event.buttons === 1 && onbudget(this.x.invert(event.offsetX));
-    this.svg.addEventListener("pointerdown", (event) => event.target.closest("a") || (this.svg.setPointerCapture(event.pointerId), drag(event)));
+    this.svg.addEventListener(
+      "pointerdown",
+      (event) => event.target.closest("a") || (this.svg.setPointerCapture(event.pointerId), drag(event)),
+    );
     this.svg.addEventListener("pointermove", (event) => this.svg.hasPointerCapture(event.pointerId) && drag(event));
     new ResizeObserver(() => this.draw()).observe(this.frame);
   }
@@ -37,7 +50,11 @@ export class Plot {
     const up = this.measure.lower ? [high + room, low - room] : [low - room, high + room];
     this.x = scale(this.domain, [this.box.left, this.box.right], true);
     this.y = scale(up, [this.box.bottom, this.box.top]);
-    const title = svg("text", { class: "tick", x: this.box.right, y: HEIGHT - 6, "text-anchor": "end" }, "milliseconds for one image alone");
+    const title = svg(
+      "text",
+      { class: "tick", x: this.box.right, y: HEIGHT - 6, "text-anchor": "end" },
+      "milliseconds for one image alone",
+    );
     this.svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     this.svg.replaceChildren(
       ...axes(this.box, this.x, this.y, logTicks(...this.domain), ticks(low - room, high + room, 6)),
@@ -51,7 +68,11 @@ export class Plot {
 
   floor(value) {
     const at = { x1: this.box.left, x2: this.box.right, y1: this.y(value), y2: this.y(value) };
-    const text = svg("text", { class: "tick", x: this.box.right, y: this.y(value) - 6, "text-anchor": "end" }, `the data itself, ${short(value)}`);
+    const text = svg(
+      "text",
+      { class: "tick", x: this.box.right, y: this.y(value) - 6, "text-anchor": "end" },
+      `the data itself, ${short(value)}`,
+    );
     return [svg("line", { class: "floor", ...at }), text];
   }
 
@@ -80,7 +101,11 @@ export class Plot {
     return [...ways.values()].map((points) => {
       const sorted = points.toSorted((a, b) => a.steps - b.steps);
       const places = sorted.map((point) => [this.x(point.ms), this.y(this.measure.value(point))]);
-      return svg("path", { class: "way", d: path(places), style: { "--color": look(this.methods, sorted[0].method).color } });
+      return svg("path", {
+        class: "way",
+        d: path(places),
+        style: { "--color": look(this.methods, sorted[0].method).color },
+      });
     });
   }
 
@@ -99,7 +124,13 @@ export class Plot {
       "data-point": `${point.method} ${way(point)} ${point.steps}`,
     };
     const listeners = { onpointerenter: show, onpointerleave: hide, onfocus: show, onblur: hide };
-    return svg("a", { ...attributes, ...listeners }, svg("circle", { r: 12, class: "target" }), marker(shape), svg("text", { class: "tick", x: 8, y: -6 }, point.steps));
+    return svg(
+      "a",
+      { ...attributes, ...listeners },
+      svg("circle", { r: 12, class: "target" }),
+      marker(shape),
+      svg("text", { class: "tick", x: 8, y: -6 }, point.steps),
+    );
   }
 
   explain(point, x, y) {

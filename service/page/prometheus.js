@@ -25,7 +25,9 @@ function number(text) {
 
 /** The sum of a name's samples, of those alone that `matches`. */
 export function sum(samples, name, matches = () => true) {
-  return (samples.get(name) ?? []).filter(({ labels }) => matches(labels)).reduce((total, { value }) => total + value, 0);
+  return (samples.get(name) ?? [])
+    .filter(({ labels }) => matches(labels))
+    .reduce((total, { value }) => total + value, 0);
 }
 
 /** The values of a label that a name's samples have. */

@@ -26,7 +26,11 @@ class Race {
     const submit = (event) => (event.preventDefault(), this.running ? this.running.abort() : this.start());
     body.append(
       h("form", { class: "bar-form", "aria-label": "The race", onsubmit: submit }, this.fields, this.go),
-      h("div", { class: "lanes" }, this.lanes.map((lane) => lane.element)),
+      h(
+        "div",
+        { class: "lanes" },
+        this.lanes.map((lane) => lane.element),
+      ),
       this.verdict,
     );
   }
@@ -48,7 +52,16 @@ class Race {
     const { label, seed: value, n } = this.common;
     this.fields.replaceChildren(
       this.all[0].classes.length ? classes(this.all[0], label, (each) => this.change({ label: each })) : "",
-      h("div", { class: "pair" }, seed(value, (each) => this.change({ seed: each }), () => this.roll()), number("Images each", n, 1, 64, (each) => this.change({ n: each }))),
+      h(
+        "div",
+        { class: "pair" },
+        seed(
+          value,
+          (each) => this.change({ seed: each }),
+          () => this.roll(),
+        ),
+        number("Images each", n, 1, 64, (each) => this.change({ n: each })),
+      ),
     );
   }
 
@@ -84,7 +97,9 @@ class Race {
     const slowest = Math.max(...finished.map((lane) => lane.picture.elapsedMs));
     finished.forEach((lane) => lane.compare(slowest));
     const order = finished.map((lane) => `${lane.method.method} ${duration(lane.picture.elapsedMs)}`).join(", ");
-    this.verdict.textContent = finished.length ? `${count(this.common.n, "image")} each: ${order}. They shared the server; alone each is faster.` : "";
+    this.verdict.textContent = finished.length
+      ? `${count(this.common.n, "image")} each: ${order}. They shared the server; alone each is faster.`
+      : "";
   }
 }
 
@@ -99,7 +114,10 @@ class Lane {
     this.measured = along(this.points, { method: method.method, solver: this.solver.name, values: this.values });
     this.color = look(methods, method.method).color;
     this.picture = new Picture();
-    this.select = h("select", { "aria-label": `Steps of ${method.method}`, onchange: () => this.choose(Number(this.select.value)) || onchange() });
+    this.select = h("select", {
+      "aria-label": `Steps of ${method.method}`,
+      onchange: () => this.choose(Number(this.select.value)) || onchange(),
+    });
     this.medal = h("span", { class: "medal" });
     this.trade = h("div", { class: "trade" });
     const { tiles, bar, clock, notice } = this.picture;
@@ -119,9 +137,13 @@ class Lane {
   choose(steps) {
     const { min, max, default: usual } = this.method.steps;
     this.steps = Number.isInteger(steps) && steps >= min && steps <= max ? steps : usual;
-    const stops = [...STOPS, usual, this.steps, ...this.measured.map((point) => point.steps)].filter((each) => each >= min && each <= max);
+    const stops = [...STOPS, usual, this.steps, ...this.measured.map((point) => point.steps)].filter(
+      (each) => each >= min && each <= max,
+    );
     const options = [...new Set(stops)].sort((a, b) => a - b);
-    this.select.replaceChildren(...options.map((each) => h("option", { value: each, selected: each === this.steps }, count(each, "step"))));
+    this.select.replaceChildren(
+      ...options.map((each) => h("option", { value: each, selected: each === this.steps }, count(each, "step"))),
+    );
     this.weigh();
   }
 
@@ -136,7 +158,6 @@ class Lane {
     return { method: this.method.method, solver: this.solver.name, values: this.values, steps: this.steps };
   }
 
-  /** A class that this method does not know is none. */
   prepare({ n }) {
     this.picture.prepare({ n }, this.method);
     this.picture.notice.say("");
@@ -146,6 +167,7 @@ class Lane {
   run({ label, seed: value, n }, signal) {
     this.prepare({ n });
     this.element.style.setProperty("--share", "0");
+    // A class that this method does not know is none.
     const known = this.method.classes.includes(label) ? label : null;
     return this.picture.play({ ...this.settings, label: known, seed: value, n }, this.method, signal);
   }

@@ -31,14 +31,23 @@ export function complete(params, methods) {
     unknown.push(`${name}=${asked}`);
     return otherwise;
   };
-  const chosen = pick("method", methods.map((each) => each.method), methods[0].method);
+  const chosen = pick(
+    "method",
+    methods.map((each) => each.method),
+    methods[0].method,
+  );
   const method = methods.find((each) => each.method === chosen);
-  const solverName = pick("solver", method.solvers.map((each) => each.name), method.solvers[0].name);
+  const solverName = pick(
+    "solver",
+    method.solvers.map((each) => each.name),
+    method.solvers[0].name,
+  );
   const solver = method.solvers.find((each) => each.name === solverName);
   const ranges = Object.entries(solver.settings);
   const values = Object.fromEntries(ranges.map(([name, r]) => [name, number(name, r.default, r.min, r.max)]));
   const steps = number("steps", method.steps.default, method.steps.min, method.steps.max, 1);
-  const label = pick("class_label", ["", ...method.classes], method.classes[Math.min(3, method.classes.length - 1)]) || null;
+  const label =
+    pick("class_label", ["", ...method.classes], method.classes[Math.min(3, method.classes.length - 1)]) || null;
   const n = number("n", 1, 1, 64, 1);
   const asked = params.get("seed");
   if (asked !== null && !isSeed(asked)) unknown.push(`seed=${asked}`);
@@ -69,5 +78,7 @@ function classValue(method, label) {
 
 /** "3 by ddim, 20 steps, seed 7". */
 export function describe({ method, label, steps, seed }) {
-  return [`${label ?? "no class"} by ${method}`, steps && `${steps} step${steps === 1 ? "" : "s"}`, `seed ${seed}`].filter(Boolean).join(", ");
+  return [`${label ?? "no class"} by ${method}`, steps && `${steps} step${steps === 1 ? "" : "s"}`, `seed ${seed}`]
+    .filter(Boolean)
+    .join(", ");
 }

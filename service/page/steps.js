@@ -21,7 +21,10 @@ export class Steps {
     this.range = h("input", { type: "range", min: 0, max: Math.max(1, this.stops.length - 1), "aria-label": "Steps" });
     this.readout = h("div", { class: "trade" });
     this.range.addEventListener("input", () => this.change(this.stops[this.range.valueAsNumber], onchange));
-    this.number.addEventListener("input", () => this.number.checkValidity() && this.change(this.number.valueAsNumber, onchange));
+    this.number.addEventListener(
+      "input",
+      () => this.number.checkValidity() && this.change(this.number.valueAsNumber, onchange),
+    );
     this.element = h(
       "div",
       { class: "steps", style: { "--color": this.color } },

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.deploy.conftest import free_port, running
 
@@ -21,7 +21,7 @@ OpenPage = Callable[..., Page]
 def chromium() -> str:
     """The machine's own, else Debian's, installed."""
     if not (found := shutil.which("chromium")):
-        assert shutil.which("apt-get") and os.geteuid() == 0, "these tests need Chromium: install the package chromium"
+        assert os.geteuid() == 0, "these tests need Chromium: install Debian's package chromium"
         for command in ("update", "install --yes --no-install-recommends chromium"):
             subprocess.run(["apt-get", "-qq", *command.split()], check=True)
         found = shutil.which("chromium")
@@ -72,3 +72,12 @@ def opened(browser: Browser) -> Iterator[OpenPage]:
     for context in contexts:
         context.close()
     assert not trouble
+
+
+def settled(page: Page) -> None:
+    """Once the view's images are finished; Load has none."""
+    expect(page.locator("section:visible h2")).to_be_visible()
+    for tiles in page.locator("section:visible .tiles").all():
+        expect(tiles).to_have_attribute("data-state", "finished", timeout=60_000)
+    if page.locator("section[data-view=load]").is_visible():
+        expect(page.locator("section[data-view=load] .legend b").last).to_be_visible()

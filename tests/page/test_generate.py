@@ -117,6 +117,20 @@ def test_the_dice_draws_another_seed_and_the_first_image_is_kept(service: str, o
     assert page.get_by_role("textbox", name="Seed").input_value() == "7"
 
 
+def test_an_image_from_the_history_takes_the_place_of_one_that_forms(service: str, opened: OpenPage) -> None:
+    page = opened(f"{service}/{LINK}")
+    first = shown(page)
+    page.get_by_role("spinbutton", name="Steps").fill("1000")
+    page.get_by_role("spinbutton", name="Images").fill("64")
+    press(page, "Generate")
+    expect(page.locator(".tiles")).to_have_attribute("data-state", "forming")
+    page.get_by_role("button", name="Show 3 by ddim, 4 steps, seed 7").click()
+    wait_until(lambda: rows(service) == 0)
+    expect(page.get_by_role("button", name="Generate", exact=True)).to_be_visible()
+    assert (shown(page), page.locator(".tiles img").count()) == (first, 1)
+    expect(page.get_by_text("1 image of 3 by ddim, 4 steps, seed 7 in")).to_be_visible()
+
+
 def test_the_slider_says_what_was_measured_at_its_value(service: str, opened: OpenPage) -> None:
     page = opened(f"{service}/#generate?method=ddim&steps=10&eta=1")
     (method,) = [each for each in httpx.get(f"{service}/methods").json() if each["method"] == "ddim"]

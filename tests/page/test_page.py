@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from models.ddgan.plan import variance_preserving_schedule
 from tests.conftest import write_bundle
 from tests.deploy.conftest import in_this_process
-from tests.page.conftest import PHONE, OpenPage
+from tests.page.conftest import PHONE, OpenPage, settled
 from tests.service.test_keys import line
 
 VIEWS = {
@@ -19,15 +19,6 @@ VIEWS = {
     "load": "#load",
 }
 BUDGET_BYTES = 300_000
-
-
-def settled(page: Page) -> None:
-    """Once the view's images are finished; Load has none."""
-    expect(page.locator("section:visible h2")).to_be_visible()
-    for tiles in page.locator("section:visible .tiles").all():
-        expect(tiles).to_have_attribute("data-state", "finished", timeout=60_000)
-    if page.locator("section[data-view=load]").is_visible():
-        expect(page.locator("section[data-view=load] .legend b").last).to_be_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

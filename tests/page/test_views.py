@@ -77,7 +77,8 @@ def test_a_dragged_budget_is_what_the_service_chooses_within(service: str, opene
         answer = asked(service, method="auto", max_ms=float(max_ms), class_label=3, seed=7)
         expect(chosen).to_have_text(f"Chosen: {answer['chosen']}.")
         point = page.get_by_role("figure").first.locator(".point.chosen")
-        expect(point).to_have_count(1)
+        image = page.locator("section:visible .tiles img")
+        expect(image).to_have_attribute("src", f"data:image/png;base64,{answer['images'][0]['data']}")
         expect(point).to_have_attribute("aria-label", re.compile(f"by {answer['method']}, .* {answer['steps']} steps"))
         return str(answer["chosen"])
 
@@ -122,9 +123,10 @@ IN_PAGE = "async ([name, ...given]) => { const module = await import('/page/prom
 def test_the_page_reads_the_metrics_as_the_prometheus_client_does(service: str, opened: OpenPage) -> None:
     page = opened(service)
     text = httpx.get(f"{service}/metrics").text + 'odd{a="x\\"y\\\\n,{}",b=""} -1.5e-3\nodd{le="+Inf"} +Inf\n'
-    script = IN_PAGE % (
-        "[...module.parse(name)].flatMap(([n, all]) => all.map(({labels, value}) => [n, Object.entries(labels), String(value)]))"
+    samples = (
+        "[...module.parse(name)].flatMap(([n, all]) => all.map((s) => [n, Object.entries(s.labels), String(s.value)]))"
     )
+    script = IN_PAGE % samples
     read = {
         (name, tuple(sorted(map(tuple, labels)))): float(value.replace("Infinity", "inf"))
         for name, labels, value in page.evaluate(script, [text])

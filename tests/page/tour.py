@@ -1,0 +1,98 @@
+"""`./run tour FOLDER`: shows the page to a browser, saves pictures of it, and prints how quick it was."""
+
+import statistics
+import sys
+from pathlib import Path
+
+import httpx
+from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.deploy.conftest import free_port, running
+from tests.page.conftest import DESKTOP, PHONE, chromium, settled
+
+CLICKS = 20
+PICTURES = {
+    "page-generate": ("#generate?class_label=3&seed=7", {}),
+    "page-race": ("#race?class_label=5&seed=7", {}),
+    "page-frontier": ("#frontier?class_label=3&seed=8&max_ms=25", {}),
+    "page-load": ("#load", {"color_scheme": "dark"}),
+    "page-phone": ("#generate?class_label=8&seed=7&n=9", {"viewport": PHONE, "color_scheme": "dark"}),
+}
+WATCH = """
+    addEventListener('click', () => { window.clicked = performance.now(); }, true);
+    new MutationObserver(() => {
+        if (!window.interactive && document.querySelector('.go button')) window.interactive = performance.now();
+    }).observe(document, { childList: true, subtree: true });
+"""
+SEEN = """() => new Promise((resolve) => {
+    const look = () => {
+        const done = document.querySelector('.notice').dataset.kind === 'done';
+        requestAnimationFrame(done ? () => resolve(performance.now() - window.clicked) : look);
+    };
+    requestAnimationFrame(look);
+})"""
+
+
+def load(url: str) -> None:
+    """Something to see for the view Load."""
+    for steps, n in ((20, 16), (4, 4), (10, 32), (20, 8)):
+        for method in httpx.get(f"{url}/methods").json():
+            body = {"method": method["method"], "steps": min(steps, method["steps"]["max"]), "n": n}
+            httpx.post(f"{url}/generate", json=body, timeout=60).raise_for_status()
+
+
+def photograph(browser: Browser, url: str, folder: Path) -> None:
+    for name, (address, options) in PICTURES.items():
+        page = browser.new_context(**{"viewport": DESKTOP, **options}).new_page()
+        page.goto(f"{url}/{address}")
+        if name == "page-load":
+            for _ in range(8):
+                load(url)
+        settled(page)
+        page.wait_for_timeout(500)  # for what the last image brings with it
+        path = folder / f"{name}.png"
+        page.screenshot(path=path, full_page=options.get("viewport") is None, animations="disabled")
+        Image.open(path).convert("RGB").save(path, optimize=True)
+        print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+        page.context.close()
+
+
+def measure(browser: Browser, url: str) -> None:
+    """How soon a first visitor can press the button, what was sent for it, and how long a 4-step image takes."""
+    interactive = []
+    for _ in range(5):
+        page = browser.new_context(viewport=DESKTOP).new_page()
+        page.add_init_script(WATCH)
+        sizes: list[float] = []
+        session = page.context.new_cdp_session(page)
+        session.send("Network.enable")
+        session.on("Network.loadingFinished", lambda event, sizes=sizes: sizes.append(event["encodedDataLength"]))
+        page.goto(f"{url}/#generate?steps=4", wait_until="networkidle")
+        interactive.append(page.evaluate("window.interactive"))
+    print(f"interactive after {statistics.median(interactive):.0f} ms (at most {max(interactive):.0f})")
+    print(f"{sum(sizes) / 1000:.0f} kB in {len(sizes)} answers")
+    over = []
+    for _ in range(CLICKS):
+        page.get_by_role("button", name="Draw another seed and start").click()
+        seen = page.evaluate(SEEN)
+        with_unit = page.locator(".under .clock").inner_text().split()
+        over.append(seen - float(with_unit[0]) * (1000 if with_unit[1] == "s" else 1))
+    print(
+        f"4 steps: seen {statistics.median(over):.0f} ms (at most {max(over):.0f}) after the click beyond the server's time"
+    )
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    command = [sys.executable, "-m", "service", "--port", str(port), "--log-level", "warning"]
+    with running(command, f"{url}/readyz"), sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--disable-quic"])
+        measure(browser, url)
+        photograph(browser, url, folder)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
