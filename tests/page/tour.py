@@ -79,7 +79,7 @@ def measure(browser: Browser, url: str) -> None:
         with_unit = page.locator(".under .clock").inner_text().split()
         over.append(seen - float(with_unit[0]) * (1000 if with_unit[1] == "s" else 1))
     print(
-        f"4 steps: seen {statistics.median(over):.0f} ms (at most {max(over):.0f}) after the click beyond the server's time"
+        f"4 steps: seen {statistics.median(over):.0f} ms (at most {max(over):.0f}) after the click, less the server's"
     )
 
 
