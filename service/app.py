@@ -11,7 +11,7 @@ from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from service import errors, keys, routes, static
+from service import keys, refusals, routes, static
 from service.headers import SecurityHeaders
 from service.keys import KeyCheck
 from service.limits import BodyLimit
@@ -58,12 +58,11 @@ def create_app(settings: Settings, open_runtime: OpenRuntime = OrtRuntime) -> Fa
         summary="Images from diffusion models that sample fast",
         lifespan=lifespan,
         telemetry=telemetry(settings.trace),
-        responses={"4XX": routes.PROBLEM, "5XX": routes.PROBLEM},
     )
     app.state.service = service
     app.include_router(routes.router)
     app.router.routes.extend(static.ROUTES)
-    errors.install(app, service.metrics)
+    refusals.install(app, service.metrics)
     guard(app, settings, service.metrics)
     app.add_middleware(Observe, metrics=service.metrics)
     app.add_middleware(CorrelationIdMiddleware, header_name="X-Request-ID", validator=is_request_id)

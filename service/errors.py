@@ -1,4 +1,4 @@
-"""What can go wrong with a request, each kind with its status, and the one place that turns it into an answer.
+"""What can go wrong with a request, each kind with its status. `service.refusals` makes answers of them.
 
     Problem
     ├── InvalidRequest   422  a field is outside its range          ├── Overloaded    429  it cannot be answered in time
@@ -8,8 +8,6 @@
     ├── NotAcceptable    406  no such media type                    ├── Unauthorized  401  no key, or an unknown one
     ├── BodyTooLarge     413  the body is longer than allowed       ├── KeySpent      429  the key's work is used up
     └── UnknownRequest   404  no request of that id is under way    └── Cancelled     409  by DELETE /requests/{id}
-
-An answer is `application/problem+json` (RFC 9457).
 """
 
 import math
@@ -17,17 +15,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-import orjson
-from asgi_correlation_id import correlation_id
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
-from starlette.exceptions import HTTPException
-
-from service.metrics import Metrics
-from service.schemas import allowed
-
-MEDIA_TYPE = "application/problem+json"
 
 
 class FieldError(BaseModel):
@@ -39,7 +27,7 @@ class FieldError(BaseModel):
 
 
 class ProblemDetails(BaseModel):
-    """The wire form of a problem."""
+    """The wire form of a problem (RFC 9457)."""
 
     type: str
     title: str
@@ -61,10 +49,9 @@ class Problem(Exception):
         self.extra = extra
 
     def body(self) -> dict[str, Any]:
-        return _body(self.status, self.type, self.detail, self.extra)
-
-    def response(self) -> Response:
-        return _response(self.status, self.type, self.detail, self.headers, self.extra)
+        """As RFC 9457 has it."""
+        said = {"title": self.status.phrase, "status": self.status.value, "detail": self.detail}
+        return {"type": self.type, **said, **self.extra}
 
 
 class InvalidRequest(Problem):
@@ -72,6 +59,7 @@ class InvalidRequest(Problem):
     type = "urn:trilemma:invalid-request"
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
+        self.errors = errors
         detail = "; ".join(f"{error.field}: {error.detail}" for error in errors)
         super().__init__(detail, errors=[error.model_dump() for error in errors])
 
@@ -84,6 +72,14 @@ class MalformedBody(Problem):
 class NotJson(Problem):
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     type = "urn:trilemma:not-json"
+
+
+class Foreign(Problem):
+    """What the framework refuses."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None) -> None:
+        super().__init__(detail, headers=headers)
+        self.status = HTTPStatus(status)
 
 
 class UnknownMethod(Problem):
@@ -168,62 +164,3 @@ class UnknownRequest(Problem):
 
     def __init__(self, id: str) -> None:
         super().__init__(f"no request {id!r} is under way")
-
-
-def answer(error: Problem, metrics: Metrics) -> Response:
-    """The problem's answer; a refusal, which is not the server's fault, is counted by reason."""
-    if error.status != HTTPStatus.INTERNAL_SERVER_ERROR:
-        metrics.rejections.labels(error.type.rpartition(":")[2]).inc()
-    return error.response()
-
-
-def install(app: FastAPI, metrics: Metrics) -> None:
-    """Every error of the app, ours and the framework's, ends as a problem; refusals are counted by reason."""
-
-    @app.exception_handler(Problem)
-    async def problem(request: Request, error: Problem) -> Response:
-        return answer(error, metrics)
-
-    @app.exception_handler(RequestValidationError)
-    async def validation(request: Request, error: RequestValidationError) -> Response:
-        return await problem(request, from_validation(error, request.headers.get("content-type", "")))
-
-    @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> Response:
-        return _response(HTTPStatus(error.status_code), "about:blank", str(error.detail), error.headers, {})
-
-    @app.exception_handler(Exception)
-    async def unexpected(_: Request, __: Exception) -> Response:
-        detail = "an error of the server's own; its log has the request id of this answer"
-        # Starlette answers here outside every middleware, so the one that adds the id does not see it.
-        headers = {"X-Request-ID": correlation_id.get() or ""}
-        return _response(HTTPStatus.INTERNAL_SERVER_ERROR, "about:blank", detail, headers, {})
-
-
-def from_validation(error: RequestValidationError, content_type: str) -> Problem:
-    """Pydantic's findings as fields with their allowed ranges, a field once."""
-    details: dict[str, list[str]] = {}
-    for item in error.errors():
-        if item["type"] == "json_invalid":
-            return MalformedBody(f"the body is not JSON: {item['ctx']['error']}")
-        # loc is ("body", field) or, for a member of a union, ("body", field, member)
-        field = str(item["loc"][1]) if len(item["loc"]) > 1 else "body"
-        details.setdefault(field, []).append(item["msg"])
-    if "body" in details and "json" not in content_type:
-        return NotJson(f"the content type is {content_type or 'absent'!r}; send application/json")
-    return InvalidRequest(
-        [
-            FieldError(field=field, detail=", or ".join(found), allowed=allowed(field))
-            for field, found in details.items()
-        ]
-    )
-
-
-def _response(
-    status: HTTPStatus, kind: str, detail: str, headers: Mapping[str, str] | None, extra: Mapping[str, Any]
-) -> Response:
-    return Response(orjson.dumps(_body(status, kind, detail, extra)), status.value, headers, MEDIA_TYPE)
-
-
-def _body(status: HTTPStatus, kind: str, detail: str, extra: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": kind, "title": status.phrase, "status": status.value, "detail": detail, **extra}

@@ -1,25 +1,58 @@
-"""An answer as a stream of server-sent events: `queued`, `step`s, then `completed` or `error`."""
+"""An answer as a stream of server-sent events, while it is computed; a protocol's voice says what each event says."""
 
 import asyncio
 import base64
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 import structlog
 from fastapi.sse import format_sse_event
-from starlette.types import Receive
 
 from service import answer
 from service.core import Job, Progress
-from service.encode import encode
 from service.errors import Problem
+from service.encode import encode
 from service.generation import Generation
+from service.schemas import Format, Timing
 
 log = structlog.get_logger()
 
 
-async def stream(generation: Generation, receive: Receive) -> AsyncIterator[bytes]:
+class Voice(Protocol):
+    """What a protocol says on the way; nothing where it has no word for it."""
+
+    preview_format: Format
+
+    def accepted(self) -> bytes: ...
+    def step(self, progress: Progress, preview: str | None) -> bytes: ...  # base64 of the image so far
+    def completed(self, files: list[bytes], timing: Timing) -> bytes: ...
+    def failed(self, problem: Problem) -> bytes: ...
+
+
+class OwnVoice:
+    """`queued`, each `step`, then `completed` with the JSON answer, or `error` with the problem."""
+
+    preview_format: Format = "png"
+
+    def __init__(self, generation: Generation) -> None:
+        self.generation = generation
+
+    def accepted(self) -> bytes:
+        return event("queued", {"id": self.generation.id, "seed": self.generation.sampling.seed})
+
+    def step(self, progress: Progress, preview: str | None) -> bytes:
+        step = {"image": progress.image, "index": progress.index, "of": progress.of}
+        return event("step", step if preview is None else {**step, "preview": preview})
+
+    def completed(self, files: list[bytes], timing: Timing) -> bytes:
+        return format_sse_event(event="completed", data_str=self.generation.json(files, timing).decode())
+
+    def failed(self, problem: Problem) -> bytes:
+        return event("error", problem.body())
+
+
+async def stream(generation: Generation, voice: Voice) -> AsyncIterator[bytes]:
     """Starts the job; a refusal is raised here, before the answer has begun, and what fails later is an event."""
     job, steps = generation.job(), asyncio.Queue[Progress | None]()
     loop = asyncio.get_running_loop()
@@ -29,9 +62,13 @@ async def stream(generation: Generation, receive: Receive) -> AsyncIterator[byte
     await asyncio.sleep(0)  # the task's first turn, in which it is let in or refused
     if running.done():
         running.result()
-    ended = asyncio.create_task(generation.service.desk.attend(generation.id, receive, _outcome(running)))
+    ended = asyncio.create_task(generation.service.desk.attend(generation.id, generation.receive, _outcome(running)))
     ended.add_done_callback(lambda _: steps.put_nowait(None))
-    return _events(generation, ended, steps)
+    return _events(generation, voice, ended, steps)
+
+
+def event(name: str, data: dict[str, Any]) -> bytes:
+    return format_sse_event(event=name, data_str=orjson.dumps(data).decode())
 
 
 async def _outcome(running: asyncio.Task[Job]) -> Job:
@@ -39,28 +76,24 @@ async def _outcome(running: asyncio.Task[Job]) -> Job:
 
 
 async def _events(
-    generation: Generation, ended: asyncio.Task[Job], steps: asyncio.Queue[Progress | None]
+    generation: Generation, voice: Voice, ended: asyncio.Task[Job], steps: asyncio.Queue[Progress | None]
 ) -> AsyncIterator[bytes]:
     try:
-        yield _event("queued", {"id": generation.id, "seed": generation.sampling.seed})
+        yield voice.accepted()
         while (progress := await steps.get()) is not None:
-            step: dict[str, Any] = {"image": progress.image, "index": progress.index, "of": progress.of}
+            preview = None
             if progress.preview is not None:
-                file = await asyncio.to_thread(encode, progress.preview[None], "png")
-                step["preview"] = base64.b64encode(file).decode()
-            yield _event("step", step)
+                file = await asyncio.to_thread(encode, progress.preview[None], voice.preview_format)
+                preview = base64.b64encode(file).decode()
+            yield voice.step(progress, preview)
         job = await ended
         files = await generation.files(job)
         timing, _ = answer.timing(job, generation.arrived_s, 0.0)
-        yield format_sse_event(event="completed", data_str=generation.json(files, timing).decode())
+        yield voice.completed(files, timing)
     except Problem as problem:
-        yield _event("error", problem.body())
+        yield voice.failed(problem)
     except Exception as error:
         log.error("a stream failed", exc_info=error)
-        yield _event("error", Problem("an error of the server's own; its log says which").body())
+        yield voice.failed(Problem("an error of the server's own; its log says which"))
     finally:
         ended.cancel()
-
-
-def _event(name: str, data: dict[str, Any]) -> bytes:
-    return format_sse_event(event=name, data_str=orjson.dumps(data).decode())

@@ -1,13 +1,17 @@
-"""One resolved request on its way to its answer: from the cache, from an identical one in flight, or computed."""
+"""One resolved request on its way to its images: from the cache, from an identical one in flight, or computed.
+
+Every protocol's handler begins one; what they differ in is how they are asked and what they make of the files.
+"""
 
 import asyncio
 import time
 from dataclasses import dataclass
 
-from fastapi import Response
+from asgi_correlation_id import correlation_id
+from fastapi import Request
 from starlette.types import Receive
 
-from service import answer, tracing
+from service import answer, frontier, tracing
 from service.bundle import Bundle, Sampling
 from service.core import Job
 from service.keys import Account, charged
@@ -16,34 +20,71 @@ from service.service import Service
 
 
 @dataclass(frozen=True)
+class Made:
+    """The finished files, and the headers that say where they came from and what they took."""
+
+    files: list[bytes]
+    timing: Timing
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Generation:
     service: Service
+    receive: Receive  # tells when the client goes away
     account: Account | None  # that the work is charged to
     body: GenerateRequest
     bundle: Bundle
     sampling: Sampling
     chosen: str | None  # by method auto: which measured point this is, and why
-    form: str  # media type of the answer
+    form: str  # media type of the files: one file of all images, or for JSON and events one each in `body.format`
     tag: str
     id: str
     arrived_s: float
 
-    async def response(self, receive: Receive, headers: dict[str, str]) -> Response:
-        """The answer; `Trilemma-Cache` says where it came from. Raises what Engine.run and Desk.attend raise."""
-        job, files = None, self.service.cache.get(self.tag)
-        headers["Trilemma-Cache"] = "hit"
+    @classmethod
+    def begin(cls, request: Request, body: GenerateRequest, form: str) -> "Generation":
+        """Resolves what is asked. Raises what Service.find, frontier.choose and Bundle.resolve raise."""
+        arrived_s = time.perf_counter()
+        service: Service = request.app.state.service
+        body, chosen = frontier.choose(body, service.measured_points())
+        bundle = service.find(body.method)
+        request.state.method = body.method
+        sampling = bundle.resolve(body)
+        service.metrics.requested_steps.labels(body.method, sampling.solver).observe(sampling.steps)
+        return cls(
+            service=service,
+            receive=request.receive,
+            account=getattr(request.state, "account", None),
+            body=body,
+            bundle=bundle,
+            sampling=sampling,
+            chosen=chosen,
+            form=form,
+            tag=answer.etag(sampling, form, body.format),
+            id=correlation_id.get() or "",
+            arrived_s=arrived_s,
+        )
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What is known of the answer before it is computed."""
+        known = {"Trilemma-Seed": str(self.sampling.seed)}
+        return known if self.chosen is None else {**known, "Trilemma-Chosen": self.chosen}
+
+    async def made(self) -> Made:
+        """The files. Raises what Engine.run and Desk.attend raise."""
+        job, files, source = None, self.service.cache.get(self.tag), "hit"
         start_s = time.perf_counter()
         if files is None:
-            headers["Trilemma-Cache"] = "shared" if self._key in self.service.flights else "miss"
-            job = await self.service.desk.attend(self.id, receive, self._computed())
+            source = "shared" if self._key in self.service.flights else "miss"
+            job = await self.service.desk.attend(self.id, self.receive, self._computed())
             start_s = time.perf_counter()
             files = await self.files(job)
         else:
             self.service.metrics.cache_hits.inc()
-        timing, headers["Server-Timing"] = answer.timing(job, self.arrived_s, time.perf_counter() - start_s)
-        if self.form != answer.JSON:
-            return Response(files[0], media_type=self.form, headers=headers)
-        return Response(self.json(files, timing), media_type=answer.JSON, headers=headers)
+        timing, header = answer.timing(job, self.arrived_s, time.perf_counter() - start_s)
+        return Made(files, timing, {**self.headers, "Trilemma-Cache": source, "Server-Timing": header})
 
     def json(self, files: list[bytes], timing: Timing) -> bytes:
         return answer.json(self.id, self.bundle, self.sampling, self.chosen, files, timing)

@@ -20,11 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, TypeAdapter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import KeySpent, Problem, Unauthorized, answer
+from service.errors import KeySpent, Problem, Unauthorized
 from service.metrics import Metrics
+from service.refusals import answer
 from service.static import ASSETS
 
-OPEN = {"/healthz", "/readyz", "/metrics"}  # asked by machines that have no key; a proxy keeps them from the world
+# Asked by machines that have no key; a proxy keeps them from the world.
+OPEN = {"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
 
 
 class Key(BaseModel):
@@ -93,7 +95,7 @@ class KeyCheck:
         if scope["type"] != "http" or is_open(scope["path"]):
             await self.app(scope, receive, send)
         elif (name := self.find(Headers(scope=scope).get("authorization", ""))) is None:
-            await answer(Unauthorized(), self.metrics)(scope, receive, send)
+            await answer(Unauthorized(), scope["path"], self.metrics)(scope, receive, send)
         else:
             scope.setdefault("state", {})["account"] = self.accounts.get(name)
             await self.app(scope, receive, send)

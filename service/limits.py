@@ -6,8 +6,9 @@ Starlette has a limit too, but where the length is declared it answers in plain 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BodyTooLarge, answer
+from service.errors import BodyTooLarge
 from service.metrics import Metrics
+from service.refusals import answer
 
 
 class BodyLimit:
@@ -24,7 +25,7 @@ class BodyLimit:
             return
         body = await self._read(Headers(scope=scope).get("content-length", ""), receive)
         if body is None:
-            await answer(BodyTooLarge(self.max_bytes), self.metrics)(scope, receive, send)
+            await answer(BodyTooLarge(self.max_bytes), scope["path"], self.metrics)(scope, receive, send)
             return
         unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 

@@ -1,30 +1,27 @@
 """The HTTP surface: thin handlers from a parsed request to the engine and back."""
 
 import asyncio
-import time
 from typing import Annotated, Any
 
-from asgi_correlation_id import correlation_id
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.sse import EventSourceResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service import answer, events, frontier
-from service.errors import MEDIA_TYPE as PROBLEM_TYPE
+from service import answer, events, refusals
 from service.errors import ProblemDetails
 from service.generation import Generation
 from service.schemas import GenerateRequest, GenerateResponse, MethodInfo, Readiness
 from service.service import Service
-
-router = APIRouter()
 
 PROBLEM_SCHEMA = ProblemDetails.model_json_schema()
 # Inlined: within the OpenAPI document a reference into the schema's own definitions would point nowhere.
 PROBLEM_SCHEMA["properties"]["errors"]["items"] = PROBLEM_SCHEMA.pop("$defs")["FieldError"]
 PROBLEM: dict[str, Any] = {
     "description": "A problem (RFC 9457)",
-    "content": {PROBLEM_TYPE: {"schema": PROBLEM_SCHEMA}},
+    "content": {refusals.PROBLEM: {"schema": PROBLEM_SCHEMA}},
 }
+router = APIRouter(responses={"4XX": PROBLEM, "5XX": PROBLEM})
+
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 GENERATED: dict[int | str, dict[str, Any]] = {
     200: {
@@ -47,39 +44,21 @@ Served = Annotated[Service, Depends(get_service)]
 async def generate(
     request: Request,
     body: GenerateRequest,
-    service: Served,
     accept: Annotated[str, Header()] = "*/*",
     if_none_match: Annotated[str, Header()] = "",
 ) -> Response:
     """Generate images. The same request always gives the same images, whatever else the service is doing."""
-    arrived_s = time.perf_counter()
     form = answer.negotiate(accept)
-    body, chosen = frontier.choose(body, service.measured_points())
-    bundle = service.find(body.method)
-    request.state.method = body.method
-    sampling = bundle.resolve(body)
-    service.metrics.requested_steps.labels(body.method, sampling.solver).observe(sampling.steps)
-    tag = answer.etag(sampling, form, body.format)
-    headers = {"ETag": tag, "Vary": "Accept", "Trilemma-Seed": str(sampling.seed)}
-    if chosen is not None:
-        headers["Trilemma-Chosen"] = chosen
-    if answer.is_match(tag, if_none_match):
+    generation = Generation.begin(request, body, form)
+    headers = {**generation.headers, "ETag": generation.tag, "Vary": "Accept"}
+    if answer.is_match(generation.tag, if_none_match):
         return Response(status_code=304, headers=headers)
-    generation = Generation(
-        service=service,
-        account=getattr(request.state, "account", None),
-        body=body,
-        bundle=bundle,
-        sampling=sampling,
-        chosen=chosen,
-        form=form,
-        tag=tag,
-        id=correlation_id.get() or "",
-        arrived_s=arrived_s,
-    )
     if form == answer.EVENTS:
-        return EventSourceResponse(await events.stream(generation, request.receive), headers=headers)
-    return await generation.response(request.receive, headers)
+        voice = events.OwnVoice(generation)
+        return EventSourceResponse(await events.stream(generation, voice), headers=headers)
+    made = await generation.made()
+    content = generation.json(made.files, made.timing) if form == answer.JSON else made.files[0]
+    return Response(content, media_type=form, headers={**headers, **made.headers})
 
 
 @router.delete("/requests/{id}", status_code=204)

@@ -127,9 +127,9 @@ class Readiness(BaseModel):
     out_of_service: list[str] = Field(description="methods whose model kept failing")
 
 
-def allowed(field: str) -> Any:
+def allowed(field: str, model: type[BaseModel]) -> Any:
     """What `field` of a request may be, in JSON Schema's terms, or the known fields where there is no such field."""
-    properties = GenerateRequest.model_json_schema()["properties"]
+    properties = model.model_json_schema()["properties"]
     if field not in properties:
         return sorted(properties)
     schema = properties[field]
