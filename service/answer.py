@@ -25,7 +25,7 @@ from service.schemas import (
     Timing,
 )
 
-JSON, EVENTS = "application/json", "text/event-stream"
+JSON, EVENTS, ARRAY = "application/json", "text/event-stream", MEDIA_TYPES["npy"]
 FORMATS = {media_type: format for format, media_type in MEDIA_TYPES.items()}
 ANSWERS = [EVENTS, *reversed(FORMATS), JSON]  # mimeparse takes the last of those that suit equally well: JSON for */*
 

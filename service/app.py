@@ -11,7 +11,7 @@ from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from service import keys, refusals, routes, static
+from service import keys, oip, openai, openapi, refusals, routes, static
 from service.headers import SecurityHeaders
 from service.keys import KeyCheck
 from service.limits import BodyLimit
@@ -23,6 +23,8 @@ from service.settings import Settings
 from service.tracing import telemetry
 
 log = structlog.get_logger()
+
+VERSION = "0.1.0"  # pyproject.toml has it too
 
 
 def is_request_id(value: str) -> bool:
@@ -55,12 +57,15 @@ def create_app(settings: Settings, open_runtime: OpenRuntime = OrtRuntime) -> Fa
 
     app = FastAPI(
         title="Trilemma",
+        version=VERSION,
         summary="Images from diffusion models that sample fast",
         lifespan=lifespan,
         telemetry=telemetry(settings.trace),
     )
     app.state.service = service
-    app.include_router(routes.router)
+    for module in (routes, oip, openai):
+        app.include_router(module.router)
+    openapi.install(app)
     app.router.routes.extend(static.ROUTES)
     refusals.install(app, service.metrics)
     guard(app, settings, service.metrics)

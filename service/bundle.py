@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import secrets
+import time
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -90,6 +91,7 @@ class Bundle:
         self.folder = folder
         self.manifest = manifest
         self.digest = manifest.digest
+        self.loaded_at = int(time.time())  # Unix time
         self.table = lru_cache(maxsize=256)(self._table)
 
     @cached_property

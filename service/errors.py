@@ -1,13 +1,14 @@
 """What can go wrong with a request, each kind with its status. `service.refusals` makes answers of them.
 
-    Problem
-    ├── InvalidRequest   422  a field is outside its range          ├── Overloaded    429  it cannot be answered in time
-    ├── MalformedBody    400  the body is not JSON                  ├── Unavailable   503  starting or draining
-    ├── NotJson          415  the body does not say that it is JSON ├── StepFailed    500  the network failed
-    ├── UnknownMethod    404  no model serves that method           ├── OutOfService  500  the model keeps failing
-    ├── NotAcceptable    406  no such media type                    ├── Unauthorized  401  no key, or an unknown one
-    ├── BodyTooLarge     413  the body is longer than allowed       ├── KeySpent      429  the key's work is used up
-    └── UnknownRequest   404  no request of that id is under way    └── Cancelled     409  by DELETE /requests/{id}
+Problem
+├── InvalidRequest   422  a field is outside its range          ├── Overloaded    429  it cannot be answered in time
+├── MalformedBody    400  the body is not JSON                  ├── Unavailable   503  starting or draining
+├── NotJson          415  the body does not say that it is JSON ├── StepFailed    500  the network failed
+├── UnknownMethod    404  no model serves that method           ├── OutOfService  500  the model keeps failing
+├── NotAcceptable    406  no such media type                    ├── Unauthorized  401  no key, or an unknown one
+├── BodyTooLarge     413  the body is longer than allowed       ├── KeySpent      429  the key's work is used up
+├── UnknownRequest   404  no request of that id is under way    ├── Cancelled     409  by DELETE /requests/{id}
+└── UnknownVersion   404  no model has that version             └── Foreign            what the framework refuses
 """
 
 import math
@@ -88,6 +89,14 @@ class UnknownMethod(Problem):
 
     def __init__(self, method: str, known: Sequence[str]) -> None:
         super().__init__(f"no method {method!r}; the methods are: {', '.join(known)}", known=list(known))
+
+
+class UnknownVersion(Problem):
+    status = HTTPStatus.NOT_FOUND
+    type = "urn:trilemma:unknown-version"
+
+    def __init__(self, method: str, version: str, known: Sequence[str]) -> None:
+        super().__init__(f"{method} has no version {version!r}; it has: {', '.join(known)}", known=list(known))
 
 
 class NotAcceptable(Problem):

@@ -11,8 +11,8 @@ from fastapi.sse import format_sse_event
 
 from service import answer
 from service.core import Job, Progress
-from service.errors import Problem
 from service.encode import encode
+from service.errors import Problem
 from service.generation import Generation
 from service.schemas import Format, Timing
 
@@ -79,13 +79,15 @@ async def _events(
     generation: Generation, voice: Voice, ended: asyncio.Task[Job], steps: asyncio.Queue[Progress | None]
 ) -> AsyncIterator[bytes]:
     try:
-        yield voice.accepted()
+        if said := voice.accepted():
+            yield said
         while (progress := await steps.get()) is not None:
             preview = None
             if progress.preview is not None:
                 file = await asyncio.to_thread(encode, progress.preview[None], voice.preview_format)
                 preview = base64.b64encode(file).decode()
-            yield voice.step(progress, preview)
+            if said := voice.step(progress, preview):
+                yield said
         job = await ended
         files = await generation.files(job)
         timing, _ = answer.timing(job, generation.arrived_s, 0.0)

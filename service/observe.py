@@ -8,7 +8,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.metrics import Metrics
 
 log = structlog.get_logger()
-QUIET = {"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}  # asked for every few seconds by machines: logged at debug
+QUIET = {
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/v2/health/live",
+    "/v2/health/ready",
+}  # asked for every few seconds by machines: logged at debug
 
 
 class Observe:

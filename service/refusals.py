@@ -3,7 +3,7 @@
 `/v1` answers as OpenAI does, `/v2` as the Open Inference Protocol has it, the rest in `application/problem+json`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -12,12 +12,11 @@ from asgi_correlation_id import correlation_id
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
-from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
 from service.errors import FieldError, Foreign, InvalidRequest, MalformedBody, NotJson, Problem
 from service.metrics import Metrics
-from service.schemas import GenerateRequest, allowed
+from service.schemas import allowed
 
 JSON, PROBLEM = "application/json", "application/problem+json"
 OPENAI_CODES = {
@@ -75,8 +74,12 @@ def install(app: FastAPI, metrics: Metrics) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> Response:
-        found = invalid(error.errors(), request.headers.get("content-type", ""), _body_model(request))
-        return await problem(request, found)
+        # loc is ("body", field) or, for a member of a union, ("body", field, member)
+        found = [{**item, "loc": item["loc"][1:]} for item in error.errors()]
+        content_type = request.headers.get("content-type", "absent")
+        if "json" not in content_type and any(not item["loc"] for item in found):
+            return await problem(request, NotJson(f"the content type is {content_type!r}; send application/json"))
+        return await problem(request, invalid(found, _body_model(request)))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -90,17 +93,13 @@ def install(app: FastAPI, metrics: Metrics) -> None:
         return response(Problem(detail, headers=headers), request.url.path)
 
 
-def invalid(errors: Sequence[ErrorDetails], content_type: str, model: type[BaseModel]) -> Problem:
+def invalid(errors: Iterable[Mapping[str, Any]], model: type[BaseModel]) -> Problem:
     """Pydantic's findings on a body as fields with their allowed ranges, a field once."""
     details: dict[str, list[str]] = {}
     for item in errors:
         if item["type"] == "json_invalid":
             return MalformedBody(f"the body is not JSON: {item['ctx']['error']}")
-        # loc is ("body", field) or, for a member of a union, ("body", field, member)
-        field = str(item["loc"][1]) if len(item["loc"]) > 1 else "body"
-        details.setdefault(field, []).append(item["msg"])
-    if "body" in details and "json" not in content_type:
-        return NotJson(f"the content type is {content_type or 'absent'!r}; send application/json")
+        details.setdefault(str(item["loc"][0]) if item["loc"] else "body", []).append(item["msg"])
     return InvalidRequest(
         [
             FieldError(field=field, detail=", or ".join(found), allowed=allowed(field, model))
@@ -120,7 +119,8 @@ def _spelt_out(problem: Problem) -> str:
     if not isinstance(problem, InvalidRequest):
         return problem.detail
     return "; ".join(
-        f"{error.field}: {error.detail}" + (f"; allowed: {orjson.dumps(error.allowed).decode()}" if error.allowed else "")
+        f"{error.field}: {error.detail}"
+        + (f"; allowed: {orjson.dumps(error.allowed).decode()}" if error.allowed else "")
         for error in problem.errors
     )
 

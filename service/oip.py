@@ -1,0 +1,186 @@
+"""The Open Inference Protocol, version 2, over REST, as KServe and Triton have it.
+
+https://github.com/open-inference/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
+"""
+
+import io
+from typing import Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
+
+from service import answer, tensors
+from service.bundle import Bundle
+from service.errors import UnknownVersion
+from service.generation import Generation
+from service.routes import Served
+from service.service import Service
+
+VERSION = "1"  # of each model: a bundle has one at a time, and its digest says which
+
+
+class Error(BaseModel):
+    error: str
+
+
+class Live(BaseModel):
+    live: bool
+
+
+class Ready(BaseModel):
+    ready: bool
+
+
+class Server(BaseModel):
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorMetadata(BaseModel):
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class ModelReady(BaseModel):
+    name: str
+    ready: bool
+
+
+class OutputData(BaseModel):
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: dict[str, Any] = {}
+    data: list[float] = []
+
+
+class InferResponse(BaseModel):
+    model_name: str
+    model_version: str
+    id: str
+    parameters: dict[str, Any]
+    outputs: list[OutputData]
+
+
+class IndexRequest(BaseModel):
+    ready: bool = False
+
+
+class IndexEntry(BaseModel):
+    name: str
+    version: str
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: str
+
+
+ERROR: dict[str, Any] = {"description": "An error", "model": Error}
+BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+INFER: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}}, **BINARY},
+    }
+}
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"], responses={"4XX": ERROR, "5XX": ERROR})
+
+
+@router.get("/health/live", responses={503: {"model": Live}})
+async def live(service: Served, response: Response) -> Live:
+    """Whether the process can go on."""
+    alive = service.readiness().status != "engine stopped"
+    response.status_code = 200 if alive else 503
+    return Live(live=alive)
+
+
+@router.get("/health/ready", responses={503: {"model": Ready}})
+async def ready(service: Served, response: Response) -> Ready:
+    """Whether requests are served."""
+    is_ready = service.readiness().status == "ready"
+    response.status_code = 200 if is_ready else 503
+    return Ready(ready=is_ready)
+
+
+@router.get("")
+async def server(request: Request) -> Server:
+    """What this server is."""
+    return Server(name="trilemma", version=request.app.version, extensions=["binary_tensor_data", "model_repository"])
+
+
+@router.post("/repository/index")
+async def index(service: Served, body: IndexRequest | None = None) -> list[IndexEntry]:
+    """Every model of the folder, those that were refused too."""
+    readiness = service.readiness()
+    entries = [IndexEntry(name=name, version=VERSION, state="READY", reason="") for name in readiness.methods] + [
+        IndexEntry(
+            name=name, version=VERSION, state="UNAVAILABLE", reason="it kept failing and was taken out of service"
+        )
+        for name in readiness.out_of_service
+    ]
+    refused = [
+        IndexEntry(name=name, version=VERSION, state="UNAVAILABLE", reason=reason)
+        for name, reason in readiness.failed_bundles.items()
+    ]
+    return [entry for entry in entries + refused if entry.state == "READY" or not (body and body.ready)]
+
+
+@router.get("/models/{model}")
+@router.get("/models/{model}/versions/{version}")
+async def model(service: Served, model: str, version: str = VERSION) -> ModelMetadata:
+    """A model's inputs, each optional, and its output."""
+    bundle = find(service, model, version)
+    return ModelMetadata(
+        name=model,
+        versions=[VERSION],
+        platform="onnxruntime_onnx",
+        inputs=[TensorMetadata(name=name, datatype=kind, shape=[1]) for name, kind in tensors.INPUTS.items()],
+        outputs=[TensorMetadata(name=tensors.OUTPUT, datatype="FP32", shape=[-1, *bundle.manifest.shape])],
+    )
+
+
+@router.get("/models/{model}/ready", responses={503: {"model": ModelReady}})
+@router.get("/models/{model}/versions/{version}/ready", responses={503: {"model": ModelReady}})
+async def model_ready(service: Served, response: Response, model: str, version: str = VERSION) -> ModelReady:
+    """Whether a model's requests are served."""
+    is_ready = find(service, model, version).digest not in service.engine.out_of_service
+    response.status_code = 200 if is_ready else 503
+    return ModelReady(name=model, ready=is_ready)
+
+
+@router.post(
+    "/models/{model}/infer", response_model=InferResponse, responses={200: {"content": BINARY}}, openapi_extra=INFER
+)
+@router.post(
+    "/models/{model}/versions/{version}/infer",
+    response_model=InferResponse,
+    responses={200: {"content": BINARY}},
+    openapi_extra=INFER,
+)
+async def infer(request: Request, service: Served, model: str, version: str = VERSION) -> Response:
+    """Generate images: float32 (n, C, H, W) in [−1, 1]. The answer's parameters have the seed, drawn if absent."""
+    find(service, model, version)
+    asked, body = tensors.parse(model, await request.body(), request.headers.get(tensors.HEADER_LENGTH))
+    generation = Generation.begin(request, body, answer.ARRAY)
+    made = await generation.made()
+    images = np.load(io.BytesIO(made.files[0]), allow_pickle=False)
+    parameters = {"seed": generation.sampling.seed, "digest": generation.bundle.digest}
+    content, headers = tensors.answer(asked, model, version, generation.id, images, parameters)
+    return Response(content, headers={**made.headers, **headers})
+
+
+def find(service: Service, model: str, version: str) -> Bundle:
+    """Raises Unavailable, UnknownMethod or UnknownVersion."""
+    bundle = service.find(model)
+    if version != VERSION:
+        raise UnknownVersion(model, version, [VERSION])
+    return bundle
