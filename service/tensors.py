@@ -96,8 +96,8 @@ def parse(model: str, body: bytes, header_length: str | None) -> tuple[InferRequ
     try:
         request = InferRequest.model_validate_json(body[:length])
     except ValidationError as error:
-        found = [{**item, "loc": [".".join(map(str, item["loc"]))] * bool(item["loc"])} for item in error.errors()]
-        raise invalid(found, InferRequest) from error
+        places = [(".".join(map(str, item["loc"])) or "body", item["msg"]) for item in error.errors()]
+        raise InvalidRequest([FieldError(field=field, detail=detail) for field, detail in places]) from error
     try:
         return request, GenerateRequest(method=model, **_fields(request.inputs, body[length:]))
     except ValidationError as error:

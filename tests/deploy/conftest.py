@@ -75,9 +75,9 @@ def running(
 
 
 @contextmanager
-def in_this_process(bundles: Path, **settings: Any) -> Iterator[tuple[str, Any]]:
+def in_this_process(bundles: Path, runtime: ToyRuntime | None = None, **settings: Any) -> Iterator[tuple[str, Any]]:
     """The URL of a server of toys in a thread, and its application."""
-    app = create_app(Settings(bundles=bundles, **settings), open_runtime=lambda bundle, threads: ToyRuntime())
+    app = create_app(Settings(bundles=bundles, **settings), lambda bundle, threads: runtime or ToyRuntime())
     server = uvicorn.Server(uvicorn.Config(app, port=(port := free_port()), log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
