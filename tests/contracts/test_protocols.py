@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,17 +27,14 @@ REQUESTS = [
     ("ddim", 20, 2**64 - 1, "0", 1),
     ("latent", 5, 0, "9", 1),
 ]
-COMMAND = ["-m", "service", "--log-level", "warning"]
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """The URL of a real server over the shipped models, with no cache: each protocol computes for itself."""
-    import sys
-
-    command = [sys.executable, *COMMAND, "--bundles", str(SHIPPED.parent), "--cache-bytes", "0"]
+    options = ["--log-level", "warning", "--bundles", str(SHIPPED.parent), "--cache-bytes", "0"]
     url = f"http://127.0.0.1:{(port := free_port())}"
-    with running([*command, "--port", str(port)], f"{url}/readyz"):
+    with running([sys.executable, "-m", "service", *options, "--port", str(port)], f"{url}/readyz"):
         yield url
 
 
