@@ -52,6 +52,13 @@ class OwnVoice:
         return event("error", problem.body())
 
 
+def schema(*names: str) -> dict[str, Any]:
+    """The description of a stream of these events, for OpenAPI."""
+    data = {"type": "string", "contentMediaType": "application/json"}
+    properties = {"event": {"type": "string", "enum": list(names)}, "data": data}
+    return {"schema": {"type": "object", "properties": properties, "required": list(properties)}}
+
+
 async def stream(generation: Generation, voice: Voice) -> AsyncIterator[bytes]:
     """Starts the job; a refusal is raised here, before the answer has begun, and what fails later is an event."""
     job, steps = generation.job(), asyncio.Queue[Progress | None]()

@@ -4,18 +4,17 @@ https://github.com/open-inference/open-inference-protocol/blob/main/specificatio
 """
 
 import io
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from service import answer, tensors
 from service.bundle import Bundle
 from service.errors import UnknownVersion
 from service.generation import Generation
 from service.routes import Served
-from service.service import Service
 
 VERSION = "1"  # of each model: a bundle has one at a time, and its digest says which
 
@@ -74,7 +73,12 @@ class InferResponse(BaseModel):
 
 
 class IndexRequest(BaseModel):
-    ready: bool = False
+    model_config = ConfigDict(strict=True)
+
+    ready: Annotated[bool, Field(description="only those that are")] = False
+
+
+EVERY = IndexRequest()
 
 
 class IndexEntry(BaseModel):
@@ -118,7 +122,7 @@ async def server(request: Request) -> Server:
 
 
 @router.post("/repository/index")
-async def index(service: Served, body: IndexRequest | None = None) -> list[IndexEntry]:
+async def index(service: Served, body: IndexRequest = EVERY) -> list[IndexEntry]:
     """Every model of the folder, those that were refused too."""
     readiness = service.readiness()
     entries = [IndexEntry(name=name, version=VERSION, state="READY", reason="") for name in readiness.methods] + [
@@ -131,16 +135,29 @@ async def index(service: Served, body: IndexRequest | None = None) -> list[Index
         IndexEntry(name=name, version=VERSION, state="UNAVAILABLE", reason=reason)
         for name, reason in readiness.failed_bundles.items()
     ]
-    return [entry for entry in entries + refused if entry.state == "READY" or not (body and body.ready)]
+    return [entry for entry in entries + refused if entry.state == "READY" or not body.ready]
 
 
-@router.get("/models/{model}")
-@router.get("/models/{model}/versions/{version}")
-async def model(service: Served, model: str, version: str = VERSION) -> ModelMetadata:
+def find(service: Served, model: str) -> Bundle:
+    """Raises Unavailable or UnknownMethod."""
+    return service.find(model)
+
+
+def versioned(model: str, version: str) -> None:
+    """Raises UnknownVersion."""
+    if version != VERSION:
+        raise UnknownVersion(model, version, [VERSION])
+
+
+Found = Annotated[Bundle, Depends(find)]
+models = APIRouter()
+
+
+@models.get("")
+async def model(bundle: Found) -> ModelMetadata:
     """A model's inputs, each optional, and its output."""
-    bundle = find(service, model, version)
     return ModelMetadata(
-        name=model,
+        name=bundle.manifest.name,
         versions=[VERSION],
         platform="onnxruntime_onnx",
         inputs=[TensorMetadata(name=name, datatype=kind, shape=[1]) for name, kind in tensors.INPUTS.items()],
@@ -148,39 +165,26 @@ async def model(service: Served, model: str, version: str = VERSION) -> ModelMet
     )
 
 
-@router.get("/models/{model}/ready", responses={503: {"model": ModelReady}})
-@router.get("/models/{model}/versions/{version}/ready", responses={503: {"model": ModelReady}})
-async def model_ready(service: Served, response: Response, model: str, version: str = VERSION) -> ModelReady:
+@models.get("/ready", responses={503: {"model": ModelReady}})
+async def model_ready(service: Served, bundle: Found, response: Response) -> ModelReady:
     """Whether a model's requests are served."""
-    is_ready = find(service, model, version).digest not in service.engine.out_of_service
+    is_ready = bundle.digest not in service.engine.out_of_service
     response.status_code = 200 if is_ready else 503
-    return ModelReady(name=model, ready=is_ready)
+    return ModelReady(name=bundle.manifest.name, ready=is_ready)
 
 
-@router.post(
-    "/models/{model}/infer", response_model=InferResponse, responses={200: {"content": BINARY}}, openapi_extra=INFER
-)
-@router.post(
-    "/models/{model}/versions/{version}/infer",
-    response_model=InferResponse,
-    responses={200: {"content": BINARY}},
-    openapi_extra=INFER,
-)
-async def infer(request: Request, service: Served, model: str, version: str = VERSION) -> Response:
+@models.post("/infer", response_model=InferResponse, responses={200: {"content": BINARY}}, openapi_extra=INFER)
+async def infer(request: Request, bundle: Found) -> Response:
     """Generate images: float32 (n, C, H, W) in [−1, 1]. The answer's parameters have the seed, drawn if absent."""
-    find(service, model, version)
-    asked, body = tensors.parse(model, await request.body(), request.headers.get(tensors.HEADER_LENGTH))
+    name = bundle.manifest.name
+    asked, body = tensors.parse(name, await request.body(), request.headers.get(tensors.HEADER_LENGTH))
     generation = Generation.begin(request, body, answer.ARRAY)
     made = await generation.made()
     images = np.load(io.BytesIO(made.files[0]), allow_pickle=False)
     parameters = {"seed": generation.sampling.seed, "digest": generation.bundle.digest}
-    content, headers = tensors.answer(asked, model, version, generation.id, images, parameters)
+    content, headers = tensors.answer(asked, name, VERSION, generation.id, images, parameters)
     return Response(content, headers={**made.headers, **headers})
 
 
-def find(service: Service, model: str, version: str) -> Bundle:
-    """Raises Unavailable, UnknownMethod or UnknownVersion."""
-    bundle = service.find(model)
-    if version != VERSION:
-        raise UnknownVersion(model, version, [VERSION])
-    return bundle
+router.include_router(models, prefix="/models/{model}")
+router.include_router(models, prefix="/models/{model}/versions/{version}", dependencies=[Depends(versioned)])

@@ -98,7 +98,8 @@ class Error(BaseModel):
 
 
 ERROR: dict[str, Any] = {"description": "An error", "model": Error}
-STREAM: dict[str, Any] = {"content": {answer.EVENTS: {"schema": {"type": "string"}}}}
+PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"
+STREAM: dict[str, Any] = {"content": {answer.EVENTS: events.schema(PARTIAL, COMPLETED, "error")}}
 router = APIRouter(prefix="/v1", tags=["OpenAI"], responses={"4XX": ERROR, "5XX": ERROR})
 
 
@@ -139,7 +140,7 @@ async def model(service: Served, model: str) -> Model:
 
 
 class ImageVoice:
-    """`image_generation.partial_image`, so many as asked for at most, then `image_generation.completed`."""
+    """PARTIAL, so many as asked for at most, then COMPLETED."""
 
     def __init__(self, generation: Generation, partial_images: int) -> None:
         self.preview_format = generation.body.format
@@ -159,17 +160,16 @@ class ImageVoice:
         if preview is None or progress.index == progress.of or self.sent == self.partial_images:
             return b""
         self.sent += 1
-        return self._event("partial_image", b64_json=preview, partial_image_index=self.sent - 1)
+        return self._event(PARTIAL, b64_json=preview, partial_image_index=self.sent - 1)
 
     def completed(self, files: list[bytes], timing: Timing) -> bytes:
-        return self._event("completed", b64_json=base64.b64encode(files[0]).decode(), usage=USAGE)
+        return self._event(COMPLETED, b64_json=base64.b64encode(files[0]).decode(), usage=USAGE)
 
     def failed(self, problem: Problem) -> bytes:
         return events.event("error", refusals.openai(problem))
 
     def _event(self, name: str, **data: Any) -> bytes:
-        kind = f"image_generation.{name}"
-        return events.event(kind, {"type": kind, "created_at": int(time.time()), **self.picture, **data})
+        return events.event(name, {"type": name, "created_at": int(time.time()), **self.picture, **data})
 
 
 def check(body: ImageRequest, bundle: Bundle) -> None:

@@ -26,7 +26,10 @@ BINARY = {"schema": {"type": "string", "format": "binary"}}
 GENERATED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The images: JSON, one picture (a grid for n > 1), or a float32 array (n, C, H, W)",
-        "content": {**dict.fromkeys(answer.FORMATS, BINARY), answer.EVENTS: {"schema": {"type": "string"}}},
+        "content": {
+            **dict.fromkeys(answer.FORMATS, BINARY),
+            answer.EVENTS: events.schema("queued", "step", "completed", "error"),
+        },
     },
     304: {"description": "`If-None-Match` names what this request would give; nothing was computed"},
 }

@@ -31,13 +31,15 @@ DTYPES = {"INT32": "<i4", "UINT64": "<u8", "FP32": "<f4"}
 OUTPUT = "images"
 
 
-class TensorParameters(BaseModel):
+class Wire(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class TensorParameters(Wire):
     binary_data_size: Annotated[int | None, Field(ge=0, description="bytes of it behind the JSON")] = None
 
 
-class InputTensor(BaseModel):
-    model_config = ConfigDict(strict=True)
-
+class InputTensor(Wire):
     name: str
     shape: list[int]
     datatype: str
@@ -45,20 +47,20 @@ class InputTensor(BaseModel):
     data: list[int | float | str] | None = None
 
 
-class OutputParameters(BaseModel):
+class OutputParameters(Wire):
     binary_data: bool | None = None
 
 
-class OutputTensor(BaseModel):
+class OutputTensor(Wire):
     name: Literal["images"]
     parameters: OutputParameters = OutputParameters()
 
 
-class RequestParameters(BaseModel):
+class RequestParameters(Wire):
     binary_data_output: bool = False
 
 
-class InferRequest(BaseModel):
+class InferRequest(Wire):
     """`steps`, `seed`, `class_label`, `n`, `eta`, `solver`, `deadline_ms` and `priority` are inputs, each optional."""
 
     model_config = ConfigDict(

@@ -1,0 +1,118 @@
+"""`./run fuzz`: starts a server, and sends it what schemathesis makes of its OpenAPI description, good and bad.
+
+It fails on an answer that is an error of the server's, or that the description does not have. Options that this command
+does not know are schemathesis' (`--seed 7 --workers 2 --include-path /generate`).
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import schemathesis
+
+from models.evaluate import serving
+from service.settings import SHIPPED_BUNDLES
+from service.tensors import INPUTS
+
+METHODS = "FUZZ_METHODS"  # environment: what GET /methods says of the server
+CHECKS = [
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "negative_data_rejection",
+    "unsupported_method",
+    "allow_header_conformance",
+]
+WORK = {"steps": (20, 1000), "num_inference_steps": (20, 1000), "n": (4, 64)}  # asked for at most, and what is valid
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="./run fuzz", description=__doc__)
+    parser.add_argument("--bundles", type=Path, default=SHIPPED_BUNDLES, help="folder of bundles")
+    parser.add_argument("--examples", type=int, default=400, help="generated requests an operation, about")
+    asked, options = parser.parse_known_args()
+    with serving(asked.bundles) as url:
+        sys.exit(fuzz(url, asked.examples, options))
+
+
+def fuzz(url: str, examples: int, options: list[str]) -> int:
+    """Sends the server at `url` what schemathesis makes; its exit code."""
+    environment = {
+        **os.environ,
+        "SCHEMATHESIS_HOOKS": "loadtests.fuzz",
+        METHODS: httpx.get(f"{url}/methods").raise_for_status().text,
+    }
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--checks", ",".join(CHECKS)]
+    command += ["--max-examples", str(examples), "--request-timeout", "120", *options]
+    return subprocess.run(command, env=environment).returncode  # noqa: S603
+
+
+# --- hooks: names that exist, where a random one would not, and no more work than can be done -----------------------
+
+
+@schemathesis.hook
+def map_path_parameters(_: Any, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Most models exist, and their versions."""
+    if isinstance(name := (parameters or {}).get("model"), str):
+        parameters["model"] = known(name)
+        if "version" in parameters and len(name) % 4:
+            parameters["version"] = "1"
+    return parameters
+
+
+@schemathesis.hook
+def map_body(_: Any, body: Any) -> Any:
+    """Most methods exist, and classes and tensors; what is no string or number stays as it is."""
+    if not isinstance(body, dict):
+        return body
+    for field in ("method", "model"):
+        if isinstance(body.get(field), str):
+            body[field] = known(body[field])
+    if isinstance(prompt := body.get("prompt"), str) and len(prompt) % 4:
+        classes = served()[0]["classes"]
+        body["prompt"] = classes[len(prompt) % len(classes)]
+    return {field: limited(field, value) for field, value in body.items()} | tensors(body)
+
+
+def served() -> list[dict[str, Any]]:
+    methods: list[dict[str, Any]] = json.loads(os.environ[METHODS])
+    return methods
+
+
+def known(name: str) -> str:
+    methods = [method["method"] for method in served()]
+    return str(methods[len(name) % len(methods)]) if len(name) % 5 else name
+
+
+def limited(field: str, value: Any) -> Any:
+    """A number of steps or images that is as valid or as wrong as before, and soon done."""
+    if field not in WORK or not isinstance(value, int):
+        return value
+    most, valid = WORK[field]
+    return 1 + value % most if most < value <= valid else value
+
+
+def tensors(body: dict[str, Any]) -> dict[str, Any]:
+    """The inputs, most by names that exist."""
+    inputs = body.get("inputs")
+    if not isinstance(inputs, list):
+        return {}
+    made = []
+    for (name, datatype), tensor in zip(INPUTS.items(), inputs, strict=False):
+        if isinstance(tensor, dict) and isinstance(tensor.get("name"), str) and len(tensor["name"]) % 4:
+            tensor = {**tensor, "name": name, "datatype": datatype, "shape": [1]}
+            if isinstance(data := tensor.get("data"), list) and data:
+                tensor["data"] = [limited(name, data[0])]
+        made.append(tensor)
+    return {"inputs": made}
+
+
+if __name__ == "__main__":
+    main()
