@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def fuzz(url: str, examples: int, options: list[str]) -> int:
     }
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--checks", ",".join(CHECKS)]
     command += ["--max-examples", str(examples), "--request-timeout", "120", *options]
-    return subprocess.run(command, env=environment).returncode  # noqa: S603
+    with tempfile.TemporaryDirectory() as folder:  # it keeps a cache where it runs, and would begin with what is there
+        return subprocess.run(command, env=environment, cwd=folder).returncode  # noqa: S603
 
 
 # --- hooks: names that exist, where a random one would not, and no more work than can be done -----------------------

@@ -6,6 +6,7 @@ import io
 import json
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from service.bundle import Bundle
 from service.core import Array, Inputs
 from service.schemas import GenerateRequest
 from service.settings import Settings
-from tests.conftest import ToyRuntime, write_bundle
+from tests.conftest import REPOSITORY, ToyRuntime, write_bundle
 
 
 @pytest.fixture
@@ -316,6 +317,11 @@ def test_the_openapi_document_is_valid_and_has_the_answers(client: TestClient) -
         "text/event-stream",
     }
     assert "application/problem+json" in answers["4XX"]["content"]
+    seed = document["components"]["schemas"]["GenerateRequest"]["properties"]["seed"]["anyOf"][0]
+    assert json.dumps(seed["maximum"]) == str(2**64 - 1)  # to the last digit
+    assert (
+        document["info"]["version"] == tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    )
 
 
 class Held(ToyRuntime):
