@@ -19,7 +19,8 @@ from service.metrics import Metrics
 from service.schemas import allowed
 
 JSON, PROBLEM = "application/json", "application/problem+json"
-OPENAI_CODES = {
+OPENAI_CODES = {  # the others are their reason
+    "blank": None,
     "unknown-method": "model_not_found",
     "unauthorized": "invalid_api_key",
     "overloaded": "rate_limit_exceeded",

@@ -111,7 +111,7 @@ def test_the_dice_draws_another_seed_and_the_first_image_is_kept(service: str, o
     expect(page.get_by_role("list").last.get_by_role("button")).to_have_count(2)
     assert "seed=7&" not in page.url
     assert shown(page) != first
-    page.get_by_role("button", name="Show 3 by ddim, 4 steps, seed 7").click()
+    page.get_by_role("button", name="Show 3 by ddim, 4 steps, seed 7", exact=True).click()
     assert shown(page) == first
     assert page.url.endswith(f"{LINK}&n=1")
     assert page.get_by_role("textbox", name="Seed").input_value() == "7"
@@ -124,7 +124,7 @@ def test_an_image_from_the_history_takes_the_place_of_one_that_forms(service: st
     page.get_by_role("spinbutton", name="Images").fill("64")
     press(page, "Generate")
     expect(page.locator(".tiles")).to_have_attribute("data-state", "forming")
-    page.get_by_role("button", name="Show 3 by ddim, 4 steps, seed 7").click()
+    page.get_by_role("button", name="Show 3 by ddim, 4 steps, seed 7", exact=True).click()
     wait_until(lambda: rows(service) == 0)
     expect(page.get_by_role("button", name="Generate", exact=True)).to_be_visible()
     assert (shown(page), page.locator(".tiles img").count()) == (first, 1)

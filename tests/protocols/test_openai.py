@@ -143,3 +143,4 @@ def test_the_frameworks_errors_are_in_openais_form_too(url: str) -> None:
         (httpx.post(f"{url}/v1/images/generations", content="{", headers={"content-type": "application/json"}), 400),
     ):
         assert (answer.status_code, answer.json()["error"]["type"]) == (status, "invalid_request_error")
+    assert httpx.get(f"{url}/v1/nowhere").json()["error"]["code"] is None
