@@ -91,7 +91,7 @@ def no_settings_from_outside() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def plain_tracebacks() -> None:
-    """Where rich is installed, structlog has it draw a traceback with every variable, which takes longer than a test."""
+    """Where rich is installed, structlog has it draw every variable of a traceback, which takes far too long."""
     renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[structlog.processors.add_log_level, renderer])
 
