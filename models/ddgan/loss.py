@@ -12,14 +12,14 @@ from models.ddgan.network import Discriminator, Network
 from models.ddgan.plan import large_steps, posterior_plan
 from models.plan import Vector
 
-R1_WEIGHT = 0.02  # γ of the gradient penalty
-R1_EVERY = 16  # batches; the penalty counts so many times
+R1_WEIGHT = 0.3  # γ of the gradient penalty
+R1_EVERY = 8  # batches; the penalty counts so many times
 BETAS = (0.0, 0.99)
-DISCRIMINATOR_RATE = 10.0  # times the generator's (Heusel et al. 2017, arXiv 1706.08500)
+DISCRIMINATOR_RATE = 50.0  # times the generator's (Heusel et al. 2017, arXiv 1706.08500)
 
 NETWORK: dict[str, Any] = {"channels": [32, 64, 96], "latent": 64}
 SCHEDULE: dict[str, Any] = {"alphas_cumprod": large_steps(4).tolist()}
-OBJECTIVE: dict[str, Any] = {"discriminator_batches": 300}
+OBJECTIVE: dict[str, Any] = {"discriminator_batches": 400}
 
 
 class Pair(NamedTuple):

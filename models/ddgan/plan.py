@@ -12,12 +12,12 @@ from models.plan import Plan, Point, Solver, Vector, posterior, visit
 
 
 def large_steps(timesteps: int) -> Vector:
-    """ᾱ = cos² φ at `timesteps` timesteps, float64, the angle φ growing as the square of time to DDIM's last.
+    """ᾱ = cos² φ at `timesteps` timesteps, float64, the angle φ growing evenly to that of DDIM's last: large β.
 
-    So each β is large. With the paper's own (Xiao et al. 2022, arXiv 2112.07804, appendix C) three of four timesteps of
-    so small an image are noise to the eye, and the discriminator can hardly tell the generator anything.
+    With the paper's own (Xiao et al. 2022, arXiv 2112.07804, appendix C) three of four timesteps of so small an image
+    are noise to the eye, and the discriminator can hardly tell the generator anything.
     """
-    return np.cos((np.arange(1, timesteps + 1) / timesteps) ** 2 * np.arccos(0.01)) ** 2
+    return np.cos(np.arange(1, timesteps + 1) / timesteps * np.arccos(0.01)) ** 2
 
 
 def max_steps(schedule: Mapping[str, Any]) -> int:
