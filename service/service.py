@@ -40,7 +40,12 @@ class Service:
         self._loading = threading.Lock()
         self._scheduler = Scheduler(settings.max_batch)
         self.engine = Engine(
-            self._runtimes, self._scheduler, self.metrics, settings.max_queued_images, settings.max_backlog_s
+            self._runtimes,
+            self._scheduler,
+            self.metrics,
+            settings.max_queued_images,
+            settings.max_backlog_s,
+            settings.workers,
         )
         self.metrics.engine_up.set_function(lambda: self.status != "ready" or self.engine.alive)
         self.metrics.queue_limit.set(settings.max_queued_images)

@@ -122,7 +122,7 @@ def test_a_client_that_goes_away_frees_its_rows_before_the_next_step(
             pass
 
         await client.app(scope, receive, send)
-        while service.engine.admission.jobs:
+        while service.engine.jobs:
             await asyncio.sleep(0)
 
     asyncio.run(disconnect())

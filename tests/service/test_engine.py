@@ -167,7 +167,7 @@ class LosesImages(Scheduler):
 
 
 class ChoosesNone(Scheduler):
-    def next_batch(self, now: float) -> None:
+    def next_batch(self, now: float, idle: int = 1) -> None:
         return None
 
 
