@@ -2,7 +2,7 @@
 
 A job waits while every worker is busy with what is due before it. So it ends within the longest step, the work before
 it shared by the workers, and its own alone (Graham 1969). Rows of its own model before it are in full batches, else it
-would ride along; another model's batches may have room: then a full batch's step for each of its longest job's is added.
+would ride along; another model's may have room: then a full batch's step for each of its longest job's is added.
 """
 
 import math

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import structlog
 
-from service import bundle, frontier
+from service import bundle, frontier, watch
 from service.bundle import Bundle
 from service.cache import Cache, Flights
 from service.desk import Desk
@@ -34,6 +34,7 @@ class Service:
         self.status: Literal["starting", "ready", "draining"] = "starting"
         self.bundles: dict[str, Bundle] = {}
         self.failed_bundles: dict[str, str] = {}
+        self.seen = watch.Look()  # of the bundle folder, by the last reload
         self._open_runtime = open_runtime
         self._points: list[frontier.Point] = []
         self._runtimes: dict[str, Runtime] = {}  # by digest; those of the last reload's bundles stay for their rows
@@ -66,6 +67,7 @@ class Service:
         """
         with self._loading:
             before = self.bundles
+            self.seen = watch.look(self.settings.bundles)
             bundles, failed = bundle.load_all(self.settings.bundles)
             served = {name: old for name, old in before.items() if old.folder.name in failed}
             for name, loaded in bundles.items():

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.schemas import MAX_IMAGES
@@ -20,6 +20,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     bundles: Path = Field(SHIPPED_BUNDLES, description="folder of bundles, a folder each")
+    watch_s: NonNegativeFloat = Field(5, description="seconds between looks for changed bundles; 0: none")
     workers: PositiveInt = Field(os.cpu_count() or 1, description="network steps at a time")
     threads: PositiveInt = Field(1, description="threads of each network step")
     max_batch: PositiveInt = Field(16, description="images in one network step at most")

@@ -10,7 +10,7 @@ from loadtests.peers.pipeline import PNG, Pipeline, Tuning
 from service.schemas import GenerateRequest
 
 
-class Api(litserve.LitAPI):  # type: ignore[misc]
+class Api(litserve.LitAPI):
     def setup(self, device: str) -> None:
         self.pipeline = Pipeline(Tuning.given().threads)
 

@@ -15,7 +15,6 @@ from service.schemas import GenerateRequest
 tuning = Tuning.given()
 
 
-@serve.deployment(num_replicas=tuning.workers, max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})
 class Replica:
     def __init__(self) -> None:
         self.pipeline = Pipeline(tuning.threads)
@@ -33,5 +32,6 @@ if __name__ == "__main__":
     ray.init(include_dashboard=False, logging_level="warning", runtime_env={"env_vars": tuning.environment()})
     quiet = {"log_level": "WARNING", "enable_access_log": False}
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])}, logging_config=quiet)
-    serve.run(Replica.bind(), route_prefix="/generate", logging_config=quiet)
+    deployed = serve.deployment(num_replicas=tuning.workers, max_ongoing_requests=1000)(Replica)
+    serve.run(deployed.bind(), route_prefix="/generate", logging_config=quiet)
     signal.pause()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,23 @@ def test_a_reload_that_fails_leaves_the_old_model_serving(tmp_path: Path, change
         assert (told["status"], told["methods"], list(told["failed_bundles"])) == ("ready", ["toy"], ["toy"])
         after = generate(client, seed=2).json()
         assert after["model"] == before["model"]
+
+
+def test_a_changed_folder_is_loaded_by_itself_while_requests_go_on(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "toy")
+    with serve(tmp_path, ToyRuntime(), watch_s=0.01, cache_bytes=0) as client:
+        write_bundle(tmp_path / ".new", name="new").rename(tmp_path / "new")
+        seeds = count()
+        while client.get("/readyz").json()["methods"] != ["new", "toy"]:
+            assert generate(client, seed=next(seeds)).status_code == 200
+        assert generate(client, method="new").status_code == 200
+        (tmp_path / "new" / "manifest.json").write_text("{}")
+        while "new" not in client.get("/readyz").json()["failed_bundles"]:
+            assert generate(client, seed=next(seeds)).status_code == 200
+        assert generate(client, method="new").status_code == 200  # the old one goes on
+        shutil.rmtree(tmp_path / "new")
+        while client.get("/readyz").json()["methods"] != ["toy"]:
+            assert generate(client, seed=next(seeds)).status_code == 200
 
 
 def test_a_stopped_engine_makes_the_process_unhealthy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
