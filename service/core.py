@@ -108,20 +108,20 @@ class Batch:
 
     def inputs(self) -> Inputs:
         """The step graph's inputs, a row an image: see `export.step.StepModule`."""
-        images = self.images
-        lines = np.stack([image.job.table[image.step] for image in images])
-        x = np.stack([image.x for image in images])
-        fresh = np.empty_like(x)
-        for row, image in zip(fresh, images, strict=True):
-            row[...] = image.fresh_noise()
+        images, job = self.images, self.images[0].job
+        lines = np.empty((len(images), job.table.shape[1]), dtype=np.float32)
+        x, x0_prev, fresh = (np.empty((len(images), *job.shape), dtype=np.float32) for _ in range(3))
+        for row, image in enumerate(images):  # np.stack takes three times as long
+            lines[row] = image.job.table[image.step]
+            x[row], x0_prev[row], fresh[row] = image.x, image.x0, image.fresh_noise()
         inputs: Inputs = {
             "x": x,
             "t": lines[:, 0],
             "y": np.array([image.job.label for image in images], dtype=np.int64),
             "noise": fresh,
-            "x0_prev": np.stack([image.x0 for image in images]),
+            "x0_prev": x0_prev,
             "coefficients": lines[:, 1:],
         }
-        if images[0].job.latent:
+        if job.latent:
             inputs["z"] = np.stack([image.fresh_z() for image in images])
         return inputs
