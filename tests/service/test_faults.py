@@ -97,8 +97,9 @@ def test_a_cancelled_job_is_in_no_step_after_the_one_that_was_running(toy: Bundl
     assert not engine.jobs
 
 
-def test_after_a_thousand_cancels_faults_and_answers_nothing_is_left(toy: Bundle) -> None:
-    engine = new_engine(toy, Broken(), max_batch=4, max_queued_images=64)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_after_a_thousand_cancels_faults_and_answers_nothing_is_left(toy: Bundle, workers: int) -> None:
+    engine = new_engine(toy, Broken(), max_batch=4, max_queued_images=64, workers=workers)
     chance = random.Random(0)  # noqa: S311
     ends: list[str] = []
 
