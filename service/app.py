@@ -21,6 +21,7 @@ from service.runtime import OrtRuntime
 from service.service import OpenRuntime, Service
 from service.settings import Settings
 from service.tracing import telemetry
+from service.watch import follow
 
 log = structlog.get_logger()
 
@@ -51,7 +52,9 @@ def create_app(settings: Settings, open_runtime: OpenRuntime = OrtRuntime) -> Fa
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(asyncio.to_thread(load_or_end, service))
+        following = asyncio.create_task(follow(service, settings.watch_s))
         yield
+        following.cancel()
         await loading
         await asyncio.to_thread(service.drain)
 
