@@ -1,4 +1,4 @@
-"""What `./run export BUNDLE --target TARGET` adds to a bundle: a folder of its graphs in a GPU's form, and a manifest."""
+"""What `./run export BUNDLE --target TARGET` adds to a bundle: a folder of its graphs in a GPU's form."""
 
 import hashlib
 import json
@@ -86,12 +86,10 @@ def read(folder: Path) -> Engines:
 
 
 def load(bundle: Bundle) -> tuple[Path, Engines]:
-    """The folder and manifest of the bundle's engines, verified: the first of TARGETS that it has. Raises BundleError."""
+    """The bundle's engines, verified: folder and manifest of the first of TARGETS that it has. Raises BundleError."""
     folders = [bundle.folder / target for target in TARGETS if (bundle.folder / target).is_dir()]
     if not folders:
-        raise BundleError(
-            f"{bundle.folder}: nothing for a GPU in it; make it: ./run export {bundle.folder} --target cuda"
-        )
+        raise BundleError(f"{bundle.folder}: no engines for a GPU: ./run export {bundle.folder} --target cuda")
     folder = folders[0]
     engines = read(folder)
     for name, digest in engines.sources.items():

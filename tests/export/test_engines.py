@@ -29,9 +29,11 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    """The latent model, which has two graphs and takes the fewest steps."""
+    """The latent model, which has two graphs, asked for two steps."""
     folder = tmp_path / "latent"
     shutil.copytree(REPOSITORY / "bundles" / "latent", folder, ignore=shutil.ignore_patterns("cuda", "tensorrt*"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "recommended_steps": 2}))
     return load(folder)
 
 
@@ -117,13 +119,8 @@ def test_what_was_measured_does_not_decide_the_digest_and_all_else_does(bundle: 
     described = json.loads(made.model_dump_json())
     for field, value in (("buckets_agree", True), ("graphs", {})):
         assert Engines.model_validate({**described, field: value}).digest == made.digest
-    for field, value in (
-        ("version", "0"),
-        ("precision", "fp32"),
-        ("buckets", [1]),
-        ("files", {}),
-        ("target", "tensorrt"),
-    ):
+    deciding = {"version": "0", "precision": "fp32", "buckets": [1], "files": {}, "target": "tensorrt"}
+    for field, value in deciding.items():
         assert Engines.model_validate({**described, field: value}).digest != made.digest
 
 
