@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 
 from service.admission import Admission
-from service.core import Array, Batch, Job, Progress
+from service.core import Array, Batch, Job, Progress, States, stack
 from service.errors import Cancelled, OutOfService, StepFailed, Unavailable
 from service.metrics import Metrics
 from service.runtime import Runtime
@@ -171,12 +171,12 @@ class Engine:
                 self._finish(job)
         return None
 
-    def _attempt(self, batch: Batch) -> tuple[Array, Array, Array]:
+    def _attempt(self, batch: Batch) -> tuple[States, States, Array]:
         """x, x0 and the images of the rows that finish. Raises what the runtime does, FloatingPointError for NaN."""
         runtime = self.runtimes[batch.images[0].job.model]
         x, x0 = runtime.step(batch.inputs())
-        pixels = runtime.decode(x[batch.last]) if batch.last else x[:0]
-        if not all(np.isfinite(each).all() for each in (x, x0, pixels)):
+        pixels = runtime.decode(x[batch.last]) if batch.last else np.empty(0, dtype=np.float32)
+        if not all(np.isfinite(each).all() for each in (x, x0, pixels) if isinstance(each, np.ndarray)):
             raise FloatingPointError("the step gives numbers that are not finite")
         return x, x0, pixels
 
@@ -188,7 +188,7 @@ class Engine:
             preview = None
             if job.preview_every and image.step % job.preview_every == 0:
                 with suppress(Exception):  # the picture is a courtesy; the image itself is not touched
-                    preview = self.runtimes[job.model].decode(image.x0[None])[0]
+                    preview = self.runtimes[job.model].decode(stack([image.x0]))[0]
             with suppress(RuntimeError):  # the event loop is closed
                 job.watch(Progress(image.index, image.step, len(job.table), preview))
 
@@ -205,6 +205,8 @@ class Engine:
 
     def _finish(self, job: Job) -> None:
         del self._jobs[job]
+        for image in job.images:
+            image.let_go()
         job.finished_s = self.clock()
         if job.finished_s > job.deadline_s and job.error is None:
             self.metrics.missed_deadlines.labels(job.method).inc()

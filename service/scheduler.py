@@ -13,7 +13,7 @@ less work, the sooner, and the older, the nearer the front. Due times do not cha
 import math
 from bisect import insort
 
-from service.core import Array, Batch, Image, Job
+from service.core import Batch, Image, Job, States
 from service.costs import Costs
 from service.schemas import Priority
 
@@ -62,7 +62,7 @@ class Scheduler:
         self.step_s = self.costs.seconds(model, len(rows))
         return Batch(self._jobs[0].method, rows)
 
-    def advance(self, batch: Batch, x: Array, x0: Array) -> list[Image]:
+    def advance(self, batch: Batch, x: States, x0: States) -> list[Image]:
         """Gives each row its new state, x and x0 (n, C, H, W); returns the images that finished."""
         finished = []
         for row, image in enumerate(batch.images):
