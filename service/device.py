@@ -185,14 +185,14 @@ class DeviceRuntime:
         arena, turn = self._arenas[bucket], self._turns[0]
         addresses = {name: self._inputs + offset for name, offset in arena.offsets.items() if name not in PLACES}
         own = {"x": self._x, "x0_prev": self._x0_prev, "x_new": self._x_new, "x0": self._x0}
-        self._step.bind(bucket, {**addresses, **own, MAGNITUDE: self._magnitudes})
+        self._step.bind(bucket, {**addresses, **own, MAGNITUDE: self._magnitudes}, self._compute)
         send(turn.views[bucket], [[]] * len(PLACES))
         self._driver.upload(self._inputs, turn.inputs[: arena.size], self._compute)
         return self._captured(self._enqueue_step, bucket, self._step.capturable)
 
     def _prepare_decode(self, bucket: int) -> CudaGraph | None:
         if self._decoder is not None:
-            self._decoder.bind(bucket, {"x": self._latents, "images": self._images})
+            self._decoder.bind(bucket, {"x": self._latents, "images": self._images}, self._compute)
         return self._captured(self._enqueue_decode, bucket, self._decoder is None or self._decoder.capturable)
 
     def _captured(self, enqueue: Callable[[int], None], bucket: int, capturable: bool) -> CudaGraph | None:

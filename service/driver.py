@@ -3,7 +3,6 @@
 Everything that takes a stream returns at once; what was given to one stream happens in that order.
 """
 
-from collections.abc import Sequence
 from typing import NewType, Protocol
 
 import numpy as np
@@ -77,11 +76,10 @@ class Driver(Protocol):
 class Network(Protocol):
     """A step or a decoder on the device, at fixed batch sizes."""
 
-    buckets: Sequence[int]
     capturable: bool  # whether `enqueue` may be captured; if not, it launches a graph of its own
 
-    def bind(self, bucket: int, addresses: dict[str, Address]) -> None:
-        """Where its inputs are, and its outputs go, at this batch size; called once for each."""
+    def bind(self, bucket: int, addresses: dict[str, Address], stream: Stream) -> None:
+        """Where its inputs are, its outputs go and it runs, at this batch size; called once for each."""
         ...
 
     def enqueue(self, bucket: int, stream: Stream) -> None: ...

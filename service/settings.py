@@ -20,6 +20,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     bundles: Path = Field(SHIPPED_BUNDLES, description="folder of bundles, a folder each")
+    device: Literal["cpu", "cuda", "auto"] = Field(
+        "cpu", description="cuda: an NVIDIA GPU, or an error; auto: one if it is there (docs/gpu.md)"
+    )
     threads: PositiveInt = Field(os.cpu_count() or 1, description="threads of a network step")
     max_batch: PositiveInt = Field(16, description="images in one network step at most")
     max_queued_images: int = Field(

@@ -185,7 +185,7 @@ class FakeNetwork:
         self.bound: dict[int, dict[str, Address]] = {}
         self.ran: list[int] = []  # rows of each step that was really done
 
-    def bind(self, bucket: int, addresses: dict[str, Address]) -> None:
+    def bind(self, bucket: int, addresses: dict[str, Address], stream: Stream) -> None:
         assert bucket in self.buckets
         assert bucket not in self.bound
         inputs = {field.name for field in self.shape.fields} | {"x", "x0_prev", "x_new", "x0", MAGNITUDE}
@@ -228,7 +228,7 @@ class FakeDecoder:
         self.buckets, self.capturable = buckets, capturable
         self.bound: dict[int, dict[str, Address]] = {}
 
-    def bind(self, bucket: int, addresses: dict[str, Address]) -> None:
+    def bind(self, bucket: int, addresses: dict[str, Address], stream: Stream) -> None:
         assert addresses.keys() == {"x", "images"}
         self.bound[bucket] = addresses
 
