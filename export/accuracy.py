@@ -1,11 +1,12 @@
 """What a precision does to images, found without a GPU: trajectories in emulated numbers against those in fp32."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from export.precision import convert, emulate
+from export.precision import emulate
 from service.bundle import Bundle
 from service.core import Array
 from service.engines import Accuracy, Precision
@@ -17,11 +18,10 @@ IMAGES = 32
 TOLERANCE = 0.01  # root mean square in [−1, 1]: 1.3 levels of an 8-bit image
 
 
-def emulated(bundle: Bundle, precision: Precision, folder: Path) -> Bundle:
-    """The bundle with graphs that round as `precision` does, written to `folder`: one for the CPU."""
-    for name in bundle.manifest.files:
-        model = onnx.load(bundle.folder / name)
-        onnx.save(emulate(convert(model, precision), precision), folder / name)
+def emulated(bundle: Bundle, models: Mapping[str, onnx.ModelProto], precision: Precision, folder: Path) -> Bundle:
+    """The bundle with its graphs, converted to `precision`, emulated: one for the CPU, written to `folder`."""
+    for name, model in models.items():
+        onnx.save(emulate(model, precision), folder / name)
     return Bundle(folder, bundle.manifest)
 
 

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 
 from export import accuracy
@@ -20,6 +21,7 @@ from service.engines import MAGNITUDE, Engines, Graph, Precision, Target, Tensor
 
 BUCKETS = (1, 2, 4, 8, 16, 32)
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_120")
+Models = Mapping[str, onnx.ModelProto]  # by file
 RUNTIMES = ("onnxruntime-gpu", "onnxruntime")
 
 
@@ -65,8 +67,9 @@ def make(bundle: Bundle, order: Order) -> tuple[Engines, bool]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        found = within_tolerance(bundle, order.precision)
-        made = [one(bundle, name, order, builder, partial) for name in bundle.manifest.files]
+        models = {name: converted(bundle.folder / name, order.precision) for name in bundle.manifest.files}
+        found = within_tolerance(bundle, models, order.precision)
+        made = [one(bundle, name, model, order, builder, partial) for name, model in models.items()]
         files = {path.name: File(sha256=sha256(path), bytes=path.stat().st_size) for path, _ in made}
         graphs = {path.name: graph for path, graph in made}
         manifest = Engines.model_validate({**made_of, "files": files, "graphs": graphs, "accuracy": found})
@@ -90,10 +93,18 @@ def unchanged(folder: Path, made_of: Mapping[str, object]) -> Engines | None:
     return there if same and there.accuracy.tolerance == accuracy.TOLERANCE else None
 
 
-def within_tolerance(bundle: Bundle, precision: Precision) -> engines.Accuracy:
-    """How accurate the precision is on this bundle. Raises EngineError if it is not enough."""
+def converted(path: Path, precision: Precision) -> onnx.ModelProto:
+    """The graph as it is built. Raises EngineError naming the node that ONNX does not know or allow."""
+    try:
+        return convert(with_magnitude(onnx.load(path)), precision)
+    except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise EngineError(f"{path}: {error}") from error
+
+
+def within_tolerance(bundle: Bundle, models: Models, precision: Precision) -> engines.Accuracy:
+    """How accurate the converted graphs are. Raises EngineError if it is not enough."""
     with tempfile.TemporaryDirectory() as folder:
-        low = accuracy.emulated(bundle, precision, Path(folder))
+        low = accuracy.emulated(bundle, models, precision, Path(folder))
         found = accuracy.measure(bundle, low, threads=os.cpu_count() or 1)
     for solver, off in found.by_solver.items():
         if not off <= found.tolerance:
@@ -104,9 +115,10 @@ def within_tolerance(bundle: Bundle, precision: Precision) -> engines.Accuracy:
     return found
 
 
-def one(bundle: Bundle, name: str, order: Order, builder: TensorRt | None, folder: Path) -> tuple[Path, Graph]:
-    """Makes one of the bundle's graphs into a file in `folder`. Raises EngineError naming the graph."""
-    model = convert(with_magnitude(onnx.load(bundle.folder / name)), order.precision)
+def one(
+    bundle: Bundle, name: str, model: onnx.ModelProto, order: Order, builder: TensorRt | None, folder: Path
+) -> tuple[Path, Graph]:
+    """Makes one of the converted graphs into a file in `folder`. Raises EngineError naming the graph."""
     content = model.SerializeToString()
     if builder is None:
         (folder / name).write_bytes(content)

@@ -133,7 +133,7 @@ def _call(function: Any, *arguments: Any) -> Any:
     try:
         status, *results = function(*arguments)
     except RuntimeError as error:  # cuda-bindings finds no libcuda
-        raise DriverError(str(error)) from error
+        raise DriverError(f"{function.__name__}: {error}") from error
     if int(status) != 0:
         raise DriverError(f"{function.__name__}: {status.name}")
     return results[0] if len(results) == 1 else tuple(results)
