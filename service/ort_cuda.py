@@ -47,7 +47,6 @@ class OrtCudaNetwork:
 def provider_options(stream: Stream, *, tf32: bool) -> dict[str, str]:
     """Of the CUDA provider. Algorithms of convolutions are chosen by rule, the same always, and not by a race."""
     return {
-        "device_id": "0",
         "user_compute_stream": str(stream),
         "enable_cuda_graph": "1",
         "cudnn_conv_algo_search": "HEURISTIC",
