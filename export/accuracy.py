@@ -14,7 +14,7 @@ from service.runtime import OrtRuntime
 from service.scheduler import Scheduler
 from service.schemas import GenerateRequest
 
-IMAGES = 32
+IMAGES = 16
 TOLERANCE = 0.01  # root mean square in [−1, 1]: 1.3 levels of an 8-bit image
 
 

@@ -67,7 +67,7 @@ def make(bundle: Bundle, order: Order) -> tuple[Engines, bool]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        models = {name: converted(bundle.folder / name, order.precision) for name in bundle.manifest.files}
+        models = {name: converted(bundle.folder / name, order.precision, builder) for name in bundle.manifest.files}
         found = within_tolerance(bundle, models, order.precision)
         made = [one(bundle, name, model, order, builder, partial) for name, model in models.items()]
         files = {path.name: File(sha256=sha256(path), bytes=path.stat().st_size) for path, _ in made}
@@ -93,11 +93,14 @@ def unchanged(folder: Path, made_of: Mapping[str, object]) -> Engines | None:
     return there if same and there.accuracy.tolerance == accuracy.TOLERANCE else None
 
 
-def converted(path: Path, precision: Precision) -> onnx.ModelProto:
-    """The graph as it is built. Raises EngineError naming the node that ONNX does not know or allow."""
+def converted(path: Path, precision: Precision, builder: TensorRt | None) -> onnx.ModelProto:
+    """The graph as it is built. Raises EngineError naming the node that ONNX, or TensorRT, does not know or allow."""
     try:
-        return convert(with_magnitude(onnx.load(path)), precision)
-    except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        model = convert(with_magnitude(onnx.load(path)), precision)
+        if builder is not None:
+            builder.parse(model.SerializeToString())
+        return model
+    except (DecodeError, EngineError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise EngineError(f"{path}: {error}") from error
 
 

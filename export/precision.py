@@ -6,7 +6,7 @@ between the first and the last weighted node on the way from x. So the embedding
 x, the skip past the network and the update stay float32, and so do the nodes that sum over many numbers (`SUMS`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 import onnx
 import onnx.version_converter
@@ -16,6 +16,7 @@ from service.engines import Precision
 
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 SUMS = {"GroupNormalization", "InstanceNormalization", "LayerNormalization", "ReduceMean", "ReduceSum", "Softmax"}
+KEPT = {"fp16": SUMS, "bf16": SUMS | {"ConvTranspose"}}  # TensorRT for RTX builds no such convolution in bf16
 LOW_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 OPSETS = {"fp16": 20, "bf16": 22}  # the first in which every operator takes the type
 LOW = ".low"  # ends the name of a tensor in the low type
@@ -23,11 +24,15 @@ ROUNDED = ".rounded"
 
 
 def convert(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
-    """The graph with its inner nodes in `precision`; inputs and outputs keep their types."""
+    """The graph with its inner nodes in `precision`; inputs and outputs keep their types.
+
+    Raises onnx.checker.ValidationError or onnx.shape_inference.InferenceError naming a node that ONNX does not allow.
+    """
     if precision not in LOW_TYPES:
+        onnx.checker.check_model(model, full_check=True)
         return model
     converted = onnx.version_converter.convert_version(model, OPSETS[precision])
-    _Lowering(converted.graph, inner(converted), LOW_TYPES[precision]).run()
+    _Lowering(converted.graph, inner(converted, KEPT[precision]), LOW_TYPES[precision]).run()
     del converted.graph.value_info[:]
     onnx.checker.check_model(converted, full_check=True)
     return converted
@@ -63,8 +68,8 @@ def key(node: NodeProto) -> str:
     return node.output[0]
 
 
-def inner(model: onnx.ModelProto) -> set[str]:
-    """The keys of the nodes that compute in fewer bits."""
+def inner(model: onnx.ModelProto, kept: Container[str] = SUMS) -> set[str]:
+    """The keys of the nodes that compute in fewer bits: none whose operator is to be `kept` in float32."""
     typed = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     floats = {
         value.name
@@ -80,7 +85,7 @@ def inner(model: onnx.ModelProto) -> set[str]:
     return {
         key(node)
         for node in nodes
-        if key(node) in between and node.op_type not in SUMS and floats.issuperset(node.output)
+        if key(node) in between and node.op_type not in kept and floats.issuperset(node.output)
     }
 
 

@@ -66,6 +66,15 @@ class TensorRt:
                     f"{', '.join(known) or 'the GPU that it runs on, so name none'}"
                 )
 
+    def parse(self, model: bytes) -> tuple[Any, Any]:
+        """A builder and the network of an ONNX graph. Raises EngineError naming the node that it cannot take."""
+        builder = self._builder()
+        network = builder.create_network(1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = self.trt.OnnxParser(network, self.log)
+        if not parser.parse(model):
+            raise EngineError("; ".join(_told(parser.get_error(i)) for i in range(parser.num_errors)))
+        return builder, network
+
     def build(
         self,
         model: bytes,
@@ -75,12 +84,8 @@ class TensorRt:
         architectures: Sequence[str],
         timing_cache: Path,
     ) -> tuple[bytes, Graph]:
-        """The engine of an ONNX graph, a profile a bucket. Raises EngineError naming the node that it cannot take."""
-        builder = self._builder()
-        network = builder.create_network(1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-        parser = self.trt.OnnxParser(network, self.log)
-        if not parser.parse(model):
-            raise EngineError("; ".join(_told(parser.get_error(i)) for i in range(parser.num_errors)))
+        """The engine of an ONNX graph, a profile a bucket. Raises EngineError as `parse`, and if it cannot be built."""
+        builder, network = self.parse(model)
         config = builder.create_builder_config()
         config.progress_monitor = _progress(self.trt)
         for flag in self.flavour.flags:
