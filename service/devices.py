@@ -2,6 +2,8 @@
 
 import hashlib
 from bisect import bisect_left
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import structlog
@@ -75,7 +77,9 @@ class Cuda:
     def open(self, bundle: Bundle, threads: int) -> Runtime:
         if bundle.device == "cpu":
             return self._cpu.open(bundle, threads)
-        return open_engines(self.driver, bundle, images=self.images, max_batch=self.max_batch)
+        folder, made = engines.load(bundle)
+        buckets = usable(made, self.max_batch)
+        return open_engines(self.driver, bundle, folder, made, images=self.images, buckets=buckets)
 
 
 def choose(settings: Settings) -> Device:
@@ -107,9 +111,17 @@ def open_driver() -> Driver:
     return CudaDriver()
 
 
-def open_engines(driver: Driver, bundle: Bundle, *, images: int, max_batch: int, graphs: bool = True) -> DeviceRuntime:
-    """The runtime of the bundle's engines. Raises BundleError or DriverError."""
-    folder, made = engines.load(bundle)
+def open_engines(
+    driver: Driver,
+    bundle: Bundle,
+    folder: Path,
+    made: Engines,
+    *,
+    images: int,
+    buckets: Sequence[int],
+    graphs: bool = True,
+) -> DeviceRuntime:
+    """The runtime of the bundle's engines in `folder`. Raises BundleError or DriverError."""
     network = TensorRtNetwork if made.target in MODULES else OrtCudaNetwork
     found: dict[str, Network] = {name.partition(".")[0]: network(folder / name, made) for name in made.files}
     manifest = bundle.manifest
@@ -119,7 +131,7 @@ def open_engines(driver: Driver, bundle: Bundle, *, images: int, max_batch: int,
         found.get("decode"),
         Shape(manifest.state_shape, manifest.shape, manifest.latent),
         images=images,
-        buckets=usable(made, max_batch),
+        buckets=buckets,
         graphs=graphs,
     )
 
