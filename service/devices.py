@@ -122,8 +122,7 @@ def open_engines(
     graphs: bool = True,
 ) -> DeviceRuntime:
     """The runtime of the bundle's engines in `folder`. Raises BundleError or DriverError."""
-    network = TensorRtNetwork if made.target in MODULES else OrtCudaNetwork
-    found: dict[str, Network] = {name.partition(".")[0]: network(folder / name, made) for name in made.files}
+    found = {name.partition(".")[0]: open_network(folder / name, made, graphs=graphs) for name in made.files}
     manifest = bundle.manifest
     return DeviceRuntime(
         driver,
@@ -134,6 +133,10 @@ def open_engines(
         buckets=buckets,
         graphs=graphs,
     )
+
+
+def open_network(path: Path, made: Engines, *, graphs: bool) -> Network:
+    return TensorRtNetwork(path, made) if made.target in MODULES else OrtCudaNetwork(path, made, graphs=graphs)
 
 
 def usable(made: Engines, max_batch: int) -> list[int]:

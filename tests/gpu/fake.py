@@ -7,15 +7,17 @@ one stream needs of another without waiting for it, gives other images.
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from service.core import Inputs
 from service.device import Shape
 from service.driver import Address, Bytes, CudaGraph, DriverError, Event, Stream
-from service.engines import MAGNITUDE
+from service.engines import MAGNITUDE, Engines
 
 BASE = 1 << 20  # the first address
 Operation = Callable[[], None]
@@ -239,3 +241,34 @@ class FakeDecoder:
             images[:] = self.decode(x)
 
         self.driver.enqueue("decoder", stream, operation)
+
+
+class InFakeMemory:
+    """In `OrtCudaNetwork`'s place: the same file, computed by ONNX Runtime on the CPU in the fake GPU's memory."""
+
+    capturable = True
+    driver: FakeDriver
+
+    def __init__(self, path: Path, made: Engines, *, graphs: bool) -> None:
+        self.session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+        self.graph = made.graphs[path.name]
+        self.bound: dict[int, dict[str, Address]] = {}
+
+    def compute(self, inputs: Inputs) -> list[NDArray[Any]]:
+        outputs: list[NDArray[Any]] = self.session.run(None, inputs)
+        return outputs
+
+    def bind(self, bucket: int, addresses: dict[str, Address], stream: Stream) -> None:
+        assert addresses.keys() == {tensor.name for tensor in (*self.graph.inputs, *self.graph.outputs)}
+        self.bound[bucket] = addresses
+
+    def enqueue(self, bucket: int, stream: Stream) -> None:
+        def array(name: str, shape: list[int], dtype: str) -> Any:
+            return self.driver.array(self.bound[bucket][name], (bucket, *shape[1:]), np.dtype(dtype))
+
+        def operation() -> None:
+            inputs = {each.name: array(each.name, each.shape, each.dtype) for each in self.graph.inputs}
+            for each, value in zip(self.graph.outputs, self.compute(inputs), strict=True):
+                array(each.name, each.shape, each.dtype)[:] = value
+
+        self.driver.enqueue("network", stream, operation)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from service.driver import Stream
 from service.ort_cuda import provider_options
 from tests.conftest import REPOSITORY, SHIPPED
 from tests.gpu.conftest import Run
@@ -53,7 +52,7 @@ from onnxruntime.capi import _pybind_state as C
 session = C.InferenceSession(C.SessionOptions(), sys.argv[1], True, False)
 session.initialize_session(["CUDAExecutionProvider"], [__import__("json").loads(sys.argv[2])], set())
 """
-OPTIONS = provider_options(Stream(4096), tf32=False)
+OPTIONS = {**provider_options(graphs=True, tf32=False), "user_compute_stream": "4096"}
 
 
 def refusal(run: Run, hollow_cuda: Path, options: dict[str, str]) -> str:
@@ -88,7 +87,7 @@ from service.driver import DriverError
 from service.ort_cuda import PROVIDER, open_session
 assert PROVIDER in onnxruntime.get_available_providers()  # it says so here too, where there is no GPU
 try:
-    open_session(Path(sys.argv[1]), 4096, tf32=False)
+    open_session(Path(sys.argv[1]), {})
 except DriverError as error:
     print(error)
 """

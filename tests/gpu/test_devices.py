@@ -19,11 +19,10 @@ from service import devices, engines
 from service.app import create_app
 from service.bundle import Bundle, BundleError, load
 from service.devices import Cpu, Cuda, NoDevice, choose
-from service.driver import Address, DriverError, Stream
-from service.engines import Engines
+from service.driver import DriverError
 from service.settings import Settings
 from tests.conftest import REPOSITORY
-from tests.gpu.fake import FakeDriver
+from tests.gpu.fake import FakeDriver, InFakeMemory
 
 
 @pytest.fixture(scope="module")
@@ -131,33 +130,6 @@ def test_what_cannot_run_on_this_gpu_is_refused_or_with_auto_goes_to_the_cpu(
     assert (logs[0]["event"], logs[0]["method"]) == ("computed on the CPU", "latent")
     assert reason in logs[0]["reason"]
     (bundle.folder / "cuda" / engines.MANIFEST).write_text(before)
-
-
-class InFakeMemory:
-    """In `OrtCudaNetwork`'s place: the same file, computed by ONNX Runtime on the CPU in the fake GPU's memory."""
-
-    capturable = True
-    driver: FakeDriver
-
-    def __init__(self, path: Path, made: Engines) -> None:
-        self.session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-        self.graph = made.graphs[path.name]
-        self.bound: dict[int, dict[str, Address]] = {}
-
-    def bind(self, bucket: int, addresses: dict[str, Address], stream: Stream) -> None:
-        assert addresses.keys() == {tensor.name for tensor in (*self.graph.inputs, *self.graph.outputs)}
-        self.bound[bucket] = addresses
-
-    def enqueue(self, bucket: int, stream: Stream) -> None:
-        def array(name: str, shape: list[int], dtype: str) -> Any:
-            return self.driver.array(self.bound[bucket][name], (bucket, *shape[1:]), np.dtype(dtype))
-
-        def operation() -> None:
-            inputs = {each.name: array(each.name, each.shape, each.dtype) for each in self.graph.inputs}
-            for each, value in zip(self.graph.outputs, self.session.run(None, inputs), strict=True):
-                array(each.name, each.shape, each.dtype)[:] = value
-
-        self.driver.enqueue("network", stream, operation)
 
 
 def wait_until_ready(client: TestClient) -> None:
