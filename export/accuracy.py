@@ -1,13 +1,18 @@
-"""What a precision does to images, found without a GPU: trajectories in emulated numbers against those in fp32."""
+"""What a precision does to images, found without a GPU: trajectories in emulated numbers against those in fp32.
 
+`python -m export.accuracy BUNDLE PRECISION FOLDER` leaves the emulated bundle in a folder, for `./run evaluate`.
+"""
+
+import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from export.precision import emulate
-from service.bundle import Bundle
+from export.precision import convert, emulate
+from service.bundle import MANIFEST, Bundle, File, load, sha256
 from service.core import Array
 from service.engines import Accuracy, Precision
 from service.runtime import OrtRuntime
@@ -20,9 +25,13 @@ TOLERANCE = 0.01  # root mean square in [−1, 1]: 1.3 levels of an 8-bit image
 
 def emulated(bundle: Bundle, models: Mapping[str, onnx.ModelProto], precision: Precision, folder: Path) -> Bundle:
     """The bundle with its graphs, converted to `precision`, emulated: one for the CPU, written to `folder`."""
+    files = {}
     for name, model in models.items():
         onnx.save(emulate(model, precision), folder / name)
-    return Bundle(folder, bundle.manifest)
+        files[name] = File(sha256=sha256(folder / name), bytes=(folder / name).stat().st_size)
+    manifest = bundle.manifest.model_copy(update={"files": files, "measured": {}})
+    (folder / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
+    return Bundle(folder, manifest)
 
 
 def measure(bundle: Bundle, low: Bundle, threads: int) -> Accuracy:
@@ -50,3 +59,15 @@ def images(bundle: Bundle, runtime: OrtRuntime, solver: str, steps: int) -> Arra
     while (batch := scheduler.next_batch(now=0.0)) is not None:
         scheduler.advance(batch, *runtime.step(batch.inputs()))
     return runtime.decode(np.stack([job.images[0].x for job in jobs]))
+
+
+def main() -> None:
+    source, precision, target = sys.argv[1:]
+    bundle, folder = load(Path(source)), Path(target)
+    folder.mkdir(parents=True)
+    models = {name: convert(onnx.load(bundle.folder / name), precision) for name in bundle.manifest.files}  # type: ignore[arg-type]
+    emulated(bundle, models, precision, folder)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()
