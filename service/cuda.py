@@ -2,7 +2,9 @@
 
 import ctypes
 import threading
+import weakref
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,12 @@ THREADS = 256  # of a block
 class CudaDriver:
     """The first device that CUDA_VISIBLE_DEVICES leaves. Raises DriverError if there is none.
 
-    It uses the device's primary context, which TensorRT and ONNX Runtime use too.
+    It uses the device's primary context, which TensorRT and ONNX Runtime use too. What was made by it goes with it.
     """
 
     def __init__(self) -> None:
         self._thread = threading.local()
+        self._made: list[tuple[Any, Any]] = []  # and how it is given back
         _call(cu.cuInit, 0)
         if not _call(cu.cuDeviceGetCount):
             raise DriverError("the NVIDIA driver finds no GPU")
@@ -40,26 +43,29 @@ class CudaDriver:
         )
         self.architecture = f"sm_{major}{minor}"
         self.name = f"{name} {self.architecture}"
+        weakref.finalize(self, give_back, self._context, self._made).atexit = False
         module = self._call(cu.cuModuleLoadData, compiled(self.architecture))
         self._gather = self._call(cu.cuModuleGetFunction, module, b"gather")
         self._scatter = self._call(cu.cuModuleGetFunction, module, b"scatter")
 
     def allocate(self, size: int) -> Address:
-        address = self._call(cu.cuMemAlloc, size)
+        address = self._make(cu.cuMemAlloc, size, undo=cu.cuMemFree)
         self._call(cu.cuMemsetD8, address, 0, size)
         return int(address)
 
     def pin(self, size: int) -> Bytes:
-        address = self._call(cu.cuMemHostAlloc, size, 0)
+        address = self._make(cu.cuMemHostAlloc, size, 0, undo=cu.cuMemFreeHost)
         memory = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(int(address)))
         memory[:] = 0
         return memory
 
     def stream(self) -> Stream:
-        return Stream(int(self._call(cu.cuStreamCreate, cu.CUstream_flags.CU_STREAM_NON_BLOCKING)))
+        flags = cu.CUstream_flags.CU_STREAM_NON_BLOCKING
+        return Stream(int(self._make(cu.cuStreamCreate, flags, undo=cu.cuStreamDestroy)))
 
     def event(self) -> Event:
-        return Event(int(self._call(cu.cuEventCreate, cu.CUevent_flags.CU_EVENT_DISABLE_TIMING)))
+        flags = cu.CUevent_flags.CU_EVENT_DISABLE_TIMING
+        return Event(int(self._make(cu.cuEventCreate, flags, undo=cu.cuEventDestroy)))
 
     def upload(self, to: Address, source: Bytes, stream: Stream) -> None:
         self._call(cu.cuMemcpyHtoDAsync, to, source.ctypes.data, len(source), stream)
@@ -91,7 +97,7 @@ class CudaDriver:
 
     def end_capture(self, stream: Stream) -> CudaGraph:
         graph = self._call(cu.cuStreamEndCapture, stream)
-        executable = self._call(cu.cuGraphInstantiate, graph, 0)
+        executable = self._make(cu.cuGraphInstantiate, graph, 0, undo=cu.cuGraphExecDestroy)
         self._call(cu.cuGraphDestroy, graph)
         return CudaGraph(int(executable))
 
@@ -107,6 +113,11 @@ class CudaDriver:
         types = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
         self._call(cu.cuLaunchKernel, kernel, blocks, rows, 1, THREADS, 1, 1, 0, stream, (tuple(values), types), 0)
 
+    def _make(self, function: Any, *arguments: Any, undo: Any) -> Any:
+        made = self._call(function, *arguments)
+        self._made.append((undo, made))
+        return made
+
     def _call(self, function: Any, *arguments: Any) -> Any:
         """The call's result, in the device's context, which is a thread's own affair. Raises DriverError."""
         if not hasattr(self._thread, "ready"):
@@ -115,6 +126,14 @@ class CudaDriver:
         return _call(function, *arguments)
 
 
+def give_back(context: Any, made: list[tuple[Any, Any]]) -> None:
+    """Frees and destroys, the last first; in whatever thread the driver was dropped."""
+    _call(cu.cuCtxSetCurrent, context)
+    for undo, each in reversed(made):
+        _call(undo, each)
+
+
+@cache
 def compiled(architecture: str) -> bytes:
     """`rows.cu` for an architecture, as sm_89: a cubin. Raises DriverError with what the compiler says."""
     program = _call(nvrtc.nvrtcCreateProgram, SOURCE.read_bytes(), SOURCE.name.encode(), 0, [], [])

@@ -79,7 +79,8 @@ class Cuda:
             return self._cpu.open(bundle, threads)
         folder, made = engines.load(bundle)
         buckets = usable(made, self.max_batch)
-        return open_engines(self.driver, bundle, folder, made, images=self.images, buckets=buckets)
+        # A driver of its own, so that its memory goes with it.
+        return open_engines(open_driver(), bundle, folder, made, images=self.images, buckets=buckets)
 
 
 def choose(settings: Settings) -> Device:

@@ -22,6 +22,7 @@ struct operation {
 static struct graph { int kind, count; struct operation operations[64]; } *capture;
 static struct handle { int kind; } streams[64], events[64];
 static int stream_count, event_count;
+static int held; /* what was made and not yet given back */
 static void *capturing;
 
 static void perform(const struct operation *o)
@@ -84,6 +85,7 @@ static Result mem_alloc(Device *address, size_t size)
         return NO_MEMORY;
     *address = (Device)aligned_alloc(256, (size + 255) / 256 * 256);
     memset((void *)*address, 0xff, size);
+    held++;
     return OK;
 }
 static Result mem_set(Device address, unsigned char value, size_t size)
@@ -94,6 +96,7 @@ static Result mem_set(Device address, unsigned char value, size_t size)
 static Result host_alloc(void **memory, size_t size, unsigned flags)
 {
     *memory = malloc(size);
+    held++;
     return current && !flags ? OK : INVALID;
 }
 static Result mem_info(size_t *free, size_t *total) { *free = 1000; *total = 2000; return OK; }
@@ -101,12 +104,14 @@ static Result stream_create(void **stream, unsigned flags)
 {
     streams[stream_count].kind = STREAM;
     *stream = &streams[stream_count++];
+    held++;
     return current && flags == 1 ? OK : INVALID; /* CU_STREAM_NON_BLOCKING */
 }
 static Result event_create(void **event, unsigned flags)
 {
     events[event_count].kind = EVENT;
     *event = &events[event_count++];
+    held++;
     return current && flags == 2 ? OK : INVALID; /* CU_EVENT_DISABLE_TIMING */
 }
 static Result event_record(struct handle *event, struct handle *stream)
@@ -158,6 +163,7 @@ static Result end_capture(void *stream, void **graph)
 static Result graph_instantiate(void **executable, struct graph *graph, unsigned long long flags)
 {
     *executable = malloc(sizeof *graph);
+    held++;
     memcpy(*executable, graph, sizeof *graph);
     return graph->kind == GRAPH && !flags ? OK : INVALID;
 }
@@ -169,6 +175,13 @@ static Result graph_launch(struct graph *graph, void *stream)
             return INVALID;
     return graph->kind == GRAPH ? OK : INVALID;
 }
+static Result back(void) { return current && held-- > 0 ? OK : NO_CONTEXT; }
+static Result mem_free(Device address) { free((void *)address); return back(); }
+static Result host_free(void *memory) { free(memory); return back(); }
+static Result stream_destroy(struct handle *stream) { return stream->kind == STREAM ? back() : INVALID; }
+static Result event_destroy(struct handle *event) { return event->kind == EVENT ? back() : INVALID; }
+static Result executable_destroy(struct graph *executable) { return executable->kind == GRAPH ? back() : INVALID; }
+int fake_held(void) { return held; }
 static Result driver_version(int *version) { *version = 13050; return OK; }
 
 static const struct { const char *name; void *function; } CALLS[] = {
@@ -182,6 +195,8 @@ static const struct { const char *name; void *function; } CALLS[] = {
     {"cuMemcpyHtoDAsync", to_device}, {"cuMemcpyDtoHAsync", to_host}, {"cuMemcpyDtoDAsync", within},
     {"cuLaunchKernel", launch_kernel}, {"cuStreamBeginCapture", begin_capture}, {"cuStreamEndCapture", end_capture},
     {"cuGraphInstantiateWithFlags", graph_instantiate}, {"cuGraphDestroy", graph_destroy}, {"cuGraphLaunch", graph_launch},
+    {"cuMemFree", mem_free}, {"cuMemFreeHost", host_free}, {"cuStreamDestroy", stream_destroy},
+    {"cuEventDestroy", event_destroy}, {"cuGraphExecDestroy", executable_destroy},
     {"cuDriverGetVersion", driver_version},
 };
 

@@ -5,6 +5,7 @@ runtime; and a step made of copies alone, which can be captured, must give the r
 """
 
 import ctypes
+import gc
 import sys
 import threading
 from pathlib import Path
@@ -121,6 +122,11 @@ if __name__ == "__main__":
     computes_a_model(driver, bundle)
     captures(driver, bundle)
     errors_name_the_call(driver)
+    held = ctypes.CDLL("libcuda.so.1").fake_held
+    assert held() > 0
+    del driver
+    gc.collect()
+    assert held() == 0, held()
     for architecture in ("sm_80", "sm_90", "sm_120"):
         assert compiled(architecture).startswith(b"\x7fELF")
     print("ok")
