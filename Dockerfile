@@ -34,12 +34,14 @@ RUN apt-get update \
 COPY locks/gpu.txt /locks/
 RUN python3 -m venv --without-pip /venv \
     && pip --python /venv/bin/python install --no-cache-dir --require-hashes --requirement /locks/gpu.txt
-RUN install --directory --owner=10001 --group=10001 /cache
 COPY models /app/models
+COPY export /app/export
+COPY loadtests/__init__.py loadtests/check_gpu.py /app/loadtests/
 COPY service /app/service
 COPY bundles /app/bundles
 WORKDIR /app
-ENV PATH=/venv/bin:$PATH TRILEMMA_HOST=0.0.0.0 TRILEMMA_LOG_FORMAT=json
+# cuda: where there is no GPU, or a bundle has no engines, that is an error and not a slow answer.
+ENV PATH=/venv/bin:$PATH TRILEMMA_DEVICE=cuda TRILEMMA_HOST=0.0.0.0 TRILEMMA_LOG_FORMAT=json
 USER 10001:10001
 EXPOSE 8000
 HEALTHCHECK --interval=5s --timeout=3s --start-period=120s \

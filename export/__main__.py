@@ -1,22 +1,69 @@
-"""`./run export CHECKPOINT -o BUNDLE`."""
+"""`./run export CHECKPOINT -o BUNDLE`, and `./run export BUNDLE --target TARGET`.
+
+The two run in environments of their own: the first has PyTorch, the second TensorRT.
+"""
 
 import argparse
 from pathlib import Path
 
-from export.bundle import ExportError, export
+from service.bundle import BundleError, load
+from service.engines import PRECISIONS, TARGETS
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="./run export", description="Export a checkpoint to a bundle.")
-    parser.add_argument("checkpoint", type=Path, help="folder with model.safetensors and model.json")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the bundle's folder; replaced if it is there")
+    parser = argparse.ArgumentParser(
+        prog="./run export", description="Export a checkpoint to a bundle, or a bundle's graphs to engines for a GPU."
+    )
+    parser.add_argument("source", type=Path, help="a checkpoint's folder, or with --target a bundle's")
+    parser.add_argument("-o", "--output", type=Path, help="the bundle's folder; replaced if it is there")
+    engines = parser.add_argument_group("engines for a GPU, written into the bundle")
+    engines.add_argument("--target", choices=TARGETS, help="what is to run them")
+    engines.add_argument("--precision", choices=PRECISIONS, help="default: fp16")
+    engines.add_argument("--buckets", type=numbers, help="batch sizes, default: 1,2,4,8,16,32")
+    engines.add_argument("--architectures", type=names, help="of tensorrt-rtx, default: sm_80,sm_86,sm_89,sm_120")
     arguments = parser.parse_args()
+    if (arguments.output is None) == (arguments.target is None):
+        parser.error("say -o BUNDLE for a checkpoint, or --target for a bundle")
     try:
-        manifest = export(arguments.checkpoint, arguments.output)
-    except (ExportError, OSError, ValueError) as error:
+        print(export_checkpoint(arguments) if arguments.output else export_engines(arguments))
+    except (BundleError, OSError, ValueError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
+
+
+def export_checkpoint(arguments: argparse.Namespace) -> str:
+    from export.bundle import export
+
+    manifest = export(arguments.source, arguments.output)
     difference = manifest.parity.largest_difference
-    print(f"{arguments.output}: {manifest.name} {manifest.digest[:12]}, off PyTorch by at most {difference:.1e}")
+    return f"{arguments.output}: {manifest.name} {manifest.digest[:12]}, off PyTorch by at most {difference:.1e}"
+
+
+def export_engines(arguments: argparse.Namespace) -> str:
+    from export.engines import ARCHITECTURES, BUCKETS, Order, make
+
+    default = ARCHITECTURES if arguments.target == "tensorrt-rtx" else ()
+    order = Order(
+        arguments.target,
+        precision=arguments.precision or "fp16",
+        buckets=arguments.buckets or BUCKETS,
+        architectures=arguments.architectures or default,
+    )
+    made, new = make(load(arguments.source), order)
+    megabytes = sum(file.bytes for file in made.files.values()) / 1e6
+    off = max(made.accuracy.by_solver.values())
+    return (
+        f"{arguments.source / made.target}: {'built' if new else 'unchanged'}, {made.target} {made.version}, "
+        f"{made.precision}, {len(made.files)} files, {megabytes:.1f} MB, images off fp32 by {off:.1e} (tolerance "
+        f"{made.accuracy.tolerance})"
+    )
+
+
+def numbers(text: str) -> list[int]:
+    return [int(each) for each in text.split(",")]
+
+
+def names(text: str) -> list[str]:
+    return text.split(",")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ BATCH_SIZES = (1, 2, 5, 16)
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime")
 
 
-class ExportError(Exception):
+class ExportError(ValueError):
     """The checkpoint cannot be exported; the message says why."""
 
 

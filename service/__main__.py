@@ -14,10 +14,10 @@ from service.settings import Settings
 def main() -> None:
     try:
         settings = CliApp.run(Settings)
+        logs.configure(settings)
         app = create_app(settings)
     except (OSError, ValueError) as error:  # ValueError is pydantic's too
         sys.exit(f"./run serve: {error}")
-    logs.configure(settings)
     # uvicorn drains on these, then raises them again for the handler that was there before it: this one. Before it
     # listens there is nothing to finish.
     for signum in (signal.SIGTERM, signal.SIGINT):

@@ -117,5 +117,6 @@ def describe(bundle: Bundle) -> MethodInfo:
         classes=manifest.classes,
         steps=Steps(min=1, max=bundle.max_steps, default=manifest.recommended_steps),
         solvers=solvers,
+        device=bundle.device,
         measured=manifest.measured,
     )

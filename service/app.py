@@ -11,13 +11,12 @@ from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from service import keys, oip, openai, openapi, refusals, routes, static
+from service import devices, keys, oip, openai, openapi, refusals, routes, static
 from service.headers import SecurityHeaders
 from service.keys import KeyCheck
 from service.limits import BodyLimit
 from service.metrics import Metrics
 from service.observe import Observe
-from service.runtime import OrtRuntime
 from service.service import OpenRuntime, Service
 from service.settings import Settings
 from service.tracing import telemetry
@@ -42,12 +41,12 @@ def load_or_end(service: Service) -> None:
         os._exit(1)  # from a thread, at once: nothing is accepted yet
 
 
-def create_app(settings: Settings, open_runtime: OpenRuntime = OrtRuntime) -> FastAPI:
-    """The ASGI application. Raises OSError or ValueError if the file of keys cannot be used.
+def create_app(settings: Settings, open_runtime: OpenRuntime | None = None) -> FastAPI:
+    """The ASGI application. Raises OSError or ValueError if the file of keys, or the device, cannot be used.
 
     Loading starts with its lifespan and goes on behind `/healthz` and `/readyz`.
     """
-    service = Service(settings, open_runtime)
+    service = Service(settings, devices.choose(settings), open_runtime)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

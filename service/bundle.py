@@ -90,7 +90,8 @@ class Bundle:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
-        self.digest = manifest.digest
+        self.digest = manifest.digest  # and of the device, where that decides bits
+        self.device = "cpu"
         self.loaded_at = int(time.time())  # Unix time
         self.table = lru_cache(maxsize=256)(self._table)
 

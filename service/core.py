@@ -1,8 +1,9 @@
 """The engine's vocabulary: a Job is an accepted request, an Image one picture of it, a Batch the rows of one step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,9 @@ from service import noise
 from service.schemas import Priority
 
 Array = NDArray[np.float32]
-Inputs = dict[str, NDArray[np.generic]]
+State = Any  # a row's x or x0: an Array (C, H, W), or what stands for it where its runtime keeps it
+States = Any  # rows of them, with a `shape`: an Array (n, C, H, W), or what is indexed like one
+Inputs = dict[str, Any]  # arrays, a row an image; x and x0_prev may be lists of states
 
 NOISE_COLUMN = -1  # N in a line of the table
 
@@ -69,8 +72,8 @@ class Image:
     step: int = 0
     begun: bool = False
     running: bool = False  # in a batch that has not come back
-    x: Array = field(init=False)
-    x0: Array = field(init=False)
+    x: State = field(init=False)
+    x0: State = field(init=False)
     pixels: Array = field(init=False)  # when finished: (C, H, W) in about [−1, 1]
 
     def begin(self) -> None:
@@ -78,6 +81,11 @@ class Image:
         self.begun = True
         self.x = noise.normal(self.job.seed, self.index, noise.INITIAL, self.job.shape)
         self.x0 = np.zeros_like(self.x)
+
+    def let_go(self) -> None:
+        """Drops the state, which may be a device's memory; what was made of it stays."""
+        if self.begun:
+            del self.x, self.x0
 
     def fresh_noise(self) -> Array | float:
         """The noise of the next step, or 0 where the step multiplies it by 0."""
@@ -110,18 +118,28 @@ class Batch:
         """The step graph's inputs, a row an image: see `export.step.StepModule`."""
         images, job = self.images, self.images[0].job
         lines = np.empty((len(images), job.table.shape[1]), dtype=np.float32)
-        x, x0_prev, fresh = (np.empty((len(images), *job.shape), dtype=np.float32) for _ in range(3))
-        for row, image in enumerate(images):  # np.stack takes three times as long
+        fresh = np.empty((len(images), *job.shape), dtype=np.float32)
+        for row, image in enumerate(images):
             lines[row] = image.job.table[image.step]
-            x[row], x0_prev[row], fresh[row] = image.x, image.x0, image.fresh_noise()
+            fresh[row] = image.fresh_noise()
         inputs: Inputs = {
-            "x": x,
+            "x": stack([image.x for image in images]),
             "t": lines[:, 0],
             "y": np.array([image.job.label for image in images], dtype=np.int64),
             "noise": fresh,
-            "x0_prev": x0_prev,
+            "x0_prev": stack([image.x0 for image in images]),
             "coefficients": lines[:, 1:],
         }
         if job.latent:
             inputs["z"] = np.stack([image.fresh_z() for image in images])
         return inputs
+
+
+def stack(rows: Sequence[State]) -> States:
+    """The rows as one array, or as they are if a device has some of them."""
+    if not all(isinstance(row, np.ndarray) for row in rows):
+        return rows
+    stacked = np.empty((len(rows), *rows[0].shape), dtype=np.float32)
+    for place, row in zip(stacked, rows, strict=True):  # np.stack takes three times as long
+        place[...] = row
+    return stacked

@@ -14,7 +14,7 @@ import numpy as np
 import structlog
 
 from service.admission import Admission
-from service.core import Array, Batch, Image, Job, Progress
+from service.core import Array, Batch, Image, Job, Progress, States, stack
 from service.errors import Cancelled, OutOfService, Problem, StepFailed, Unavailable
 from service.metrics import Metrics
 from service.runtime import Runtime
@@ -29,8 +29,8 @@ FAILURES = 5  # jobs of a model that fail one after the other, with no row betwe
 class Stepped:
     """What a step of a batch gives."""
 
-    x: Array
-    x0: Array
+    x: States
+    x0: States
     pixels: dict[Image, Array]  # of the rows that finish
     previews: dict[Image, Array]  # of the rows whose callers want a picture now
     seconds: float
@@ -183,15 +183,15 @@ class Engine:
         start = self.clock()
         runtime = self.runtimes[batch.images[0].job.model]
         x, x0 = runtime.step(batch.inputs())
-        pixels = runtime.decode(x[batch.last]) if batch.last else x[:0]
-        if not all(np.isfinite(each).all() for each in (x, x0, pixels)):
+        pixels = runtime.decode(x[batch.last]) if batch.last else np.empty(0, dtype=np.float32)
+        if not all(np.isfinite(each).all() for each in (x, x0, pixels) if isinstance(each, np.ndarray)):
             raise FloatingPointError("the step gives numbers that are not finite")
         seconds = self.clock() - start
         previews = {}
         for row, image in enumerate(batch.images):
             if image.job.watch and image.job.preview_every and (image.step + 1) % image.job.preview_every == 0:
                 with suppress(Exception):  # the picture is a courtesy; the image itself is not touched
-                    previews[image] = runtime.decode(x0[row : row + 1])[0]
+                    previews[image] = runtime.decode(stack([x0[row]]))[0]
         return Stepped(
             x, x0, dict(zip((batch.images[row] for row in batch.last), pixels, strict=True)), previews, seconds
         )
@@ -203,6 +203,7 @@ class Engine:
         self.scheduler.costs.observe(model, len(batch.images), max(stepped.seconds, 1e-6))
         for image in self.scheduler.advance(batch, stepped.x, stepped.x0):
             image.pixels = stepped.pixels[image]
+            image.let_go()
             image.job.unfinished -= 1
         for image in batch.images:
             if image.job.watch is not None and image.job in self.jobs:

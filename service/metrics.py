@@ -61,7 +61,10 @@ class Metrics:
         )
         self.failed_bundles = Gauge("trilemma_failed_bundles", "Bundles that were refused", registry=registry)
         self.model_info = Gauge(
-            "trilemma_model_info", "1 for each model served", ["method", "family", "digest"], registry=registry
+            "trilemma_model_info",
+            "1 for each model served",
+            ["method", "family", "digest", "device"],
+            registry=registry,
         )
         self.measured = Gauge(
             "trilemma_measured",

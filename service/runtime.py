@@ -5,17 +5,21 @@ from typing import Protocol
 import onnxruntime as ort
 
 from service.bundle import Bundle
-from service.core import Array, Inputs
+from service.core import Array, Inputs, States
 
 
 class Runtime(Protocol):
     """One model, ready to run; called by all the engine's workers, at once."""
 
-    def step(self, inputs: Inputs) -> tuple[Array, Array]:
-        """x_new and x0, each (n, C, H, W) float32, for inputs of n rows. Rows do not depend on each other."""
+    def step(self, inputs: Inputs) -> tuple[States, States]:
+        """x_new and x0, each (n, C, H, W) float32, for inputs of n rows. Rows do not depend on each other.
+
+        A runtime may keep the states to itself and give what stands for them; it then says itself, at the latest when
+        they are decoded, whether they are finite (FloatingPointError).
+        """
         ...
 
-    def decode(self, x: Array) -> Array:
+    def decode(self, x: States) -> Array:
         """The images (n, C, H, W) of states x: x itself for a model whose steps end at the image. Rows as above."""
         ...
 

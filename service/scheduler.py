@@ -14,7 +14,7 @@ import math
 from bisect import insort
 from collections import Counter
 
-from service.core import Array, Batch, Image, Job
+from service.core import Batch, Image, Job, States
 from service.costs import Costs
 from service.schemas import Priority
 
@@ -75,7 +75,7 @@ class Scheduler:
         self.running += len(rows)
         return Batch(rows[0].job.method, rows)
 
-    def advance(self, batch: Batch, x: Array, x0: Array) -> list[Image]:
+    def advance(self, batch: Batch, x: States, x0: States) -> list[Image]:
         """Gives each row its new state, x and x0 (n, C, H, W); returns the images that finished.
 
         A row whose job was dropped meanwhile is passed over.

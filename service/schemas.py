@@ -114,6 +114,7 @@ class MethodInfo(BaseModel):
     classes: list[str]
     steps: Steps
     solvers: list[SolverInfo] = Field(description="the first one is the default")
+    device: str = Field(description="what computes it, by what, in which precision and batch sizes")
     measured: dict[str, Any] = Field(description="quality and speed, where they were measured")
 
 

@@ -12,6 +12,7 @@ from service import bundle, frontier, watch
 from service.bundle import Bundle
 from service.cache import Cache, Flights
 from service.desk import Desk
+from service.devices import Device
 from service.engine import Engine
 from service.errors import Unavailable, UnknownMethod
 from service.metrics import Metrics
@@ -30,14 +31,15 @@ OpenRuntime = Callable[[Bundle, int], Runtime]
 class Service:
     """Made at once; `load` and `drain` take their time and are called off the event loop."""
 
-    def __init__(self, settings: Settings, open_runtime: OpenRuntime) -> None:
+    def __init__(self, settings: Settings, device: Device, open_runtime: OpenRuntime | None = None) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.status: Literal["starting", "ready", "draining"] = "starting"
         self.bundles: dict[str, Bundle] = {}
         self.failed_bundles: dict[str, str] = {}
         self.seen = watch.Look()  # of the bundle folder, by the last reload
-        self._open_runtime = open_runtime
+        self._device = device
+        self._open_runtime = open_runtime or device.open
         self._points: list[frontier.Point] = []
         self._runtimes: dict[str, Runtime] = {}  # by digest; those of the last reload's bundles stay for their rows
         self._loading = threading.Lock()
@@ -48,7 +50,7 @@ class Service:
             self.metrics,
             settings.max_queued_images,
             settings.max_backlog_s,
-            settings.workers,
+            device.workers,
         )
         self.metrics.engine_up.set_function(lambda: self.status != "ready" or self.engine.alive)
         self.metrics.queue_limit.set(settings.max_queued_images)
@@ -74,6 +76,7 @@ class Service:
             served = {name: old for name, old in before.items() if old.folder.name in failed}
             for name, loaded in bundles.items():
                 try:
+                    self._device.claim(loaded)
                     self._open(loaded)
                     served[name] = loaded
                 except Exception as error:  # whatever a runtime raises on a graph that it cannot run
@@ -101,7 +104,7 @@ class Service:
         self.metrics.model_info.clear()
         self.metrics.measured.clear()
         for name, each in served.items():
-            self.metrics.model_info.labels(name, each.manifest.family, each.digest).set(1)
+            self.metrics.model_info.labels(name, each.manifest.family, each.digest, each.device).set(1)
             self.metrics.publish_measured(name, each.manifest.measured.get("points", []))
         self.metrics.failed_bundles.set(len(failed))
         for folder, reason in failed.items():

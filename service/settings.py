@@ -21,7 +21,10 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     bundles: Path = Field(SHIPPED_BUNDLES, description="folder of bundles, a folder each")
     watch_s: NonNegativeFloat = Field(5, description="seconds between looks for changed bundles; 0: none")
-    workers: PositiveInt = Field(os.cpu_count() or 1, description="network steps at a time")
+    device: Literal["cpu", "cuda", "auto"] = Field(
+        "cpu", description="cuda: an NVIDIA GPU, or an error; auto: one if it is there (docs/gpu.md)"
+    )
+    workers: PositiveInt = Field(os.cpu_count() or 1, description="network steps at a time; a GPU takes one")
     threads: PositiveInt = Field(1, description="threads of each network step")
     max_batch: PositiveInt = Field(16, description="images in one network step at most")
     max_queued_images: int = Field(

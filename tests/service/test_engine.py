@@ -64,7 +64,7 @@ def test_jobs_that_share_batches_get_what_each_gets_alone(toy: Bundle, workers: 
 
     for done, request in zip(asyncio.run(together()), REQUESTS, strict=True):
         for image, expected in zip(done.images, alone(job(toy, **request)), strict=True):
-            np.testing.assert_array_equal(image.x, expected)
+            np.testing.assert_array_equal(image.pixels, expected)
     engine.stop()
 
 

@@ -1,0 +1,157 @@
+"""Where models are computed: `--device cpu`, `cuda`, or `auto`, which is never silent about what it chose."""
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from service import engines
+from service.bundle import Bundle, BundleError
+from service.device import DeviceRuntime, Shape
+from service.driver import Driver, DriverError, Network
+from service.engines import Engines
+from service.ort_cuda import OrtCudaNetwork
+from service.runtime import OrtRuntime, Runtime
+from service.settings import Settings
+from service.tensorrt import MODULES, TensorRtNetwork
+
+log = structlog.get_logger()
+
+
+class NoDevice(ValueError):
+    """The device asked for is not there; the message says why."""
+
+
+class Device(Protocol):
+    workers: int  # steps at a time
+
+    def claim(self, bundle: Bundle) -> None:
+        """Says in the bundle where it is computed, and in its digest what of that decides the bits of its images.
+
+        Raises BundleError if it cannot be computed here.
+        """
+        ...
+
+    def open(self, bundle: Bundle, threads: int) -> Runtime:
+        """The runtime of a claimed bundle."""
+        ...
+
+
+class Cpu:
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+
+    def claim(self, bundle: Bundle) -> None:
+        bundle.device = "cpu"
+
+    def open(self, bundle: Bundle, threads: int) -> Runtime:
+        return OrtRuntime(bundle, threads)
+
+
+class Cuda:
+    """A GPU. A bundle without engines is refused if the GPU is `required`, and else computed on the CPU."""
+
+    def __init__(self, driver: Driver, *, images: int, max_batch: int, required: bool) -> None:
+        self.driver, self.images, self.max_batch, self.required = driver, images, max_batch, required
+        self.workers = 1  # a `DeviceRuntime` is called from one thread
+        self._cpu = Cpu(self.workers)
+
+    def claim(self, bundle: Bundle) -> None:
+        try:
+            folder, made = engines.load(bundle)
+            architecture = self.driver.name.split()[-1]
+            if made.architectures and architecture not in made.architectures:
+                built = ", ".join(made.architectures)
+                raise BundleError(f"{folder}: built for {built}, and this is {architecture}: export it again")
+            buckets = usable(made, self.max_batch)
+        except BundleError as error:
+            if self.required:
+                raise
+            log.warning("computed on the CPU", method=bundle.manifest.name, reason=str(error))
+            return self._cpu.claim(bundle)
+        sizes = ", ".join(map(str, buckets))
+        bundle.device = f"{self.driver.name}, {made.target} {made.version} {made.precision}, batches of {sizes}"
+        # The same engine gives other bits on another GPU, and in a batch of another size unless that was ruled out.
+        size = "" if made.buckets_agree else sizes
+        deciding = f"{bundle.manifest.digest} {made.digest} {self.driver.name} {size}"
+        bundle.digest = hashlib.sha256(deciding.encode()).hexdigest()
+        return None
+
+    def open(self, bundle: Bundle, threads: int) -> Runtime:
+        if bundle.device == "cpu":
+            return self._cpu.open(bundle, threads)
+        folder, made = engines.load(bundle)
+        buckets = usable(made, self.max_batch)
+        # A driver of its own, so that its memory goes with it.
+        return open_engines(open_driver(), bundle, folder, made, images=self.images, buckets=buckets)
+
+
+def choose(settings: Settings) -> Device:
+    """The device that the settings name. Raises NoDevice if it is not there; `auto` takes the CPU then, and says so."""
+    if settings.device == "cpu":
+        return Cpu(settings.workers)
+    try:
+        driver = open_driver()
+    except DriverError as error:
+        if settings.device == "cuda":
+            raise NoDevice(f"--device cuda: {error}") from error
+        log.warning("no GPU: computing on the CPU", reason=str(error))
+        return Cpu(settings.workers)
+    log.info("computing on a GPU", device=driver.name)
+    return Cuda(
+        driver,
+        images=settings.max_queued_images,
+        max_batch=settings.max_batch,
+        required=settings.device == "cuda",
+    )
+
+
+def open_driver() -> Driver:
+    """The GPU's driver. Raises DriverError if there is none, or nothing to speak to it with."""
+    try:
+        from service.cuda import CudaDriver
+    except ImportError as error:
+        raise DriverError(f"the packages of the extra gpu are not installed ({error})") from error
+    return CudaDriver()
+
+
+def open_engines(
+    driver: Driver,
+    bundle: Bundle,
+    folder: Path,
+    made: Engines,
+    *,
+    images: int,
+    buckets: Sequence[int],
+    graphs: bool = True,
+) -> DeviceRuntime:
+    """The runtime of the bundle's engines in `folder`. Raises BundleError or DriverError."""
+    found = {name.partition(".")[0]: open_network(folder / name, made, graphs=graphs) for name in made.files}
+    manifest = bundle.manifest
+    return DeviceRuntime(
+        driver,
+        found["step"],
+        found.get("decode"),
+        Shape(manifest.state_shape, manifest.shape, manifest.latent),
+        images=images,
+        buckets=buckets,
+        graphs=graphs,
+    )
+
+
+def open_network(path: Path, made: Engines, *, graphs: bool) -> Network:
+    return TensorRtNetwork(path, made) if made.target in MODULES else OrtCudaNetwork(path, made, graphs=graphs)
+
+
+def usable(made: Engines, max_batch: int) -> list[int]:
+    """The batch sizes to use for batches of up to `max_batch`: one, unless images do not depend on which it is.
+
+    Raises BundleError if there is none so large.
+    """
+    enough = bisect_left(made.buckets, max_batch)
+    if enough == len(made.buckets):
+        raise BundleError(f"engines for batches of up to {made.buckets[-1]}, and --max-batch is {max_batch}")
+    return made.buckets[: enough + 1] if made.buckets_agree else [made.buckets[enough]]

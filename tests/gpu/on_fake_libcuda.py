@@ -1,0 +1,132 @@
+"""Run by test_cuda.py in the GPU's environment, over the fake libcuda.so: real bindings, real NVRTC, no GPU.
+
+A shipped model's images, computed by ONNX Runtime on the CPU between the driver's calls, must be those of the CPU's own
+runtime; and a step made of copies alone, which can be captured, must give the rows that it is to.
+"""
+
+import ctypes
+import gc
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from service.bundle import Bundle, load
+from service.cuda import CudaDriver, compiled
+from service.device import DeviceRuntime, Shape
+from service.driver import Address, DriverError, Stream
+from service.engines import MAGNITUDE
+from service.runtime import OrtRuntime
+
+BUCKETS = [1, 2, 4]
+
+
+def array(address: Address, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype).reshape(shape)
+
+
+class OnTheCpu:
+    """The fake's device memory is the host's: the network computes there."""
+
+    capturable = False
+
+    def __init__(self, bundle: Bundle, shape: Shape) -> None:
+        self.runtime, self.shape = OrtRuntime(bundle, threads=2), shape
+        self.bound: dict[int, dict[str, Address]] = {}
+
+    def bind(self, bucket: int, addresses: dict[str, Address], stream: Stream) -> None:
+        self.bound[bucket] = addresses
+
+    def enqueue(self, bucket: int, stream: Stream) -> None:
+        at = self.bound[bucket]
+        fields = {each.name: each for each in self.shape.fields}
+        inputs = {n: array(at[n], (bucket, *fields[n].shape), fields[n].dtype) for n in at.keys() & fields.keys()}
+        state = (bucket, *self.shape.state)
+        x, x0 = self.runtime.step({**inputs, **{name: array(at[name], state, np.float32) for name in ("x", "x0_prev")}})
+        array(at["x_new"], state, np.float32)[:], array(at["x0"], state, np.float32)[:] = x, x0
+        array(at[MAGNITUDE], (bucket,), np.float32)[:] = 1
+
+
+class Copies(OnTheCpu):
+    """x stays what it is, x0 becomes the noise, and the magnitude t."""
+
+    capturable = True
+
+    def __init__(self, driver: CudaDriver, shape: Shape) -> None:
+        self.driver, self.shape = driver, shape
+        self.bound = {}
+
+    def enqueue(self, bucket: int, stream: Stream) -> None:
+        at, size = self.bound[bucket], 4 * bucket * int(np.prod(self.shape.state))
+        self.driver.copy(at["x_new"], at["x"], size, stream)
+        self.driver.copy(at["x0"], at["noise"], size, stream)
+        self.driver.copy(at[MAGNITUDE], at["t"], 4 * bucket, stream)
+
+
+def computes_a_model(driver: CudaDriver, bundle: Bundle) -> None:
+    shape = Shape(bundle.manifest.state_shape, bundle.manifest.shape, bundle.manifest.latent)
+    gpu = DeviceRuntime(driver, OnTheCpu(bundle, shape), None, shape, images=8, buckets=BUCKETS)
+    cpu = OrtRuntime(bundle, threads=2)
+    inputs = bundle.first_step(3)
+    expected, got = cpu.step(inputs), gpu.step(inputs)
+    for _ in range(2):
+        expected = cpu.step({**inputs, "x": expected[0], "x0_prev": expected[1]})
+        got = gpu.step({**inputs, "x": got[0], "x0_prev": got[1]})
+    assert gpu.decode(got[0]).tobytes() == expected[0].tobytes()
+
+
+def captures(driver: CudaDriver, bundle: Bundle) -> None:
+    shape = Shape((1, 3, 5), (1, 3, 5), 0)
+    runtime = DeviceRuntime(driver, Copies(driver, shape), None, shape, images=8, buckets=BUCKETS)
+    inputs = bundle.first_step(3)
+    rng = np.random.default_rng(0)
+    x, noise = rng.standard_normal((2, 3, 1, 3, 5), dtype=np.float32)
+    steps = {**inputs, "x": x, "x0_prev": 0 * x, "noise": noise}
+    got = runtime.step(steps)
+    got = runtime.step({**steps, "x": got[0], "x0_prev": got[1], "noise": 2 * noise})
+    assert runtime.decode(got[0]).tobytes() == x.tobytes()
+    assert runtime.decode(got[1][[2, 0]]).tobytes() == (2 * noise)[[2, 0]].tobytes()
+    elsewhere = threading.Thread(target=lambda: checks.append(runtime.decode(got[0]).tobytes() == x.tobytes()))
+    checks: list[bool] = []  # a thread that has no context yet
+    elsewhere.start()
+    elsewhere.join()
+    assert checks == [True]
+    runtime.step({**steps, "t": np.full(3, np.nan, dtype=np.float32), "x": got[0]})
+    bad = runtime.step({**steps, "t": np.full(3, np.nan, dtype=np.float32)})
+    try:
+        runtime.decode(bad[0])
+    except FloatingPointError:
+        return
+    raise AssertionError("a magnitude that is not a number went unseen")
+
+
+def errors_name_the_call(driver: CudaDriver) -> None:
+    for call, said in (
+        (lambda: driver.allocate(1 << 40), "cuMemAlloc: CUDA_ERROR_OUT_OF_MEMORY"),
+        (lambda: compiled("sm_1"), "rows.cu for sm_1: "),
+    ):
+        heard = ""
+        try:
+            call()
+        except DriverError as error:
+            heard = str(error)
+        assert said in heard, heard
+
+
+if __name__ == "__main__":
+    driver, bundle = CudaDriver(), load(Path(sys.argv[1]))
+    assert driver.name == "Fake GPU sm_89", driver.name
+    assert driver.free_memory() == 1000
+    computes_a_model(driver, bundle)
+    captures(driver, bundle)
+    errors_name_the_call(driver)
+    held = ctypes.CDLL("libcuda.so.1").fake_held
+    assert held() > 0
+    del driver
+    gc.collect()
+    assert held() == 0, held()
+    for architecture in ("sm_80", "sm_90", "sm_120"):
+        assert compiled(architecture).startswith(b"\x7fELF")
+    print("ok")
