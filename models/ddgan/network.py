@@ -47,10 +47,9 @@ class Network(nn.Module):
         )
         self.label = nn.Embedding(classes + 1, width)
         if latent:
-            self.mapping = nn.Sequential(
-                nn.Linear(latent, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)
-            )
-            nn.init.normal_(self.mapping[-1].weight, std=0.02)  # leaves a DDIM's weights nearly as good as they were
+            last = nn.Linear(width, width)
+            nn.init.normal_(last.weight, std=0.02)  # leaves a DDIM's weights nearly as good as they were
+            self.mapping = nn.Sequential(nn.Linear(latent, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor, z: Tensor | None = None) -> Tensor:
         """x (n, C, H, W), t (n,) timesteps from 0, y (n,) int64 labels, z (n, latent) → x0 (n, C, H, W)."""
