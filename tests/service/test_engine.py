@@ -166,7 +166,7 @@ def test_steps_run_on_all_workers_at_once(toy: Bundle) -> None:
     done = asyncio.run(engine.run(job(toy, seed=1, n=3, steps=2)))
     engine.stop()
     for image, expected in zip(done.images, alone(job(toy, seed=1, n=3, steps=2)), strict=True):
-        np.testing.assert_array_equal(image.x, expected)
+        np.testing.assert_array_equal(image.pixels, expected)
 
 
 def test_a_full_queue_refuses_and_says_when_to_try_again(toy: Bundle) -> None:
