@@ -137,7 +137,7 @@ class Logging(Held):
 def test_a_four_step_request_behind_a_running_thousand_step_one_is_in_the_very_next_step(toy: Bundle) -> None:
     runtime = Logging()
     engine = new_engine(toy, runtime)
-    engine.scheduler.costs.set(toy.digest, {1: 1.0, 4: 1.0})  # a batch of four pays
+    engine.scheduler.costs.set(toy.digest, {1: 1e-3, 4: 1e-3})  # a batch of four pays
 
     async def behind() -> None:
         long = asyncio.create_task(engine.run(job(toy, steps=1000, n=8, class_label=0)))
