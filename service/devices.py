@@ -56,7 +56,7 @@ class Cuda:
     def claim(self, bundle: Bundle) -> None:
         try:
             folder, made = engines.load(bundle)
-            architecture = self.driver.name.split()[-1]
+            architecture = self.driver.architecture
             if made.architectures and architecture not in made.architectures:
                 built = ", ".join(made.architectures)
                 raise BundleError(f"{folder}: built for {built}, and this is {architecture}: export it again")
@@ -123,7 +123,7 @@ def open_engines(
     graphs: bool = True,
 ) -> DeviceRuntime:
     """The runtime of the bundle's engines in `folder`. Raises BundleError or DriverError."""
-    found = {name.partition(".")[0]: open_network(folder / name, made, graphs=graphs) for name in made.files}
+    found = {name.partition(".")[0]: open_network(driver, folder / name, made, graphs=graphs) for name in made.files}
     manifest = bundle.manifest
     return DeviceRuntime(
         driver,
@@ -136,8 +136,10 @@ def open_engines(
     )
 
 
-def open_network(path: Path, made: Engines, *, graphs: bool) -> Network:
-    return TensorRtNetwork(path, made) if made.target in MODULES else OrtCudaNetwork(path, made, graphs=graphs)
+def open_network(driver: Driver, path: Path, made: Engines, *, graphs: bool) -> Network:
+    if made.target in MODULES:
+        return TensorRtNetwork(driver, path, made)
+    return OrtCudaNetwork(path, made, graphs=graphs)
 
 
 def usable(made: Engines, max_batch: int) -> list[int]:
