@@ -213,6 +213,15 @@ def test_only_the_poisoned_request_fails(toy: Bundle, steps: int) -> None:
             np.testing.assert_array_equal(image.pixels, expected)
 
 
+def test_a_step_that_is_refused_does_not_touch_the_one_under_way(toy: Bundle) -> None:
+    gpu, inputs = Fixture(), toy.first_step(2)
+    x, _ = gpu.runtime.step(inputs)
+    with pytest.raises(ValueError, match="broadcast"):
+        gpu.runtime.step({**inputs, "t": np.zeros(7), "y": inputs["y"] + 1, "noise": inputs["noise"] + 1})
+    gpu.runtime.step({**inputs, "y": inputs["y"] + 2, "noise": inputs["noise"] + 2})
+    np.testing.assert_array_equal(gpu.runtime.decode(x), toy_step(inputs)[0])
+
+
 def test_an_error_of_the_driver_reaches_the_caller_and_names_the_call(toy: Bundle) -> None:
     gpu = Fixture()
     gpu.runtime.step(toy.first_step(1))
