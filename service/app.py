@@ -20,6 +20,7 @@ from service.observe import Observe
 from service.service import OpenRuntime, Service
 from service.settings import Settings
 from service.tracing import telemetry
+from service.watch import follow
 
 log = structlog.get_logger()
 
@@ -50,7 +51,9 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None) -> F
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(asyncio.to_thread(load_or_end, service))
+        following = asyncio.create_task(follow(service, settings.watch_s))
         yield
+        following.cancel()
         await loading
         await asyncio.to_thread(service.drain)
 

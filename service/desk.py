@@ -7,6 +7,7 @@ from typing import TypeVar
 from starlette.types import Receive
 
 from service.errors import Cancelled, UnknownRequest
+from service.keys import Caller
 
 T = TypeVar("T")
 
@@ -15,13 +16,13 @@ class Desk:
     """Belongs to the event loop. Callers choose ids, so that several requests may have the same."""
 
     def __init__(self) -> None:
-        self._tasks: dict[str, set[asyncio.Task[None]]] = {}
+        self._tasks: dict[str, dict[asyncio.Task[None], Caller]] = {}
 
-    async def attend(self, id: str, receive: Receive, work: Coroutine[None, None, T]) -> T:
+    async def attend(self, id: str, caller: Caller, receive: Receive, work: Coroutine[None, None, T]) -> T:
         """What `work` gives. Raises Cancelled if `cancel` names it, or its client disconnects, before it has ended."""
         task = asyncio.ensure_future(work)
         gone = asyncio.create_task(_disconnected(receive))
-        self._tasks.setdefault(id, set()).add(gone)
+        self._tasks.setdefault(id, {})[gone] = caller
         try:
             await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
@@ -30,15 +31,16 @@ class Desk:
         finally:
             for each in (task, gone):
                 each.cancel()
-            self._tasks[id].discard(gone)
+            del self._tasks[id][gone]
             if not self._tasks[id]:
                 del self._tasks[id]
 
-    def cancel(self, id: str) -> None:
-        """Cancels the requests with this id. Raises UnknownRequest if there is none."""
-        if id not in self._tasks:
+    def cancel(self, id: str, by: Caller) -> None:
+        """Cancels the caller's requests with this id, an administrator anybody's. Raises UnknownRequest."""
+        own = [gone for gone, caller in self._tasks.get(id, {}).items() if by.admin or caller == by]
+        if not own:
             raise UnknownRequest(id)
-        for gone in self._tasks[id]:
+        for gone in own:
             gone.cancel()
 
 

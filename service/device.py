@@ -59,7 +59,7 @@ class Turn:
 
 
 class DeviceRuntime:
-    """A `Runtime`, called from one thread. Raises DriverError, in a later call than that which failed on the device."""
+    """A `Runtime` for one worker. Raises DriverError, in a later call than that which failed on the device."""
 
     def __init__(
         self,

@@ -37,6 +37,10 @@ class Device(Protocol):
         """The runtime of a claimed bundle."""
         ...
 
+    def workers(self, asked: int) -> int:
+        """How many steps to run at a time."""
+        ...
+
 
 class Cpu:
     def claim(self, bundle: Bundle) -> None:
@@ -44,6 +48,9 @@ class Cpu:
 
     def open(self, bundle: Bundle, threads: int) -> Runtime:
         return OrtRuntime(bundle, threads)
+
+    def workers(self, asked: int) -> int:
+        return asked
 
 
 class Cuda:
@@ -81,6 +88,9 @@ class Cuda:
         buckets = usable(made, self.max_batch)
         # A driver of its own, so that its memory goes with it.
         return open_engines(open_driver(), bundle, folder, made, images=self.images, buckets=buckets)
+
+    def workers(self, asked: int) -> int:
+        return 1  # which goes on while the device computes; its steps come one after the other anyway
 
 
 def choose(settings: Settings) -> Device:

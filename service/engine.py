@@ -1,7 +1,9 @@
-"""The one loop, in one thread: take in jobs, choose a batch, run a step, hand on what finished; again."""
+"""The loop, in a few threads: choose a batch, run a step of it, hand on what finished; again.
+
+Each worker's network runs beside the others'; all else happens under one lock, whose holder owns the jobs.
+"""
 
 import asyncio
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -12,8 +14,8 @@ import numpy as np
 import structlog
 
 from service.admission import Admission
-from service.core import Array, Batch, Job, Progress, States, stack
-from service.errors import Cancelled, OutOfService, StepFailed, Unavailable
+from service.core import Array, Batch, Image, Job, Progress, States
+from service.errors import Cancelled, OutOfService, Problem, StepFailed, Unavailable
 from service.metrics import Metrics
 from service.runtime import Runtime
 from service.scheduler import Scheduler
@@ -24,14 +26,18 @@ FAILURES = 5  # jobs of a model that fail one after the other, with no row betwe
 
 
 @dataclass(frozen=True)
-class Cancel:
-    """To the engine: end this job, if it has not ended."""
+class Stepped:
+    """What a step of a batch gives."""
 
-    job: Job
+    x: States
+    x0: States
+    pixels: dict[Image, Array]  # of the rows that finish
+    previews: dict[Image, Array]  # of the rows whose callers want a picture now
+    seconds: float
 
 
 class Engine:
-    """`run` is called on the event loop; everything with an underscore, and `step`, belongs to the engine's thread."""
+    """`run` is called on the event loop, `start` and `stop` elsewhere; from `_work` on all belongs to the workers."""
 
     def __init__(
         self,
@@ -40,30 +46,36 @@ class Engine:
         metrics: Metrics,
         max_queued_images: int,
         max_backlog_s: float = 60.0,
+        workers: int = 1,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.runtimes = runtimes
         self.scheduler = scheduler
         self.metrics = metrics
         self.clock = clock
-        self.admission = Admission(scheduler, max_queued_images, max_backlog_s)
+        self.admission = Admission(scheduler, max_queued_images, max_backlog_s, workers)
+        self.jobs: set[Job] = set()  # accepted and not ended
         self.out_of_service: set[str] = set()  # models that kept failing
         self._failures: dict[str, int] = {}  # of each model's jobs since a row of it last succeeded
-        self._inbox: queue.SimpleQueue[Job | Cancel | None] = queue.SimpleQueue()  # None: finish what is there, and end
-        self._jobs: dict[Job, None] = {}  # taken in and not ended, in order of arrival
+        self._idle = 0  # workers that wait for a batch
         self._draining = False
         self._closed = True
-        self._gate = threading.Lock()  # between closing the inbox and putting a job into it
-        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+        self._changed = threading.Condition()  # over all of the above
+        names = [f"engine-{number}" for number in range(workers)]
+        self._workers = [threading.Thread(target=self._work, name=name, daemon=True) for name in names]
 
     def start(self) -> None:
         self._closed = False
-        self._thread.start()
+        for worker in self._workers:
+            worker.start()
 
     def stop(self) -> None:
-        """Finishes every accepted job, then ends the thread."""
-        self._inbox.put(None)
-        self._thread.join()
+        """Finishes every accepted job, then ends the threads."""
+        with self._changed:
+            self._draining = True
+            self._changed.notify_all()
+        for worker in self._workers:
+            worker.join()
 
     async def run(self, job: Job) -> Job:
         """Accepts the job and waits until it has ended; cancelled, it frees the job's rows before the next step.
@@ -71,9 +83,6 @@ class Engine:
         Raises Overloaded if it cannot be answered in time, Unavailable if the engine does not run, OutOfService if the
         model was taken out, StepFailed if a step failed.
         """
-        if job.model in self.out_of_service:
-            raise OutOfService(job.method)
-        self.admission.admit(job, self.clock())
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
 
@@ -82,131 +91,150 @@ class Engine:
                 loop.call_soon_threadsafe(ended.set)
 
         job.done = done
+        self._accept(job)
         try:
-            with self._gate:
-                if self._closed:
-                    raise Unavailable("the engine is not running")
-                self._inbox.put(job)
             await ended.wait()
         except asyncio.CancelledError:
-            self._inbox.put(Cancel(job))
+            with self._changed:
+                self._fail([job] if job in self.jobs else [], Cancelled(job.id))
             raise
-        finally:
-            self.admission.release(job)
         if job.error is not None:
             raise job.error
         return job
 
     def restore(self, model: str) -> None:
         """Takes a model into service that was out of it, once it has been loaded anew."""
-        self._failures[model] = 0
-        self.out_of_service.discard(model)
+        with self._changed:
+            self._failures[model] = 0
+            self.out_of_service.discard(model)
 
     @property
     def alive(self) -> bool:
         """Whether jobs are accepted."""
         return not self._closed
 
-    def _loop(self) -> None:
-        try:
-            while self._take_in():
-                self.step()
-        except Exception as error:  # a bug of ours: nothing more can be trusted, yet every job gets its answer
-            log.critical("the engine stopped", exc_info=error)
-            self._abandon()
-
-    def _take_in(self) -> bool:
-        """Moves what arrived to the scheduler, waiting if there is nothing else to do; False when all is done."""
-        while True:
+    def _accept(self, job: Job) -> None:
+        with self._changed:
+            if self._closed:
+                raise Unavailable("the engine is not running")
+            if job.model in self.out_of_service:
+                raise OutOfService(job.method)
             try:
-                message = self._inbox.get(block=not self._jobs and not self._draining)
-            except queue.Empty:
-                if self._jobs:
-                    return True
-                with self._gate:
-                    self._closed = self._inbox.empty()
-                if self._closed:
-                    return False
-                continue
-            match message:
-                case None:
-                    self._draining = True
-                case Cancel(job):
-                    if job in self._jobs:
-                        self._fail([job], Cancelled(job.id))
-                case job:
-                    self._jobs[job] = None
-                    self.scheduler.add(job)
+                self.admission.admit(job, self.clock())
+            except Problem:
+                raise
+            except Exception as error:  # a bug of ours
+                self._abandon(error)
+                raise StepFailed("the engine stopped; the server's log says why") from error
+            self.jobs.add(job)
+            self._gauge()
+            self._changed.notify(job.n)
 
-    def step(self) -> None:
-        """One step of one batch; there are jobs."""
-        batch = self.scheduler.next_batch(self.clock())
-        assert batch is not None
-        start = self.clock()
-        self._run(batch)
-        self.metrics.busy_seconds.inc(self.clock() - start)
-        self._gauge()
+    def _work(self) -> None:
+        """A worker's life."""
+        try:
+            while (batch := self._next()) is not None:
+                start = self.clock()
+                self._run(batch)
+                self.metrics.busy_seconds.inc((self.clock() - start) / len(self._workers))
+        except Exception as error:  # a bug of ours: nothing more can be trusted, yet every job gets its answer
+            with self._changed:
+                self._abandon(error)
+
+    def _next(self) -> Batch | None:
+        """The next batch, waiting for one; None when all is done."""
+        with self._changed:
+            self._idle += 1
+            while not self._closed:
+                if (batch := self.scheduler.next_batch(self.clock(), self._idle)) is not None:
+                    self._idle -= 1
+                    if self.scheduler.ready:
+                        self._changed.notify()
+                    self._gauge()
+                    return batch
+                assert not self.jobs or self.scheduler.running, "jobs, and none of their rows to run"
+                if self._draining and not self.jobs:
+                    self._closed = True
+                    self._changed.notify_all()
+                else:
+                    self._changed.wait()
+        return None
 
     def _run(self, batch: Batch) -> None:
         """Takes the batch's step; if that fails, each row's by itself, so that only what fails alone is lost."""
-        before = self.clock()
         try:
-            x, x0, pixels = self._attempt(batch)
+            stepped = self._attempt(batch)
         except Exception as error:
             if len(batch.images) == 1:
-                return self._lose(batch, error)
+                with self._changed:
+                    self._lose(batch, error)
+                return
             log.warning("step failed; its rows are tried singly", method=batch.method, exc_info=error)
             for image in batch.images:
-                if image.job in self._jobs:
+                if image.running:
                     self._run(Batch(batch.method, [image]))
-            return None
-        self._measure(batch, self.clock() - before)
-        for image, picture in zip(self.scheduler.advance(batch, x, x0), pixels, strict=True):
-            image.pixels = picture
-            image.job.unfinished -= 1
-            self.metrics.images.labels(batch.method).inc()
-        self._tell(batch)
-        for job in dict.fromkeys(image.job for image in batch.images):
-            if job.unfinished == 0:
-                self._finish(job)
-        return None
+                else:
+                    image.let_go()
+            return
+        with self._changed:
+            self._settle(batch, stepped)
+        self._count(batch, stepped)
 
-    def _attempt(self, batch: Batch) -> tuple[States, States, Array]:
-        """x, x0 and the images of the rows that finish. Raises what the runtime does, FloatingPointError for NaN."""
+    def _attempt(self, batch: Batch) -> Stepped:
+        """A step, off the lock, as its rows are this worker's. Raises what the runtime does, and FloatingPointError."""
+        start = self.clock()
         runtime = self.runtimes[batch.images[0].job.model]
         x, x0 = runtime.step(batch.inputs())
         pixels = runtime.decode(x[batch.last]) if batch.last else np.empty(0, dtype=np.float32)
         if not all(np.isfinite(each).all() for each in (x, x0, pixels) if isinstance(each, np.ndarray)):
             raise FloatingPointError("the step gives numbers that are not finite")
-        return x, x0, pixels
-
-    def _tell(self, batch: Batch) -> None:
-        for image in batch.images:
-            job = image.job
-            if job.watch is None:
-                continue
-            preview = None
-            if job.preview_every and image.step % job.preview_every == 0:
+        seconds = self.clock() - start
+        previews = {}
+        for row, image in enumerate(batch.images):
+            if image.job.watch and image.job.preview_every and (image.step + 1) % image.job.preview_every == 0:
                 with suppress(Exception):  # the picture is a courtesy; the image itself is not touched
-                    preview = self.runtimes[job.model].decode(stack([image.x0]))[0]
-            with suppress(RuntimeError):  # the event loop is closed
-                job.watch(Progress(image.index, image.step, len(job.table), preview))
+                    previews[image] = runtime.decode(x0[row : row + 1])[0]
+        return Stepped(
+            x, x0, dict(zip((batch.images[row] for row in batch.last), pixels, strict=True)), previews, seconds
+        )
+
+    def _settle(self, batch: Batch, stepped: Stepped) -> None:
+        """Gives the rows what the step made of them, and ends the jobs that it finished."""
+        model = batch.images[0].job.model
+        self._failures[model] = 0
+        self.scheduler.costs.observe(model, len(batch.images), max(stepped.seconds, 1e-6))
+        for image in self.scheduler.advance(batch, stepped.x, stepped.x0):
+            image.pixels = stepped.pixels[image]
+            image.job.unfinished -= 1
+        for image in batch.images:
+            if image.job.watch is not None and image.job in self.jobs:
+                with suppress(RuntimeError):  # the event loop is closed
+                    preview = stepped.previews.get(image)
+                    image.job.watch(Progress(image.index, image.step, len(image.job.table), preview))
+        for job in dict.fromkeys(image.job for image in batch.images):
+            if job.unfinished == 0 and job in self.jobs:
+                self._finish(job)
+        for image in batch.images:
+            if image.finished or image.job not in self.jobs:
+                image.let_go()
+        self._gauge()
 
     def _lose(self, batch: Batch, error: Exception) -> None:
         """The step of a single row failed: its job ends, and a model that does nothing but fail goes out of service."""
         job = batch.images[0].job
         log.error("step failed", method=batch.method, request=job.id, exc_info=error)
+        batch.images[0].let_go()
+        if job not in self.jobs:
+            return
         self._fail([job], StepFailed(f"a step of {batch.method} failed; the server's log says why"))
         self._failures[job.model] = self._failures.get(job.model, 0) + 1
         if self._failures[job.model] == FAILURES:
             log.critical("model taken out of service", method=job.method, failures=FAILURES)
             self.out_of_service.add(job.model)
-            self._fail([other for other in self._jobs if other.model == job.model], OutOfService(job.method))
+            self._fail([other for other in self.jobs if other.model == job.model], OutOfService(job.method))
 
     def _finish(self, job: Job) -> None:
-        del self._jobs[job]
-        for image in job.images:
-            image.let_go()
+        self.jobs.remove(job)
         job.finished_s = self.clock()
         if job.finished_s > job.deadline_s and job.error is None:
             self.metrics.missed_deadlines.labels(job.method).inc()
@@ -215,32 +243,32 @@ class Engine:
     def _fail(self, jobs: Iterable[Job], error: Exception) -> None:
         """Ends these jobs with an error; the others go on."""
         for job in jobs:
+            idle = [image for image in job.images if not image.running]  # a worker reads the others' states
             self.scheduler.drop(job)
             job.error = error
             self._finish(job)
+            for image in idle:
+                image.let_go()
         self._gauge()
 
-    def _abandon(self) -> None:
+    def _abandon(self, error: Exception) -> None:
         """Ends every job with an error, and asks nothing of the scheduler, which may be what is broken."""
-        with self._gate:
-            self._closed = True
-        while not self._inbox.empty():
-            if isinstance(message := self._inbox.get(), Job):
-                self._jobs[message] = None
-        for job in list(self._jobs):
+        log.critical("the engine stopped", exc_info=error)
+        self._closed = True
+        for job in list(self.jobs):
             job.error = StepFailed("the engine stopped; the server's log says why")
             self._finish(job)
         self.metrics.active_images.set(0)
         self.metrics.waiting_images.set(0)
+        self._changed.notify_all()
 
-    def _measure(self, batch: Batch, seconds: float) -> None:
-        rows, model, metrics = len(batch.images), batch.images[0].job.model, self.metrics
-        self._failures[model] = 0
-        self.scheduler.costs.observe(model, rows, max(seconds, 1e-6))
-        metrics.step_seconds.labels(batch.method).observe(seconds)
+    def _count(self, batch: Batch, stepped: Stepped) -> None:
+        rows, metrics = len(batch.images), self.metrics
+        metrics.step_seconds.labels(batch.method).observe(stepped.seconds)
         metrics.batch_size.labels(batch.method).observe(rows)
         metrics.steps.labels(batch.method).inc(rows)
-        metrics.network_seconds.inc(seconds)
+        metrics.images.labels(batch.method).inc(len(stepped.pixels))
+        metrics.network_seconds.inc(stepped.seconds / len(self._workers))
 
     def _gauge(self) -> None:
         self.metrics.active_images.set(self.scheduler.active)

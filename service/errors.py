@@ -7,8 +7,9 @@ Problem
 ├── UnknownMethod    404  no model serves that method           ├── OutOfService  500  the model keeps failing
 ├── NotAcceptable    406  no such media type                    ├── Unauthorized  401  no key, or an unknown one
 ├── BodyTooLarge     413  the body is longer than allowed       ├── KeySpent      429  the key's work is used up
-├── UnknownRequest   404  no request of that id is under way    ├── Cancelled     409  by DELETE /requests/{id}
-└── UnknownVersion   404  no model has that version             └── Foreign            what the framework refuses
+├── UnknownRequest   404  no request of that id is under way    ├── Forbidden     403  it takes an administrator's key
+├── UnknownVersion   404  no model has that version             ├── Cancelled     409  by DELETE /requests/{id}
+└── Foreign               what the framework refuses
 """
 
 import math
@@ -129,6 +130,14 @@ class Unauthorized(Problem):
 
     def __init__(self) -> None:
         super().__init__("send a key: Authorization: Bearer KEY", headers={"WWW-Authenticate": "Bearer"})
+
+
+class Forbidden(Problem):
+    status = HTTPStatus.FORBIDDEN
+    type = "urn:trilemma:forbidden"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the key {name!r} is not an administrator's")
 
 
 class KeySpent(Problem):

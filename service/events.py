@@ -69,7 +69,8 @@ async def stream(generation: Generation, voice: Voice) -> AsyncIterator[bytes]:
     await asyncio.sleep(0)  # the task's first turn, in which it is let in or refused
     if running.done():
         running.result()
-    ended = asyncio.create_task(generation.service.desk.attend(generation.id, generation.receive, _outcome(running)))
+    attended = generation.service.desk.attend(generation.id, generation.caller, generation.receive, _outcome(running))
+    ended = asyncio.create_task(attended)
     ended.add_done_callback(lambda _: steps.put_nowait(None))
     return _events(generation, voice, ended, steps)
 

@@ -14,7 +14,7 @@ from starlette.types import Receive
 from service import answer, frontier, tracing
 from service.bundle import Bundle, Sampling
 from service.core import Job
-from service.keys import Account, charged
+from service.keys import Account, Caller, caller, charged
 from service.schemas import GenerateRequest, Timing
 from service.service import Service
 
@@ -32,6 +32,7 @@ class Made:
 class Generation:
     service: Service
     receive: Receive  # tells when the client goes away
+    caller: Caller
     account: Account | None  # that the work is charged to
     body: GenerateRequest
     bundle: Bundle
@@ -55,6 +56,7 @@ class Generation:
         return cls(
             service=service,
             receive=request.receive,
+            caller=caller(request),
             account=getattr(request.state, "account", None),
             body=body,
             bundle=bundle,
@@ -78,7 +80,7 @@ class Generation:
         start_s = time.perf_counter()
         if files is None:
             source = "shared" if self._key in self.service.flights else "miss"
-            job = await self.service.desk.attend(self.id, self.receive, self._computed())
+            job = await self.service.desk.attend(self.id, self.caller, self.receive, self._computed())
             start_s = time.perf_counter()
             files = await self.files(job)
         else:

@@ -5,6 +5,7 @@ A key is a secret that its holder sends as `Authorization: Bearer SECRET`. The f
     [alice]
     sha256 = "2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90"
     work_s_per_minute = 30     # predicted seconds of the network; absent: as much as she likes
+    admin = true               # may reload, and cancel anybody's requests; absent: her own alone
 """
 
 import hashlib
@@ -13,18 +14,21 @@ import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, TypeAdapter
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import KeySpent, Problem, Unauthorized
+from service.errors import Forbidden, KeySpent, Problem, Unauthorized
 from service.metrics import Metrics
 from service.refusals import answer
 from service.static import ASSETS
 
+ADMIN = "/admin/"  # what begins so takes an administrator's key
 # Asked by machines that have no key; a proxy keeps them from the world.
 OPEN = {"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
 
@@ -36,6 +40,15 @@ class Key(BaseModel):
 
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     work_s_per_minute: PositiveFloat | None = None
+    admin: bool = False
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whose key a request came with; without a file of keys anybody may do anything."""
+
+    name: str = ""
+    admin: bool = True
 
 
 class Account:
@@ -77,6 +90,11 @@ def charged(account: Account | None, work_s: float) -> Iterator[None]:
         raise
 
 
+def caller(request: Request) -> Caller:
+    """As the request's key says."""
+    return getattr(request.state, "caller", Caller())
+
+
 def is_open(path: str) -> bool:
     """Whether a path is answered without a key: OPEN, and the page, which asks its reader for one."""
     return path in OPEN or path == "/" or path.startswith(f"{ASSETS}/")
@@ -89,6 +107,7 @@ class KeyCheck:
         self.app = app
         self.metrics = metrics
         self.digests = {name: key.sha256 for name, key in keys.items()}
+        self.callers = {name: Caller(name, key.admin) for name, key in keys.items()}
         self.accounts = {n: Account(n, k.work_s_per_minute) for n, k in keys.items() if k.work_s_per_minute is not None}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,8 +115,10 @@ class KeyCheck:
             await self.app(scope, receive, send)
         elif (name := self.find(Headers(scope=scope).get("authorization", ""))) is None:
             await answer(Unauthorized(), scope["path"], self.metrics)(scope, receive, send)
+        elif scope["path"].startswith(ADMIN) and not self.callers[name].admin:
+            await answer(Forbidden(name), scope["path"], self.metrics)(scope, receive, send)
         else:
-            scope.setdefault("state", {})["account"] = self.accounts.get(name)
+            scope.setdefault("state", {}).update(account=self.accounts.get(name), caller=self.callers[name])
             await self.app(scope, receive, send)
 
     def find(self, authorization: str) -> str | None:

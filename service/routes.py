@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.sse import EventSourceResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service import answer, events, refusals
+from service import answer, events, keys, refusals
 from service.errors import ProblemDetails
 from service.generation import Generation
 from service.schemas import GenerateRequest, GenerateResponse, MethodInfo, Readiness
@@ -65,9 +65,9 @@ async def generate(
 
 
 @router.delete("/requests/{id}", status_code=204)
-async def cancel(id: str, service: Served) -> None:
-    """Cancels the requests under way with this id; their rows are free before the next step."""
-    service.desk.cancel(id)
+async def cancel(id: str, request: Request, service: Served) -> None:
+    """Cancels the caller's requests under way with this id; their rows are free before the next step."""
+    service.desk.cancel(id, keys.caller(request))
 
 
 @router.post("/admin/reload")

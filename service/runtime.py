@@ -9,7 +9,7 @@ from service.core import Array, Inputs, States
 
 
 class Runtime(Protocol):
-    """One model, ready to run; called from the engine's thread alone."""
+    """One model, ready to run; called by all the engine's workers, at once."""
 
     def step(self, inputs: Inputs) -> tuple[States, States]:
         """x_new and x0, each (n, C, H, W) float32, for inputs of n rows. Rows do not depend on each other.

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.schemas import MAX_IMAGES
@@ -23,13 +23,15 @@ class Settings(BaseSettings):
     device: Literal["cpu", "cuda", "auto"] = Field(
         "cpu", description="cuda: an NVIDIA GPU, or an error; auto: one if it is there (docs/gpu.md)"
     )
-    threads: PositiveInt = Field(os.cpu_count() or 1, description="threads of a network step")
+    watch_s: NonNegativeFloat = Field(5, description="seconds between looks for changed bundles; 0: none")
+    workers: PositiveInt = Field(os.cpu_count() or 1, description="network steps at a time; on a GPU always one")
+    threads: PositiveInt = Field(1, description="threads of each network step")
     max_batch: PositiveInt = Field(16, description="images in one network step at most")
     max_queued_images: int = Field(
         4096, ge=MAX_IMAGES, description="images accepted and not finished at most; a request beyond them gets 429"
     )
     max_backlog_s: PositiveFloat = Field(
-        60, description="seconds of predicted work accepted and not finished at most; what is beyond gets 429"
+        20, description="seconds of predicted work accepted and not finished at most; what is beyond gets 429"
     )
     cache_bytes: NonNegativeInt = Field(64 * 2**20, description="finished images kept in memory; 0: none")
     shutdown_s: PositiveInt = Field(120, description="seconds to finish accepted requests in when told to end")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from httpx import ASGITransport, AsyncClient
 
@@ -12,9 +13,9 @@ from tests.conftest import SHIPPED
 
 
 @asynccontextmanager
-async def serving(threads: int = 2) -> AsyncIterator[AsyncClient]:
-    """A client of an application over the shipped models, once it is ready."""
-    app = create_app(Settings(bundles=SHIPPED.parent, threads=threads))
+async def serving(full_batches: bool = False, **changes: Any) -> AsyncIterator[AsyncClient]:
+    """A client of an application over the shipped models, once it is ready, whose batches are full if that is asked."""
+    app = create_app(Settings(bundles=SHIPPED.parent, **changes))
     async with (
         app.router.lifespan_context(app),
         AsyncClient(transport=ASGITransport(app), base_url="http://test") as client,
@@ -22,4 +23,6 @@ async def serving(threads: int = 2) -> AsyncIterator[AsyncClient]:
         while (ready := await client.get("/readyz")).status_code == 503:
             assert ready.json()["status"] == "starting", ready.text
             await asyncio.sleep(0.01)
+        if full_batches:  # whatever pays on this machine
+            app.state.service.engine.scheduler.costs.paying = lambda model, most: most
         yield client

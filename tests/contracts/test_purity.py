@@ -113,42 +113,54 @@ def test_a_row_does_not_see_its_neighbours(
 
 
 def mixed_requests(count: int) -> list[dict[str, Any]]:
+    """Of every model, solver and setting; most short, one in fifty long."""
     rng = np.random.default_rng(1)
     return [
         fitted(
             BUNDLES[rng.integers(len(BUNDLES))],
             way=int(rng.integers(100)),
-            steps=int(rng.integers(1, 25)),
+            steps=int(rng.integers(50, 100) if rng.random() < 0.02 else rng.integers(1, 9)),
             seed=int(rng.integers(2**63)),
             n=int(rng.choice([1, 1, 1, 2, 5])),
             class_label=None if rng.random() < 0.2 else int(rng.integers(10)),
+            priority=str(rng.choice(["low", "normal", "high"])),
         )
         for _ in range(count)
     ]
 
 
-def test_thirty_requests_at_once_give_the_bytes_that_each_gives_alone() -> None:
-    async def digest(client: Any, request: dict[str, Any]) -> str:
-        answer = await client.post("/generate", json=request, headers={"Accept": "application/x-npy"})
-        assert answer.status_code == 200
-        return hashlib.sha256(answer.content).hexdigest()
+async def digests(client: Any, asked: list[dict[str, Any]], at_once: int) -> list[str]:
+    """SHA-256 of each answer, so many requests under way at a time."""
+    found, waiting = [""] * len(asked), iter(range(len(asked)))
 
+    async def keep_asking() -> None:
+        for i in waiting:
+            answer = await client.post("/generate", json=asked[i], headers={"Accept": "application/x-npy"})
+            assert answer.status_code == 200, answer.text
+            found[i] = hashlib.sha256(answer.content).hexdigest()
+
+    await asyncio.gather(*(keep_asking() for _ in range(at_once)))
+    return found
+
+
+@pytest.mark.timeout(900)
+def test_two_thousand_requests_in_a_mixed_load_give_the_bytes_that_each_gives_alone() -> None:
     async def alone(asked: list[dict[str, Any]]) -> list[str]:
-        async with serving(threads=1) as client:
-            return [await digest(client, request) for request in asked]
+        async with serving(workers=1, max_batch=1, max_backlog_s=3600) as client:
+            return await digests(client, asked, at_once=1)
 
     async def together(asked: list[dict[str, Any]]) -> list[str]:
-        async with serving(threads=2) as client:
-            digests = await asyncio.gather(*(digest(client, request) for request in asked))
+        async with serving(full_batches=True, workers=2, threads=2, max_backlog_s=3600) as client:
+            found = await digests(client, asked, at_once=64)
             metrics = (await client.get("/metrics")).text
         (rows, steps) = (
             float(re.search(rf"^trilemma_batch_size_{name}.* (\S+)$", metrics, re.MULTILINE)[1])  # type: ignore[index]
             for name in ("sum", "count")
         )
         assert rows / steps > 5  # they did share their batches
-        return digests
+        return found
 
-    asked = mixed_requests(30)
-    digests = asyncio.run(together(asked))
-    assert digests == asyncio.run(alone(asked))
-    assert len(set(digests)) == len(asked)
+    asked = mixed_requests(2000)
+    found = asyncio.run(together(asked))
+    assert found == asyncio.run(alone(asked))
+    assert len(set(found)) == len(asked)

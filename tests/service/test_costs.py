@@ -32,7 +32,7 @@ def test_a_stall_moves_the_estimate_little_and_a_lasting_change_is_followed() ->
     for _ in range(200):
         made.observe("a", 4, 8.0)
     assert made.seconds("a", 4) == pytest.approx(8.0, rel=0.01)
-    assert made.seconds("a", 1) == 1.0
+    assert 1.0 < made.seconds("a", 1) < 2.0 * 4000**WEIGHT  # what slows a batch of four mostly slows one of one
 
 
 def test_a_measurement_between_two_knots_moves_both_by_how_near_they_are() -> None:
@@ -41,6 +41,15 @@ def test_a_measurement_between_two_knots_moves_both_by_how_near_they_are() -> No
         made.observe("a", 4, 6.0)
     assert made.seconds("a", 4) == pytest.approx(6.0, rel=0.01)
     assert made.seconds("a", 5) / 5 > made.seconds("a", 1)
+
+
+def test_a_machine_that_is_slower_at_every_size_does_not_change_which_batch_pays() -> None:
+    made = costs({1: 1.0, 4: 2.0, 8: 4.4})
+    for _ in range(100):
+        made.observe("a", made.paying("a", 8), 3.0)
+    assert made.paying("a", 8) == 4
+    assert made.seconds("a", 4) == pytest.approx(3.0, rel=0.01)
+    assert made.seconds("a", 8) == pytest.approx(1.5 * 4.4, rel=0.1)
 
 
 def test_an_unmeasured_model_takes_its_first_measurement() -> None:

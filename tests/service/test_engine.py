@@ -21,8 +21,10 @@ def job(toy: Bundle, **request: object) -> Job:
     return toy.job(sampling, id="", submitted_s=0.0)
 
 
-def new_engine(toy: Bundle, runtime: ToyRuntime, *, max_batch: int = 4, max_queued_images: int = 100) -> Engine:
-    engine = Engine({toy.digest: runtime}, Scheduler(max_batch), Metrics(), max_queued_images)
+def new_engine(
+    toy: Bundle, runtime: ToyRuntime, *, max_batch: int = 4, max_queued_images: int = 100, workers: int = 1
+) -> Engine:
+    engine = Engine({toy.digest: runtime}, Scheduler(max_batch), Metrics(), max_queued_images, workers=workers)
     engine.start()
     return engine
 
@@ -53,8 +55,9 @@ REQUESTS = [
 ]
 
 
-def test_jobs_that_share_batches_get_what_each_gets_alone(toy: Bundle) -> None:
-    engine = new_engine(toy, ToyRuntime())
+@pytest.mark.parametrize("workers", [1, 3])
+def test_jobs_that_share_batches_get_what_each_gets_alone(toy: Bundle, workers: int) -> None:
+    engine = new_engine(toy, ToyRuntime(), workers=workers)
 
     async def together() -> list[Job]:
         return await asyncio.gather(*(engine.run(job(toy, **request)) for request in REQUESTS))
@@ -119,6 +122,53 @@ class Held(ToyRuntime):
         return super().step(inputs)
 
 
+class Logging(Held):
+    """Also notes the labels of each batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[list[int]] = []
+
+    def step(self, inputs: Inputs) -> tuple[Array, Array]:
+        self.log.append(inputs["y"].tolist())
+        return super().step(inputs)
+
+
+def test_a_four_step_request_behind_a_running_thousand_step_one_is_in_the_very_next_step(toy: Bundle) -> None:
+    runtime = Logging()
+    engine = new_engine(toy, runtime)
+    engine.scheduler.costs.set(toy.digest, {1: 1e-3, 4: 1e-3})  # a batch of four pays
+
+    async def behind() -> None:
+        long = asyncio.create_task(engine.run(job(toy, steps=1000, n=8, class_label=0)))
+        await asyncio.to_thread(runtime.entered.wait)
+        short = asyncio.create_task(engine.run(job(toy, steps=4, class_label=1)))
+        await asyncio.sleep(0)  # its first turn, in which it is accepted
+        runtime.go.set()
+        await short
+        long.cancel()
+
+    asyncio.run(behind())
+    engine.stop()
+    assert [1 in labels for labels in runtime.log[:5]] == [False, True, True, True, True]
+    assert all(len(labels) == 4 for labels in runtime.log[:5])  # and the long one fills the batches
+
+
+def test_steps_run_on_all_workers_at_once(toy: Bundle) -> None:
+    together = threading.Barrier(3, timeout=60)
+
+    class Meeting(ToyRuntime):
+        def step(self, inputs: Inputs) -> tuple[Array, Array]:
+            together.wait()
+            return super().step(inputs)
+
+    engine = new_engine(toy, Meeting(), workers=3)
+    done = asyncio.run(engine.run(job(toy, seed=1, n=3, steps=2)))
+    engine.stop()
+    for image, expected in zip(done.images, alone(job(toy, seed=1, n=3, steps=2)), strict=True):
+        np.testing.assert_array_equal(image.pixels, expected)
+
+
 def test_a_full_queue_refuses_and_says_when_to_try_again(toy: Bundle) -> None:
     runtime = Held()
     engine = new_engine(toy, runtime, max_queued_images=3)
@@ -167,7 +217,7 @@ class LosesImages(Scheduler):
 
 
 class ChoosesNone(Scheduler):
-    def next_batch(self, now: float) -> None:
+    def next_batch(self, now: float, idle: int = 1) -> None:
         return None
 
 

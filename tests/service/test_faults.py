@@ -94,11 +94,12 @@ def test_a_cancelled_job_is_in_no_step_after_the_one_that_was_running(toy: Bundl
     engine.stop()
     np.testing.assert_array_equal(done.images[0].pixels, alone(job(toy, steps=3, seed=3))[0])
     assert sum(runtime.batches) <= 4 + 4 + 3  # at most the step that ran, and one before it
-    assert not engine.admission.jobs
+    assert not engine.jobs
 
 
-def test_after_a_thousand_cancels_faults_and_answers_nothing_is_left(toy: Bundle) -> None:
-    engine = new_engine(toy, Broken(), max_batch=4, max_queued_images=64)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_after_a_thousand_cancels_faults_and_answers_nothing_is_left(toy: Bundle, workers: int) -> None:
+    engine = new_engine(toy, Broken(), max_batch=4, max_queued_images=64, workers=workers)
     chance = random.Random(0)  # noqa: S311
     ends: list[str] = []
 
@@ -128,8 +129,7 @@ def test_after_a_thousand_cancels_faults_and_answers_nothing_is_left(toy: Bundle
     engine.stop()
     assert len(ends) == 1000
     assert {"done", "StepFailed", "cancelled"} <= set(ends)
-    assert not engine.admission.jobs
-    assert not engine._jobs
+    assert not engine.jobs
     assert engine.scheduler.active == engine.scheduler.waiting == 0
     assert sample(engine, "trilemma_active_images") == sample(engine, "trilemma_waiting_images") == 0
 

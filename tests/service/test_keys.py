@@ -1,11 +1,13 @@
 """API keys: who may call, and how much work a minute they may ask for."""
 
 import hashlib
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from httpx import Response
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +15,7 @@ from service.errors import KeySpent
 from service.keys import Account, read
 from tests.conftest import ToyRuntime, write_bundle
 from tests.service.test_app import serve
+from tests.service.test_engine import Held
 
 BODY = {"method": "toy", "seed": 1}
 
@@ -62,6 +65,41 @@ def test_machines_that_watch_the_service_need_no_key(keys: Path) -> None:
         assert [client.get(path).status_code for path in ("/healthz", "/readyz", "/metrics")] == [200] * 3
 
     served(test, keys)
+
+
+def test_only_an_administrator_reloads(keys: Path) -> None:
+    keys.write_text(keys.read_text() + line("root", "admin = true"))
+
+    def test(client: TestClient) -> None:
+        refused = client.post("/admin/reload", headers=bearer("alice"))
+        assert (refused.status_code, refused.json()["type"]) == (403, "urn:trilemma:forbidden")
+        assert client.post("/admin/reload").status_code == 401
+        assert client.post("/admin/reload", headers=bearer("root")).status_code == 200
+
+    served(test, keys)
+
+
+@pytest.mark.parametrize("canceller", ["alice", "root"])
+def test_a_request_is_cancelled_by_its_own_key_or_an_administrators_and_by_no_other(keys: Path, canceller: str) -> None:
+    keys.write_text(keys.read_text() + line("root", "admin = true"))
+    runtime = Held()
+    runtime.go.set()
+
+    def test(client: TestClient) -> None:
+        runtime.go.clear()
+        runtime.entered.clear()
+        answers: list[Response] = []
+        headers = {**bearer("alice"), "X-Request-ID": "hers"}
+        asking = threading.Thread(target=lambda: answers.append(client.post("/generate", json=BODY, headers=headers)))
+        asking.start()
+        assert runtime.entered.wait(60)
+        assert client.delete("/requests/hers", headers=bearer("bob")).status_code == 404
+        assert client.delete("/requests/hers", headers=bearer(canceller)).status_code == 204
+        asking.join()
+        runtime.go.set()
+        assert answers[0].status_code == 409
+
+    served(test, keys, runtime)
 
 
 def predict(client: TestClient, row_step_s: float) -> None:

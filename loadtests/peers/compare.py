@@ -1,0 +1,143 @@
+"""`./run bench peers`: the same models behind other servers and behind this one, under the same open-loop load.
+
+The first run measures what each class takes alone and what the machine can do, and keeps that in a folder with every
+point measured; later ones add points. The report is written from all of them.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from loadtests import traces
+from loadtests.peers import report
+from loadtests.peers.client import Client, Outcome
+from loadtests.peers.pipeline import Tuning
+from loadtests.peers.servers import OURS, ROOT, SERVERS, Server, memory_mb, running
+from loadtests.traces import Class
+from service import bundle
+from service.settings import SHIPPED_BUNDLES
+
+FOLDER = ROOT / ".cache" / "peers"
+LOADS = [0.5, 0.8, 0.95, 1.5, 3.0]
+TUNINGS = [Tuning(2, 1, 1), Tuning(2, 1, 4), Tuning(2, 1, 16), Tuning(1, 2, 16)]
+ALONE, AT_ONCE, SATURATING_S = 20, 32, 8.0
+
+
+class Bench:
+    """What was measured so far, in a file."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "measured.json"
+        self.kinds = traces.classes(bundle.load_all(SHIPPED_BUNDLES)[0])
+        self.measured: dict[str, Any] = {"alone_s": {}, "per_s": {}, "tuning": {}, "points": []}
+        if self.path.exists():
+            self.measured = json.loads(self.path.read_text())
+
+    def save(self) -> None:
+        self.path.write_text(json.dumps(self.measured, indent=1) + "\n")
+
+    def good_s(self, kind: Class) -> float:
+        alone_s = self.measured["alone_s"].get(kind.name, 60.0)
+        return max(traces.GOOD * alone_s, traces.GOOD_S)
+
+    def tuning(self, server: Server) -> Tuning:
+        return Tuning(**self.measured["tuning"].get(server.module, {}))
+
+    def capacity(self) -> None:
+        """What each class takes alone, and how many calls of the mix a second this server answers when saturated."""
+
+        async def measure(url: str) -> None:
+            client = Client(replace(OURS, deadlines=False), url, self.good_s)
+            await client.await_ready(self.kinds)
+            for kind in self.kinds:
+                self.measured["alone_s"][kind.name] = statistics.median(await client.alone_s(kind, ALONE))
+            calls = traces.poisson(self.kinds, 40.0, SATURATING_S, seed=1)
+            self.measured["per_s"] = len(calls) / await client.saturated_s(calls, AT_ONCE)
+            work_s = sum(kind.share * self.measured["alone_s"][kind.name] for kind in self.kinds)
+            self.measured["capacity"] = self.measured["per_s"] * work_s  # seconds' worth of lone work, a second
+            await client.session.close()
+
+        with running(OURS, Tuning()) as (url, _):
+            asyncio.run(measure(url))
+        self.save()
+        print(self.measured)
+
+    def point(
+        self, server: Server, tuning: Tuning, load: float, arrivals: str, seconds: float, seed: int
+    ) -> dict[str, Any]:
+        """A fresh server under so many times the capacity; each call as when, status and latency, by class."""
+        trace = {"poisson": traces.poisson, "bursts": traces.bursts}[arrivals]
+        calls = trace(self.kinds, load * self.measured["per_s"], seconds, seed)
+
+        async def measure(url: str) -> tuple[list[Outcome], float, float]:
+            client = Client(server, url, self.good_s)
+            await client.await_ready(self.kinds)
+            before = memory_mb(process)
+            outcomes = await client.replay(calls)
+            after = memory_mb(process)
+            await client.session.close()
+            return outcomes, before, after
+
+        with running(server, tuning) as (url, process):
+            outcomes, before, after = asyncio.run(measure(url))
+        told: dict[str, list[Any]] = {kind.name: [] for kind in self.kinds}
+        for outcome in outcomes:
+            told[outcome.call.kind.name].append([outcome.call.at_s, outcome.status, outcome.latency_s])
+        what = {"server": server.name, "load": load, "arrivals": arrivals, "seconds": seconds}
+        return {**what, "memory_mb": [before, after], "calls": told}
+
+    def tune(self, server: Server, seconds: float) -> None:
+        """Keeps the tuning with the best goodput at 0.8 of the capacity."""
+        best = 0.0
+        for tuning in TUNINGS:
+            point = self.point(server, tuning, 0.8, "poisson", seconds, seed=2)
+            goodput = report.row([point], self.measured).goodput
+            print(server.name, asdict(tuning), f"goodput {goodput:.1%}", flush=True)
+            if goodput > best:
+                best, self.measured["tuning"][server.module] = goodput, asdict(tuning)
+        self.save()
+
+
+def machine() -> str:
+    """The processor as Linux names it, and how many there are."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return f"{os.cpu_count()} cores, {next(line.partition(': ')[2] for line in lines if line.startswith('model name'))}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="./run bench peers", description=__doc__)
+    parser.add_argument("--loads", type=float, nargs="+", default=LOADS, help="of the measured capacity")
+    parser.add_argument("--arrivals", choices=["poisson", "bursts"], default="poisson")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each point")
+    parser.add_argument("--rounds", type=int, default=1, help="of all points; the servers take turns in each")
+    parser.add_argument("--servers", nargs="+", default=[server.name for server in SERVERS])
+    parser.add_argument("--tune", action="store_true", help="choose the others' workers, threads and batch first")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="keeps what is measured")
+    asked = parser.parse_args()
+    bench = Bench(asked.folder)
+    servers = [server for server in SERVERS if server.name in asked.servers]
+    if not bench.measured["per_s"]:
+        bench.capacity()
+    if asked.tune:
+        for server in servers:
+            if server.module:
+                bench.tune(server, min(asked.seconds, 10.0))
+    for number in range(asked.rounds):
+        for load in asked.loads:
+            for server in servers:
+                seed = 1000 * number + int(100 * load)
+                point = bench.point(server, bench.tuning(server), load, asked.arrivals, asked.seconds, seed)
+                bench.measured["points"].append(point)
+                bench.save()
+                print(report.line(load, server.name, report.row([point], bench.measured)), flush=True)
+    report.write(bench.measured, machine())
+
+
+if __name__ == "__main__":
+    main()

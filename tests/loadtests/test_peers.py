@@ -1,0 +1,38 @@
+"""The comparison's parts that need no other server: its pipeline gives our images, its report says what happened."""
+
+import pytest
+from fastapi.testclient import TestClient
+
+from loadtests.peers import report
+from loadtests.peers.pipeline import Pipeline
+from service.app import create_app
+from service.schemas import GenerateRequest
+from service.settings import Settings
+from tests.conftest import SHIPPED
+
+
+def test_the_others_pipeline_gives_the_bytes_of_the_service() -> None:
+    asked = [
+        {"method": method, "steps": steps, "seed": seed, "class_label": 3}
+        for seed, (method, steps) in enumerate([("ddim", 3), ("latent", 5), ("ddim", 7), ("latent", 2)])
+    ]
+    made = Pipeline(threads=1)([GenerateRequest.model_validate(each) for each in asked])
+    with TestClient(create_app(Settings(bundles=SHIPPED.parent))) as client:
+        while client.get("/readyz").json()["status"] == "starting":
+            pass
+        for body, png in zip(asked, made, strict=True):
+            assert client.post("/generate", json=body, headers={"Accept": "image/png"}).content == png
+
+
+def test_a_row_counts_good_answers_within_the_time_refusals_and_what_was_lost() -> None:
+    measured = {"alone_s": {"a 4": 0.01, "b 50": 0.1}, "capacity": 2.0}
+    calls = {
+        "a 4": [[0.0, 200, 0.05], [1.0, 200, 0.2], [2.0, 429, 0.01], [3.0, 0, 20.0]],  # good, late, refused, lost
+        "b 50": [[0.0, 200, 0.5], [9.9, 200, 0.4], [5.0, 503, 0.03], [6.0, 500, 0.1]],  # good, after the end, ...
+    }
+    row = report.row([{"seconds": 10.0, "memory_mb": [100.0, 101.0], "calls": calls}], measured)
+    assert row.good == 3 / 4
+    assert row.goodput == pytest.approx((0.01 + 0.1) / 10 / 2.0)
+    assert (row.rejected, row.lost) == (2 / 8, 2 / 8)
+    assert row.latency_ms["a 4"][0] == pytest.approx(125.0)
+    assert row.quick_slowdown == pytest.approx(20, rel=0.02)
