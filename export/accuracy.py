@@ -1,18 +1,14 @@
-"""What a precision does to images, found without a GPU: trajectories in emulated numbers against those in fp32.
-
-`python -m export.accuracy BUNDLE PRECISION FOLDER` leaves the emulated bundle in a folder, for `./run evaluate`.
-"""
+"""What a precision does to images, found without a GPU: trajectories in emulated numbers against those in fp32."""
 
 import json
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from export.precision import convert, emulate
-from service.bundle import MANIFEST, Bundle, File, load, sha256
+from export.precision import emulate
+from service.bundle import MANIFEST, Bundle, File, sha256
 from service.core import Array
 from service.engines import Accuracy, Precision
 from service.runtime import OrtRuntime
@@ -20,6 +16,7 @@ from service.scheduler import Scheduler
 from service.schemas import GenerateRequest
 
 IMAGES = 16
+BATCH = 16
 TOLERANCE = 0.01  # root mean square in [−1, 1]: 1.3 levels of an 8-bit image
 
 
@@ -37,37 +34,24 @@ def emulated(bundle: Bundle, models: Mapping[str, onnx.ModelProto], precision: P
 def measure(bundle: Bundle, low: Bundle, threads: int) -> Accuracy:
     """Images of every class by every solver with its default settings, from the same noise by both bundles."""
     steps = bundle.manifest.recommended_steps
+    classes = [*range(len(bundle.manifest.classes)), None]
+    labels = [classes[i % len(classes)] for i in range(IMAGES)]
     runtimes = [OrtRuntime(each, threads) for each in (bundle, low)]
     by_solver = {}
     for solver in bundle.family.SOLVERS:
-        exact, rounded = (images(bundle, runtime, solver, steps) for runtime in runtimes)
+        exact, rounded = (images(bundle, runtime, solver, steps, labels) for runtime in runtimes)
         by_solver[solver] = float(np.sqrt(np.square(exact - rounded).mean()))
     return Accuracy(tolerance=TOLERANCE, images=IMAGES, steps=steps, by_solver=by_solver)
 
 
-def images(bundle: Bundle, runtime: OrtRuntime, solver: str, steps: int) -> Array:
-    """IMAGES of them, the classes and "no class" in turn."""
-    scheduler = Scheduler(max_batch=IMAGES)
-    labels = [*range(len(bundle.manifest.classes)), None]
+def images(bundle: Bundle, runtime: OrtRuntime, solver: str, steps: int, labels: Sequence[int | None]) -> Array:
+    """One of each label, image i of seed i; (n, C, H, W)."""
+    scheduler = Scheduler(max_batch=BATCH)
     jobs = []
-    for seed in range(IMAGES):
-        request = GenerateRequest(
-            method=bundle.manifest.name, steps=steps, solver=solver, seed=seed, class_label=labels[seed % len(labels)]
-        )
+    for seed, label in enumerate(labels):
+        request = GenerateRequest(method=bundle.manifest.name, steps=steps, solver=solver, seed=seed, class_label=label)
         jobs.append(bundle.job(bundle.resolve(request), id="", submitted_s=0.0))
         scheduler.add(jobs[-1])
     while (batch := scheduler.next_batch(now=0.0)) is not None:
         scheduler.advance(batch, *runtime.step(batch.inputs()))
     return runtime.decode(np.stack([job.images[0].x for job in jobs]))
-
-
-def main() -> None:
-    source, precision, target = sys.argv[1:]
-    bundle, folder = load(Path(source)), Path(target)
-    folder.mkdir(parents=True)
-    models = {name: convert(onnx.load(bundle.folder / name), precision) for name in bundle.manifest.files}  # type: ignore[arg-type]
-    emulated(bundle, models, precision, folder)  # type: ignore[arg-type]
-
-
-if __name__ == "__main__":
-    main()

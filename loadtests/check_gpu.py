@@ -95,7 +95,7 @@ def architectures(driver: Driver, target: Target) -> list[str]:
     builder = TensorRt(target)
     if not builder.flavour.targets(builder.trt):
         return []
-    here = [driver.name.split()[-1]]
+    here = [driver.architecture]
     builder.check(here)
     return here
 

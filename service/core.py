@@ -84,8 +84,7 @@ class Image:
 
     def let_go(self) -> None:
         """Drops the state, which may be a device's memory; what was made of it stays."""
-        if self.begun:
-            del self.x, self.x0
+        self.x = self.x0 = None
 
     def fresh_noise(self) -> Array | float:
         """The noise of the next step, or 0 where the step multiplies it by 0."""
@@ -120,8 +119,7 @@ class Batch:
         lines = np.empty((len(images), job.table.shape[1]), dtype=np.float32)
         fresh = np.empty((len(images), *job.shape), dtype=np.float32)
         for row, image in enumerate(images):
-            lines[row] = image.job.table[image.step]
-            fresh[row] = image.fresh_noise()
+            lines[row], fresh[row] = image.job.table[image.step], image.fresh_noise()
         inputs: Inputs = {
             "x": stack([image.x for image in images]),
             "t": lines[:, 0],
@@ -139,7 +137,7 @@ def stack(rows: Sequence[State]) -> States:
     """The rows as one array, or as they are if a device has some of them."""
     if not all(isinstance(row, np.ndarray) for row in rows):
         return rows
-    stacked = np.empty((len(rows), *rows[0].shape), dtype=np.float32)
-    for place, row in zip(stacked, rows, strict=True):  # np.stack takes three times as long
+    together = np.empty((len(rows), *rows[0].shape), dtype=np.float32)
+    for place, row in zip(together, rows, strict=True):  # np.stack takes three times as long
         place[...] = row
-    return stacked
+    return together

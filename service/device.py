@@ -10,7 +10,6 @@ batch. `decode` waits. All memory is taken when the runtime is made, and each ba
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +59,7 @@ class Turn:
 
 
 class DeviceRuntime:
-    """A `Runtime`, called from one thread. Raises DriverError, in a later call than that which failed on the device."""
+    """A `Runtime` for one worker. Raises DriverError, in a later call than that which failed on the device."""
 
     def __init__(
         self,
@@ -86,7 +85,6 @@ class DeviceRuntime:
         self._arenas = {bucket: Arena(shape.fields, bucket) for bucket in buckets}
         row_bytes = self._pool.row_bytes
         self._turns = [Turn(driver, self._arenas, row_bytes) for _ in range(2)]
-        self._next_turn = cycle(self._turns)
         self._before: Turn | None = None  # whose step was launched last
         self._compute, self._copies = driver.stream(), driver.stream()
         self._inputs = driver.allocate(len(self._turns[0].inputs))
@@ -108,7 +106,8 @@ class DeviceRuntime:
         Raises FloatingPointError if a row's own earlier step gave numbers that are not finite.
         """
         rows = len(inputs["x"])
-        bucket, turn, driver = self._bucket(rows), next(self._next_turn), self._driver
+        bucket, driver = self._bucket(rows), self._driver
+        turn = self._turns[self._before is self._turns[0]]  # the one that is not under way
         x_new, x0 = self._take(rows), self._take(rows)
         sources = self._on_device([*inputs["x"], *inputs["x0_prev"]], turn.fresh)
         views = turn.views[bucket]

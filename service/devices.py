@@ -26,8 +26,6 @@ class NoDevice(ValueError):
 
 
 class Device(Protocol):
-    workers: int  # steps at a time
-
     def claim(self, bundle: Bundle) -> None:
         """Says in the bundle where it is computed, and in its digest what of that decides the bits of its images.
 
@@ -39,16 +37,20 @@ class Device(Protocol):
         """The runtime of a claimed bundle."""
         ...
 
+    def workers(self, asked: int) -> int:
+        """How many steps to run at a time."""
+        ...
+
 
 class Cpu:
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
-
     def claim(self, bundle: Bundle) -> None:
         bundle.device = "cpu"
 
     def open(self, bundle: Bundle, threads: int) -> Runtime:
         return OrtRuntime(bundle, threads)
+
+    def workers(self, asked: int) -> int:
+        return asked
 
 
 class Cuda:
@@ -56,13 +58,12 @@ class Cuda:
 
     def __init__(self, driver: Driver, *, images: int, max_batch: int, required: bool) -> None:
         self.driver, self.images, self.max_batch, self.required = driver, images, max_batch, required
-        self.workers = 1  # a `DeviceRuntime` is called from one thread
-        self._cpu = Cpu(self.workers)
+        self._cpu = Cpu()
 
     def claim(self, bundle: Bundle) -> None:
         try:
             folder, made = engines.load(bundle)
-            architecture = self.driver.name.split()[-1]
+            architecture = self.driver.architecture
             if made.architectures and architecture not in made.architectures:
                 built = ", ".join(made.architectures)
                 raise BundleError(f"{folder}: built for {built}, and this is {architecture}: export it again")
@@ -88,18 +89,21 @@ class Cuda:
         # A driver of its own, so that its memory goes with it.
         return open_engines(open_driver(), bundle, folder, made, images=self.images, buckets=buckets)
 
+    def workers(self, asked: int) -> int:
+        return 1  # which goes on while the device computes; its steps come one after the other anyway
+
 
 def choose(settings: Settings) -> Device:
     """The device that the settings name. Raises NoDevice if it is not there; `auto` takes the CPU then, and says so."""
     if settings.device == "cpu":
-        return Cpu(settings.workers)
+        return Cpu()
     try:
         driver = open_driver()
     except DriverError as error:
         if settings.device == "cuda":
             raise NoDevice(f"--device cuda: {error}") from error
         log.warning("no GPU: computing on the CPU", reason=str(error))
-        return Cpu(settings.workers)
+        return Cpu()
     log.info("computing on a GPU", device=driver.name)
     return Cuda(
         driver,
@@ -129,7 +133,7 @@ def open_engines(
     graphs: bool = True,
 ) -> DeviceRuntime:
     """The runtime of the bundle's engines in `folder`. Raises BundleError or DriverError."""
-    found = {name.partition(".")[0]: open_network(folder / name, made, graphs=graphs) for name in made.files}
+    found = {name.partition(".")[0]: open_network(driver, folder / name, made, graphs=graphs) for name in made.files}
     manifest = bundle.manifest
     return DeviceRuntime(
         driver,
@@ -142,8 +146,10 @@ def open_engines(
     )
 
 
-def open_network(path: Path, made: Engines, *, graphs: bool) -> Network:
-    return TensorRtNetwork(path, made) if made.target in MODULES else OrtCudaNetwork(path, made, graphs=graphs)
+def open_network(driver: Driver, path: Path, made: Engines, *, graphs: bool) -> Network:
+    if made.target in MODULES:
+        return TensorRtNetwork(driver, path, made)
+    return OrtCudaNetwork(path, made, graphs=graphs)
 
 
 def usable(made: Engines, max_batch: int) -> list[int]:

@@ -23,6 +23,7 @@ class Driver(Protocol):
     """One device."""
 
     name: str  # and its architecture: NVIDIA A100-SXM4-80GB sm_80
+    architecture: str
 
     def allocate(self, size: int) -> Address:
         """`size` bytes of device memory, all 0. Raises DriverError if there is not so much."""

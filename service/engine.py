@@ -14,7 +14,7 @@ import numpy as np
 import structlog
 
 from service.admission import Admission
-from service.core import Array, Batch, Image, Job, Progress, States, stack
+from service.core import Array, Batch, Image, Job, Progress, States
 from service.errors import Cancelled, OutOfService, Problem, StepFailed, Unavailable
 from service.metrics import Metrics
 from service.runtime import Runtime
@@ -173,6 +173,8 @@ class Engine:
             for image in batch.images:
                 if image.running:
                     self._run(Batch(batch.method, [image]))
+                else:
+                    image.let_go()
             return
         with self._changed:
             self._settle(batch, stepped)
@@ -191,7 +193,7 @@ class Engine:
         for row, image in enumerate(batch.images):
             if image.job.watch and image.job.preview_every and (image.step + 1) % image.job.preview_every == 0:
                 with suppress(Exception):  # the picture is a courtesy; the image itself is not touched
-                    previews[image] = runtime.decode(stack([x0[row]]))[0]
+                    previews[image] = runtime.decode(x0[row : row + 1])[0]
         return Stepped(
             x, x0, dict(zip((batch.images[row] for row in batch.last), pixels, strict=True)), previews, seconds
         )
@@ -203,7 +205,6 @@ class Engine:
         self.scheduler.costs.observe(model, len(batch.images), max(stepped.seconds, 1e-6))
         for image in self.scheduler.advance(batch, stepped.x, stepped.x0):
             image.pixels = stepped.pixels[image]
-            image.let_go()
             image.job.unfinished -= 1
         for image in batch.images:
             if image.job.watch is not None and image.job in self.jobs:
@@ -213,12 +214,16 @@ class Engine:
         for job in dict.fromkeys(image.job for image in batch.images):
             if job.unfinished == 0 and job in self.jobs:
                 self._finish(job)
+        for image in batch.images:
+            if image.finished or image.job not in self.jobs:
+                image.let_go()
         self._gauge()
 
     def _lose(self, batch: Batch, error: Exception) -> None:
         """The step of a single row failed: its job ends, and a model that does nothing but fail goes out of service."""
         job = batch.images[0].job
         log.error("step failed", method=batch.method, request=job.id, exc_info=error)
+        batch.images[0].let_go()
         if job not in self.jobs:
             return
         self._fail([job], StepFailed(f"a step of {batch.method} failed; the server's log says why"))
@@ -238,9 +243,12 @@ class Engine:
     def _fail(self, jobs: Iterable[Job], error: Exception) -> None:
         """Ends these jobs with an error; the others go on."""
         for job in jobs:
+            idle = [image for image in job.images if not image.running]  # a worker reads the others' states
             self.scheduler.drop(job)
             job.error = error
             self._finish(job)
+            for image in idle:
+                image.let_go()
         self._gauge()
 
     def _abandon(self, error: Exception) -> None:

@@ -50,7 +50,7 @@ class Service:
             self.metrics,
             settings.max_queued_images,
             settings.max_backlog_s,
-            device.workers,
+            device.workers(settings.workers),
         )
         self.metrics.engine_up.set_function(lambda: self.status != "ready" or self.engine.alive)
         self.metrics.queue_limit.set(settings.max_queued_images)

@@ -20,11 +20,11 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     bundles: Path = Field(SHIPPED_BUNDLES, description="folder of bundles, a folder each")
-    watch_s: NonNegativeFloat = Field(5, description="seconds between looks for changed bundles; 0: none")
     device: Literal["cpu", "cuda", "auto"] = Field(
         "cpu", description="cuda: an NVIDIA GPU, or an error; auto: one if it is there (docs/gpu.md)"
     )
-    workers: PositiveInt = Field(os.cpu_count() or 1, description="network steps at a time; a GPU takes one")
+    watch_s: NonNegativeFloat = Field(5, description="seconds between looks for changed bundles; 0: none")
+    workers: PositiveInt = Field(os.cpu_count() or 1, description="network steps at a time; on a GPU always one")
     threads: PositiveInt = Field(1, description="threads of each network step")
     max_batch: PositiveInt = Field(16, description="images in one network step at most")
     max_queued_images: int = Field(

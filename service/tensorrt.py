@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 
 from service.bundle import BundleError
-from service.driver import Address, DriverError, Stream
+from service.driver import Address, Driver, DriverError, Stream
 from service.engines import Engines, Target
 
 MODULES: dict[Target, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -16,9 +16,9 @@ log = structlog.get_logger()
 
 
 class TensorRtNetwork:
-    """A context for each batch size, so that what is bound stays bound."""
+    """A context for each batch size, so that what is bound stays bound; they share memory, as one runs at a time."""
 
-    def __init__(self, path: Path, engines: Engines) -> None:
+    def __init__(self, driver: Driver, path: Path, engines: Engines) -> None:
         """Raises BundleError for an engine that TensorRT, as it is installed here, cannot load."""
         trt = installed(path, engines)
         self._buckets = engines.buckets
@@ -30,11 +30,14 @@ class TensorRtNetwork:
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
             raise BundleError(f"{path}: {'; '.join(self._log.errors) or 'TensorRT cannot load it'}")
+        self._scratch_bytes = max(self._engine.device_memory_size_v2, 1)
+        self._scratch = driver.allocate(self._scratch_bytes)
         self._contexts: dict[int, Any] = {}
 
     def bind(self, bucket: int, addresses: dict[str, Address], stream: Stream) -> None:
         profile = self._buckets.index(bucket)
         context = self._context()
+        context.set_device_memory(self._scratch, self._scratch_bytes)
         fine = context.set_optimization_profile_async(profile, stream)
         for name, shape in self._graph.profiles[profile].items():
             fine = fine and context.set_input_shape(name, tuple(shape))
@@ -52,9 +55,11 @@ class TensorRtNetwork:
             raise DriverError(f"TensorRT does not run: {'; '.join(self._log.errors)}")
 
     def _context(self) -> Any:
+        managed = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if self._target == "tensorrt":
-            return self._engine.create_execution_context()
+            return self._engine.create_execution_context(managed)
         config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(managed)
         # Kernels for a shape are compiled when it is set, and not behind a step's back: a graph would keep the others.
         eager = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
         config.dynamic_shapes_kernel_specialization_strategy = eager

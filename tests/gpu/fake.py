@@ -30,6 +30,7 @@ class FakeDriver:
 
     memory: int = 1 << 30
     name: str = "a fake sm_00"
+    architecture: str = "sm_00"
     calls: list[str] = field(default_factory=list)
     blocks: dict[Address, Bytes] = field(default_factory=dict)
     pinned: list[Bytes] = field(default_factory=list)

@@ -31,12 +31,19 @@ IMAGES = 64
 class Fixture:
     """A runtime on a fake GPU, and what it is made of."""
 
-    def __init__(self, *, buckets: tuple[int, ...] = BUCKETS, graphs: bool = True, capturable: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        buckets: tuple[int, ...] = BUCKETS,
+        graphs: bool = True,
+        capturable: bool = True,
+        images: int = IMAGES,
+    ) -> None:
         self.driver = FakeDriver()
         self.shape = Shape(SHAPE, SHAPE, 0)
         self.network = FakeNetwork(self.driver, self.shape, toy_step, buckets, capturable)
         self.runtime = DeviceRuntime(
-            self.driver, self.network, None, self.shape, images=IMAGES, buckets=buckets, graphs=graphs
+            self.driver, self.network, None, self.shape, images=images, buckets=buckets, graphs=graphs
         )
         self.made = len(self.driver.calls)
 
@@ -174,11 +181,16 @@ def test_places_come_back_when_requests_end_however_they_end(toy: Bundle) -> Non
     assert gpu.free_places == at_first
 
 
-def test_there_is_room_for_every_image_that_may_be_accepted(toy: Bundle) -> None:
-    gpu = Fixture()
-    engine = engine_over(toy, gpu.runtime)
-    jobs = [job(toy, seed=seed, n=8, steps=1 + seed % 7) for seed in range(IMAGES // 8)]
-    assert all(isinstance(done, Job) for done in finished(engine, jobs))
+def test_there_is_room_at_the_worst_of_moments(toy: Bundle) -> None:
+    gpu = Fixture(images=8)
+    inputs = toy.first_step(8)
+    inputs["x0_prev"] = inputs["x"]
+    held = gpu.runtime.step(inputs)  # by every image that may be accepted
+    gpu.runtime.step(inputs)  # of a batch that was cancelled: held until it is known whether it is finite
+    now = gpu.runtime.step(inputs)  # its rows come from the host
+    assert gpu.free_places == 4 * 8  # those of its inputs, and of the cancelled batch
+    for states in (*held, *now):
+        assert np.isfinite(gpu.runtime.decode(states)).all()
 
 
 def poisoned(inputs: Inputs) -> tuple[Array, Array]:
@@ -199,6 +211,15 @@ def test_only_the_poisoned_request_fails(toy: Bundle, steps: int) -> None:
         assert isinstance(done, Job)
         for image, expected in zip(done.images, alone(job(toy, **request)), strict=True):
             np.testing.assert_array_equal(image.pixels, expected)
+
+
+def test_a_step_that_is_refused_does_not_touch_the_one_under_way(toy: Bundle) -> None:
+    gpu, inputs = Fixture(), toy.first_step(2)
+    x, _ = gpu.runtime.step(inputs)
+    with pytest.raises(ValueError, match="broadcast"):
+        gpu.runtime.step({**inputs, "t": np.zeros(7), "y": inputs["y"] + 1, "noise": inputs["noise"] + 1})
+    gpu.runtime.step({**inputs, "y": inputs["y"] + 2, "noise": inputs["noise"] + 2})
+    np.testing.assert_array_equal(gpu.runtime.decode(x), toy_step(inputs)[0])
 
 
 def test_an_error_of_the_driver_reaches_the_caller_and_names_the_call(toy: Bundle) -> None:

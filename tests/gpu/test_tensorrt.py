@@ -102,6 +102,17 @@ def test_a_node_that_cannot_be_built_is_named_and_nothing_is_left(operator: str,
     assert sorted(folder.iterdir()) == before
 
 
+def test_an_engine_is_loaded_bound_and_run_by_calls_that_tensorrt_has(in_gpu_environment: Run, tmp_path: Path) -> None:
+    """Mocks of the real classes stand for what needs a GPU: a name that they lack is an error."""
+    folder = copied(LATENT, tmp_path)
+    assert export(folder, *SMALL).returncode == 0
+    ended = in_gpu_environment(Path(__file__).with_name("on_mocked_tensorrt.py"), folder)
+    assert ended.returncode == 0, ended.stderr
+    logged, last = ended.stdout.splitlines()
+    assert "TensorRT's steps cannot be captured in a CUDA graph" in logged  # the mock said so once
+    assert last == "ok"
+
+
 LOADS = """
 import sys
 from pathlib import Path
@@ -110,7 +121,7 @@ from service.bundle import BundleError, load
 from service.tensorrt import TensorRtNetwork
 folder, made = engines.load(load(Path(sys.argv[1])))
 try:
-    TensorRtNetwork(folder / "step.engine", made.model_copy(update={"version": sys.argv[2]}))
+    TensorRtNetwork(None, folder / "step.engine", made.model_copy(update={"version": sys.argv[2]}))
 except BundleError as error:
     print(error)
 """
