@@ -57,6 +57,7 @@ class Caller(FastHttpUser):
     """Knows the models, asks for images, and checks what comes."""
 
     abstract = True
+    connection_timeout = network_timeout = 300.0  # a queue may be a minute long, and an answer late is still an answer
 
     def on_start(self) -> None:
         self.methods: Any = self.client.get("/methods").json()
