@@ -165,7 +165,8 @@ class Watcher(Caller):
                 answer.success()
             elif answer.status_code != 200 or not answer.stream.readline(b"\n\n").startswith(b"event: queued"):
                 answer.failure(f"status {answer.status_code}, or a stream that does not begin")
-            answer.release()
+            else:
+                answer.release()  # a body that is not read to its end: the connection is closed
 
 
 class Job(Caller):
