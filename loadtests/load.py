@@ -29,6 +29,7 @@ CLIENTS, REQUESTS = 4, 8  # that keep the server busy while it is measured
 def main() -> None:
     parser = argparse.ArgumentParser(prog="./run load", description=__doc__)
     parser.add_argument("--share", type=float, default=0.8, help="of the measured capacity, outside the burst")
+    parser.add_argument("--users", type=int, help="how many; default: so many as ask for the share")
     parser.add_argument("--bundles", type=Path, default=SHIPPED_BUNDLES, help="folder of bundles")
     parser.add_argument("--run-time", default="2m", help="how long")
     parser.add_argument(
@@ -45,8 +46,10 @@ def main() -> None:
         with httpx.Client(base_url=url, timeout=300) as client:
             methods = client.get("/methods").raise_for_status().json()
             capacity = steps_per_s(client, methods)
-        users = max(1, round(asked.share * capacity / steps_per_user(weights, steps_asked(methods, asked.steps))))
-        print(f"capacity {capacity:.0f} steps/s; {users} users ask for {asked.share:g} of it", flush=True)
+        per_user = steps_per_user(weights, steps_asked(methods, asked.steps))
+        users = asked.users or max(1, round(asked.share * capacity / per_user))
+        share = users * per_user / capacity
+        print(f"capacity {capacity:.0f} steps/s; {users} users ask for {share:.2f} of it", flush=True)
         command = [sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--headless", "--host", url]
         command += [f"--{name}={weight}" for name, weight in weights.items()]
         command += ["--steps", asked.steps, "--users", str(users), "--run-time", asked.run_time, "--only-summary"]

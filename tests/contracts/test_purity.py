@@ -142,10 +142,10 @@ def test_thirty_requests_at_once_give_the_bytes_that_each_gives_alone() -> None:
             digests = await asyncio.gather(*(digest(client, request) for request in asked))
             metrics = (await client.get("/metrics")).text
         (rows, steps) = (
-            sum(map(float, re.findall(rf"^trilemma_batch_size_{name}.* (\S+)$", metrics, re.MULTILINE)))
+            float(re.search(rf"^trilemma_batch_size_{name}.* (\S+)$", metrics, re.MULTILINE)[1])  # type: ignore[index]
             for name in ("sum", "count")
         )
-        assert rows / steps > 2  # they did share their batches
+        assert rows / steps > 5  # they did share their batches
         return digests
 
     asked = mixed_requests(30)
