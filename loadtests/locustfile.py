@@ -22,6 +22,8 @@ from loadtests.mix import KINDS
 REFUSED, HOPELESS = "refused with Retry-After", "refused for its deadline"
 LATE = "in a hurry, answered late"
 DEADLINE_MS = 2000
+SPAWNED_PER_S = 100.0
+
 RAMP, BURST, RECOVERY = 0.2, 0.5, 0.7  # where each begins or ends, as a share of the run
 
 
@@ -198,10 +200,12 @@ class Wave(LoadTestShape):
         if part >= 1:
             return None
         if part < RAMP:
-            return max(1, round(users * part / RAMP)), users
-        if BURST <= part < RECOVERY:
-            return round(users * asked.burst), users * asked.burst
-        return users, users * asked.burst
+            wanted = max(1, round(users * part / RAMP))
+        elif BURST <= part < RECOVERY:
+            wanted = round(users * asked.burst)
+        else:
+            wanted = users
+        return wanted, SPAWNED_PER_S
 
 
 def judge(environment: Environment, **_: Any) -> None:

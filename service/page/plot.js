@@ -8,6 +8,7 @@ const HEIGHT = 360;
 const LEAST_WIDTH = 280;
 const LEAST_TARGET = 5; // radius of what takes a click
 const MOST_TARGET = 12;
+const LABEL_WIDTH = 20;
 
 export class Plot {
   /**
@@ -146,8 +147,13 @@ export class Plot {
       { ...attributes, ...listeners },
       svg("circle", { r: target, class: "target" }),
       marker(shape),
-      svg("text", { class: "tick", x: 8, y: -6 }, point.steps),
+      svg("text", { class: "tick", y: -6, ...this.beside(x) }, point.steps),
     );
+  }
+
+  /** Where a point's label stands: to its left where it would be cut off at its right. */
+  beside(x) {
+    return x > this.box.right - LABEL_WIDTH ? { x: -8, "text-anchor": "end" } : { x: 8 };
   }
 
   explain(point, x, y) {
