@@ -55,6 +55,11 @@ def header(answer: ResponseContextManager, name: str) -> str:
     return str(answer.headers.get(name, "")) if answer.headers else ""
 
 
+def is_refusal(answer: ResponseContextManager) -> bool:
+    """Whether it is an honest one, that says when to come back."""
+    return answer.status_code == 429 and int(header(answer, "Retry-After") or 0) > 0
+
+
 class Caller(FastHttpUser):
     """Knows the models, asks for images, and checks what comes."""
 
@@ -85,7 +90,7 @@ class Caller(FastHttpUser):
             "/generate", json=body, headers={"Accept": accept, **headers}, name=name, catch_response=True
         ) as answer:
             deadline_ms = body.get("deadline_ms")
-            if answer.status_code == 429 and int(header(answer, "Retry-After") or 0) > 0:
+            if is_refusal(answer):
                 answer.request_meta["name"] = HOPELESS if deadline_ms else REFUSED
                 answer.success()
             elif fault := self.fault(answer, body, accept, known="If-None-Match" in headers):
@@ -162,7 +167,7 @@ class Watcher(Caller):
             stream=True,
             catch_response=True,
         ) as answer:
-            if answer.status_code == 429 and int(header(answer, "Retry-After") or 0) > 0:
+            if is_refusal(answer):
                 answer.request_meta["name"] = REFUSED
                 answer.success()
             elif answer.status_code != 200 or not answer.stream.readline(b"\n\n").startswith(b"event: queued"):
