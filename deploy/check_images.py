@@ -23,7 +23,7 @@ from deploy.standins import BUILD, call
 IMAGE = "localhost/trilemma:cpu"
 SERVICE, PROMETHEUS = "http://127.0.0.1:8000", "http://127.0.0.1:9090"
 ADDED_MB = 270  # to a base of 130 MB, which makes the 400 that are the aim
-REQUESTS = 12
+REQUESTS, STEPS = 12, 50  # that are under way when it is stopped
 WITHIN_S = 120
 HOST_NETWORK = ["--file", "docker-compose.yml", "--file", "deploy/compose.host.yml"]
 
@@ -168,8 +168,9 @@ def answers_all_before_it_stops(tools: Tools) -> None:
 
     async def stop_under_load() -> list[int]:
         async with httpx.AsyncClient(base_url=SERVICE, timeout=WITHIN_S) as client:
-            method = (await client.get("/methods")).json()[0]["method"]
-            bodies = [{"method": method, "seed": seed, "n": 4} for seed in range(REQUESTS)]
+            longest = max((await client.get("/methods")).json(), key=lambda method: method["steps"]["max"])
+            asked = {"method": longest["method"], "steps": min(STEPS, longest["steps"]["max"]), "n": 4}
+            bodies = [{**asked, "seed": seed} for seed in range(REQUESTS)]
             requests = [asyncio.create_task(client.post("/generate", json=body)) for body in bodies]
             await asyncio.to_thread(wait_until, lambda: accepted() == before + 4 * REQUESTS)
             await asyncio.to_thread(tools.output, "stop", "-t", str(WITHIN_S), tools.service)

@@ -1,7 +1,8 @@
 """`./run load`: starts a server, measures what it can do, and sends it locust's users for a share of that.
 
-Settings of the server come from the environment (`TRILEMMA_MAX_QUEUED_IMAGES=64 ./run load --share 3 --max-refused 1`);
-options that this command does not know are locust's (`--run-time 5m --burst 1`).
+It prints what became of the server's memory and open files too. Settings of the server come from the environment
+(`TRILEMMA_MAX_QUEUED_IMAGES=64 ./run load --share 3 --max-refused 1`); options that this command does not know are
+locust's (`--run-time 5m --burst 1`).
 """
 
 import argparse
@@ -9,13 +10,15 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
-from prometheus_client.parser import text_string_to_metric_families
 
-from loadtests.mix import BATCH, BROWSING
+from loadtests.mix import KINDS
+from loadtests.watch import Watch, total
 from models.evaluate import serving
 from service.settings import SHIPPED_BUNDLES
 
@@ -26,46 +29,62 @@ CLIENTS, REQUESTS = 4, 8  # that keep the server busy while it is measured
 def main() -> None:
     parser = argparse.ArgumentParser(prog="./run load", description=__doc__)
     parser.add_argument("--share", type=float, default=0.8, help="of the measured capacity, outside the burst")
+    parser.add_argument("--users", type=int, help="how many; default: so many as ask for the share")
     parser.add_argument("--bundles", type=Path, default=SHIPPED_BUNDLES, help="folder of bundles")
     parser.add_argument("--run-time", default="2m", help="how long")
     parser.add_argument(
         "--steps", default="", help="steps that callers ask for, e.g. 10,20,20,50; default: the models'"
     )
-    parser.add_argument("--browsing", type=int, default=BROWSING.weight, help="weight of users that browse")
-    parser.add_argument("--batch", type=int, default=BATCH.weight, help="weight of users that run jobs")
+    parser.add_argument(
+        "--max-growth", type=float, help="MB an hour that the server's memory may grow in the last half of the run"
+    )
+    for name, kind in KINDS.items():
+        parser.add_argument(f"--{name}", type=int, default=kind.weight, help=f"weight of {name} users")
     asked, locusts = parser.parse_known_args()
+    weights = {name: getattr(asked, name) for name in KINDS}
     with serving(asked.bundles) as url:
         with httpx.Client(base_url=url, timeout=300) as client:
-            defaults = [method["steps"]["default"] for method in client.get("/methods").json()]
-            capacity = steps_per_s(client)
-        steps = statistics.mean([int(each) for each in asked.steps.split(",")] if asked.steps else defaults)
-        weighed = {BROWSING: asked.browsing, BATCH: asked.batch}
-        per_user = sum(weight * kind.steps_per_s(steps) for kind, weight in weighed.items()) / sum(weighed.values())
-        users = max(1, round(asked.share * capacity / per_user))
-        print(f"capacity {capacity:.0f} steps/s; {users} users ask for {asked.share:g} of it", flush=True)
+            methods = client.get("/methods").raise_for_status().json()
+            capacity = steps_per_s(client, methods)
+        per_user = steps_per_user(weights, steps_asked(methods, asked.steps))
+        users = asked.users or max(1, round(asked.share * capacity / per_user))
+        share = users * per_user / capacity
+        print(f"capacity {capacity:.0f} steps/s; {users} users ask for {share:.2f} of it", flush=True)
         command = [sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--headless", "--host", url]
-        command += ["--steps", asked.steps, "--browsing", str(asked.browsing), "--batch", str(asked.batch)]
-        command += ["--users", str(users), "--run-time", asked.run_time, "--only-summary", *locusts]
-        sys.exit(subprocess.run(command).returncode)  # noqa: S603
+        command += [f"--{name}={weight}" for name, weight in weights.items()]
+        command += ["--steps", asked.steps, "--users", str(users), "--run-time", asked.run_time, "--only-summary"]
+        with Watch(url) as watch:
+            status = subprocess.run([*command, *locusts]).returncode  # noqa: S603
+    print(watch)
+    sys.exit(status or (asked.max_growth is not None and watch.growth_mb_per_h > asked.max_growth))
 
 
-def steps_per_s(client: httpx.Client) -> float:
+def steps_asked(methods: Sequence[dict[str, Any]], steps: str) -> float:
+    """Steps an image, on average, of users who ask every method alike."""
+    wanted = [int(each) for each in steps.split(",") if each]
+    each = [
+        [min(want, method["steps"]["max"]) for want in wanted] or [method["steps"]["default"]] for method in methods
+    ]
+    return statistics.mean(map(statistics.mean, each))
+
+
+def steps_per_user(weights: dict[str, int], steps: float) -> float:
+    """Steps a second that a user asks for, on average, when an image takes `steps`."""
+    return sum(weights[name] * kind.steps_per_s(steps) for name, kind in KINDS.items()) / sum(weights.values())
+
+
+def steps_per_s(client: httpx.Client, methods: Sequence[dict[str, Any]]) -> float:
     """Row steps a second of the saturated server, all its methods in turn."""
-    methods = [method["method"] for method in client.get("/methods").json()]
 
     def ask(i: int) -> None:
-        body = {"method": methods[i % len(methods)], "n": BATCH.images}
+        body = {"method": methods[i % len(methods)]["method"], "n": KINDS["batch"].images}
         client.post("/generate", json=body, headers={"Accept": "application/x-npy"}).raise_for_status()
 
-    def done() -> float:
-        families = text_string_to_metric_families(client.get("/metrics").text)
-        return sum(sample.value for f in families for sample in f.samples if sample.name == "trilemma_steps_total")
-
     ask(0)  # the first answer warms everything up
-    before, start_s = done(), time.perf_counter()
+    before, start_s = total(client, "trilemma_steps_total"), time.perf_counter()
     with ThreadPoolExecutor(CLIENTS) as pool:
         list(pool.map(ask, range(REQUESTS)))
-    return (done() - before) / (time.perf_counter() - start_s)
+    return (total(client, "trilemma_steps_total") - before) / (time.perf_counter() - start_s)
 
 
 if __name__ == "__main__":

@@ -16,5 +16,9 @@ class Kind:
         return self.images * steps / self.pacing_s
 
 
-BROWSING = Kind(images=1, pacing_s=3, weight=9)
-BATCH = Kind(images=16, pacing_s=30, weight=1)
+KINDS = {
+    "browsing": Kind(images=1, pacing_s=3, weight=5),
+    "hurried": Kind(images=1, pacing_s=3, weight=2),
+    "watching": Kind(images=1, pacing_s=3, weight=2),
+    "batch": Kind(images=16, pacing_s=30, weight=1),
+}

@@ -4,6 +4,7 @@ Every protocol's handler begins one; what they differ in is how they are asked a
 """
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass
 
@@ -101,7 +102,10 @@ class Generation:
 
     async def files(self, job: Job) -> list[bytes]:
         """The job's images as files, encoded off the event loop and kept in the cache."""
-        self.service.metrics.queue_seconds.labels(job.method).observe(max(job.started_s - self.arrived_s, 0.0))
+        metrics = self.service.metrics
+        metrics.queue_seconds.labels(job.method).observe(max(job.started_s - self.arrived_s, 0.0))
+        if job.deadline_s < math.inf:
+            metrics.slack_seconds.labels(job.method).observe(job.deadline_s - job.finished_s)
         files = await asyncio.to_thread(answer.files, job, self.form, self.body.format)
         tracing.record(job, answered_s=time.perf_counter())
         self.service.cache.put(self.tag, files)

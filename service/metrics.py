@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Plat
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 STEP_BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1)
+SLACK_BUCKETS = (-10, -2.5, -1, -0.5, -0.25, -0.1, 0, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
 PLAN_BUCKETS = (1, 2, 4, 8, 10, 15, 20, 30, 50, 100, 250, 500, 1000)
 BATCH_BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128)
 
@@ -50,6 +51,13 @@ class Metrics:
         self.rejections = Counter("trilemma_rejections_total", "Requests refused", ["reason"], registry=registry)
         self.missed_deadlines = Counter(
             "trilemma_missed_deadlines_total", "Requests answered after their deadline", ["method"], registry=registry
+        )
+        self.slack_seconds = Histogram(
+            "trilemma_slack_seconds",
+            "What was left of a deadline when the last step was done; below 0 it was missed",
+            ["method"],
+            buckets=SLACK_BUCKETS,
+            registry=registry,
         )
         self.cache_hits = Counter("trilemma_cache_hits_total", "Answers from the cache", registry=registry)
         self.shared = Counter("trilemma_shared_total", "Requests that waited for an identical one", registry=registry)

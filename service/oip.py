@@ -16,6 +16,8 @@ from service.errors import UnknownVersion
 from service.generation import Generation
 from service.routes import Served
 
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository"]
+PLATFORM = "onnxruntime_onnx"
 VERSION = "1"  # of each model: a bundle has one at a time, and its digest says which
 
 
@@ -49,6 +51,22 @@ class ModelMetadata(BaseModel):
     platform: str
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
+
+
+class TensorConfig(BaseModel):
+    name: str
+    data_type: str
+    dims: list[int]
+    optional: bool = False
+
+
+class ModelConfig(BaseModel):
+    name: str
+    platform: str
+    backend: str
+    max_batch_size: int = 0  # rows are batched here, step by step; a request has no such dimension
+    input: list[TensorConfig]
+    output: list[TensorConfig]
 
 
 class ModelReady(BaseModel):
@@ -118,7 +136,7 @@ async def ready(service: Served, response: Response) -> Ready:
 @router.get("")
 async def server(request: Request) -> Server:
     """What this server is."""
-    return Server(name="trilemma", version=request.app.version, extensions=["binary_tensor_data", "model_repository"])
+    return Server(name="trilemma", version=request.app.version, extensions=EXTENSIONS)
 
 
 @router.post("/repository/index")
@@ -159,9 +177,25 @@ async def model(bundle: Found) -> ModelMetadata:
     return ModelMetadata(
         name=bundle.manifest.name,
         versions=[VERSION],
-        platform="onnxruntime_onnx",
+        platform=PLATFORM,
         inputs=[TensorMetadata(name=name, datatype=kind, shape=[1]) for name, kind in tensors.INPUTS.items()],
         outputs=[TensorMetadata(name=tensors.OUTPUT, datatype="FP32", shape=[-1, *bundle.manifest.shape])],
+    )
+
+
+@models.get("/config")
+async def config(bundle: Found) -> ModelConfig:
+    """The same as Triton's tools want it."""
+    kinds = {name: "STRING" if kind == "BYTES" else kind for name, kind in tensors.INPUTS.items()}
+    images = TensorConfig(name=tensors.OUTPUT, data_type="TYPE_FP32", dims=[-1, *bundle.manifest.shape])
+    return ModelConfig(
+        name=bundle.manifest.name,
+        platform=PLATFORM,
+        backend="onnxruntime",
+        input=[
+            TensorConfig(name=name, data_type=f"TYPE_{kind}", dims=[1], optional=True) for name, kind in kinds.items()
+        ],
+        output=[images],
     )
 
 

@@ -22,14 +22,15 @@ class Panel:
     unit: str = "short"
     type: str = "timeseries"
     description: str = ""
+    least: int | None = 0  # where the axis begins; None: where the data does
 
 
-def quantiles(metric: str, *by: str) -> dict[str, str]:
+def quantiles(metric: str, *by: str, of: tuple[float, ...] = (0.5, 0.95, 0.99)) -> dict[str, str]:
     """Median and tail of a histogram, by method and whatever else."""
     labels = ", ".join(("le", "method", *by))
     legend = " ".join(f"{{{{{label}}}}}" for label in ("method", *by))
     rate = f'sum by ({labels}) (rate({metric}_bucket{{method=~"$method"}}[$__rate_interval]))'
-    return {f"{legend} p{100 * q:g}": f"histogram_quantile({q}, {rate})" for q in (0.5, 0.95, 0.99)}
+    return {f"{legend} p{100 * q:g}": f"histogram_quantile({q}, {rate})" for q in of}
 
 
 def per_second(metric: str, *by: str) -> dict[str, str]:
@@ -37,6 +38,14 @@ def per_second(metric: str, *by: str) -> dict[str, str]:
     labels = ("method", *by)
     legend = " ".join(f"{{{{{label}}}}}" for label in labels)
     return {legend: f'sum by ({", ".join(labels)}) (rate({metric}{{method=~"$method"}}[$__rate_interval]))'}
+
+
+def share(part: str, labels: str, whole: str) -> dict[str, str]:
+    """What a counter, under some labels, is of another, by method; 0 where it never counted."""
+    ((legend, all_),) = per_second(whole).items()
+    ((_, some),) = per_second(part).items()
+    some = some.replace('"$method"', f'"$method", {labels}')
+    return {legend: f"({some} or 0 * {all_}) / ({all_} > 0)"}
 
 
 def mean(metric: str, *by: str) -> dict[str, str]:
@@ -58,7 +67,10 @@ SERVICE: dict[str, list[Panel]] = {
         Panel("Traffic", per_second("trilemma_request_seconds_count", "status"), "reqps"),
         Panel(
             "Errors",
-            {"5xx, of all": "trilemma:errors:ratio_rate5m"},
+            {
+                "5xx, of all": "trilemma:errors:ratio_rate5m",
+                **share("trilemma_request_seconds_count", 'status=~"5.."', "trilemma_request_seconds_count"),
+            },
             "percentunit",
             description="The objective is 0.1 % in a month",
         ),
@@ -95,6 +107,32 @@ SERVICE: dict[str, list[Panel]] = {
             "Refused, by reason",
             {"{{reason}}": "sum by (reason) (rate(trilemma_rejections_total[$__rate_interval]))"},
             "reqps",
+        ),
+        Panel(
+            "Not computed",
+            {
+                "from the cache": "rate(trilemma_cache_hits_total[$__rate_interval])",
+                "with an identical one": "rate(trilemma_shared_total[$__rate_interval])",
+            },
+            "reqps",
+        ),
+    ],
+    "Deadlines": [
+        Panel(
+            "Slack",
+            quantiles("trilemma_slack_seconds", of=(0.5, 0.05, 0.01)),
+            "s",
+            least=None,
+            description="Left of a deadline when the last step was done; below 0 it was missed",
+        ),
+        Panel(
+            "Missed",
+            {
+                "of all": "trilemma:missed:ratio_rate5m",
+                **share("trilemma_slack_seconds_bucket", 'le="0.0"', "trilemma_slack_seconds_count"),
+            },
+            "percentunit",
+            description="The objective is 1 % in a month",
         ),
     ],
     "Steps": [
@@ -186,7 +224,7 @@ def drawn(panel: Panel, id: int, x: int, y: int) -> dict[str, Any]:
         "description": panel.description,
         "datasource": DATASOURCE,
         "gridPos": {"x": x, "y": y, "w": WIDTH, "h": HEIGHT},
-        "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
+        "fieldConfig": {"defaults": {"unit": panel.unit, "min": panel.least}, "overrides": []},
         "options": {"mapping": "auto"} if panel.type == "xychart" else {},
         "targets": targets(panel),
         "transformations": JOIN if len(panel.queries) > 1 and panel.type in ("table", "xychart") else [],

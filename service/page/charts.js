@@ -24,10 +24,10 @@ export function ticks(low, high, wanted = 5) {
   );
 }
 
-/** 1, 2, 5, 10, 20 … between low and high. */
-export function logTicks(low, high) {
+/** 1, 2, 5, 10, 20 …, or other parts of each power of ten, between low and high. */
+export function logTicks(low, high, parts = [1, 2, 5]) {
   const powers = Array.from({ length: 12 }, (_, i) => 10 ** (i - 3));
-  return powers.flatMap((power) => [power, 2 * power, 5 * power]).filter((value) => value >= low && value <= high);
+  return powers.flatMap((power) => parts.map((part) => part * power)).filter((value) => value >= low && value <= high);
 }
 
 /** Grid lines and labels of both axes in a box {left, right, top, bottom}. */

@@ -33,7 +33,7 @@ class Frontier {
     const quality = {
       name: "Quality",
       better: "Fréchet distance from the data, nearer is higher",
-      lower: true,
+      distance: true,
       value: (point) => point.distance,
       floor: floor?.frechet_distance,
     };

@@ -6,9 +6,15 @@ import { front, look, way } from "./methods.js";
 
 const HEIGHT = 360;
 const LEAST_WIDTH = 280;
+const LEAST_TARGET = 5; // radius of what takes a click
+const MOST_TARGET = 12;
+const LABEL_WIDTH = 20;
 
 export class Plot {
-  /** `measure` is `{name, better, value, floor}`; `href` the address that a point leads to. */
+  /**
+   * `measure` is `{name, better, value, floor, distance}`; a `distance` is better the smaller it is, and by how many times.
+   * `href` gives the address that a point leads to.
+   */
   constructor(methods, points, measure, { href, onbudget }) {
     Object.assign(this, {
       methods,
@@ -46,10 +52,12 @@ export class Plot {
     const worth = this.points.map(this.measure.value);
     const floor = this.measure.floor;
     const [low, high] = [Math.min(...worth, floor ?? Infinity), Math.max(...worth, floor ?? -Infinity)];
+    const { distance } = this.measure;
     const room = 0.06 * (high - low || 1);
-    const up = this.measure.lower ? [high + room, low - room] : [low - room, high + room];
+    const span = distance ? [low / 1.2, high * 1.2] : [low - room, high + room];
+    const yTicks = distance ? logTicks(...span, [1, 2, 3, 5, 7]) : ticks(...span, 6);
     this.x = scale(this.domain, [this.box.left, this.box.right], true);
-    this.y = scale(up, [this.box.bottom, this.box.top]);
+    this.y = scale(distance ? span.toReversed() : span, [this.box.bottom, this.box.top], distance);
     const title = svg(
       "text",
       { class: "tick", x: this.box.right, y: HEIGHT - 6, "text-anchor": "end" },
@@ -57,12 +65,12 @@ export class Plot {
     );
     this.svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     this.svg.replaceChildren(
-      ...axes(this.box, this.x, this.y, logTicks(...this.domain), ticks(low - room, high + room, 6)),
+      ...axes(this.box, this.x, this.y, logTicks(...this.domain), yTicks),
       title,
       this.budget(),
       ...(floor === undefined ? [] : this.floor(floor)),
       ...this.lines(),
-      ...this.points.map((point) => this.dot(point)),
+      ...this.dots(),
     );
   }
 
@@ -109,9 +117,19 @@ export class Plot {
     });
   }
 
-  dot(point) {
+  /** The points, those of the front above the others, each with what a finger may miss it by: less where one is near. */
+  dots() {
+    const points = this.points.toSorted((a, b) => this.front.has(a) - this.front.has(b));
+    const places = points.map((point) => [this.x(point.ms), this.y(this.measure.value(point))]);
+    return points.map((point, i) => {
+      const others = places.filter((_, other) => other !== i);
+      const nearest = Math.min(...others.map(([x, y]) => Math.hypot(x - places[i][0], y - places[i][1])));
+      return this.dot(point, places[i], Math.max(LEAST_TARGET, Math.min(MOST_TARGET, nearest / 2)));
+    });
+  }
+
+  dot(point, [x, y], target) {
     const { color, shape } = look(this.methods, point.method);
-    const [x, y] = [this.x(point.ms), this.y(this.measure.value(point))];
     const name = `${point.method}, ${way(point)}, ${count(point.steps, "step")}: ${this.measure.name} ${figure(this.measure.value(point))}, ${duration(point.ms)}`;
     const show = () => this.explain(point, x, y);
     const hide = () => (this.tip.hidden = true);
@@ -127,10 +145,15 @@ export class Plot {
     return svg(
       "a",
       { ...attributes, ...listeners },
-      svg("circle", { r: 12, class: "target" }),
+      svg("circle", { r: target, class: "target" }),
       marker(shape),
-      svg("text", { class: "tick", x: 8, y: -6 }, point.steps),
+      svg("text", { class: "tick", y: -6, ...this.beside(x) }, point.steps),
     );
+  }
+
+  /** Where a point's label stands: to its left where it would be cut off at its right. */
+  beside(x) {
+    return x > this.box.right - LABEL_WIDTH ? { x: -8, "text-anchor": "end" } : { x: 8 };
   }
 
   explain(point, x, y) {

@@ -13,7 +13,7 @@ export function fileName({ method, label, steps, seed }) {
 export function curl(settings, method) {
   const secret = key() ? ` -H "Authorization: Bearer $TRILEMMA_KEY"` : "";
   return [
-    `curl -sS --fail-with-body ${url()} -H 'Accept: image/png' -H 'Content-Type: application/json'${secret} \\`,
+    `curl -sS --fail-with-body ${quoted(url())} -H 'Accept: image/png' -H 'Content-Type: application/json'${secret} \\`,
     `  -d ${quoted(toBody(settings, method))} -o ${quoted(fileName(settings))}`,
   ].join("\n");
 }

@@ -16,6 +16,7 @@ from openai import OpenAI
 from PIL import Image
 from tritonclient.http import InferenceServerClient, InferInput
 
+from service.bundle import load
 from service.encode import encode
 from service.service import WARM_UPS
 from tests.conftest import SHIPPED, ToyRuntime, write_bundle
@@ -23,10 +24,10 @@ from tests.deploy.conftest import free_port, running
 from tests.service.test_app import Held, serve
 from trilemma import Client
 
+BUNDLES = [load(path.parent) for path in sorted(SHIPPED.parent.glob("*/manifest.json"))]
 REQUESTS = [
-    ("ddim", 4, 7, "3", 2),
     ("ddim", 20, 2**64 - 1, "0", 1),
-    ("latent", 5, 0, "9", 1),
+    *((bundle.manifest.name, min(5, bundle.max_steps), 7, "3", 2) for bundle in BUNDLES),
 ]
 
 

@@ -1,15 +1,17 @@
 """Dashboards and alerts against a real Prometheus that scrapes a real server."""
 
-import asyncio
 import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 
 from deploy.grafana.dashboards import DASHBOARDS
 from service.core import Batch
-from tests.conftest import write_bundle
+from tests.conftest import REPOSITORY, write_bundle
 from tests.deploy.conftest import in_this_process, prometheus, query, wait_until
 
 VARIABLES = {"$__rate_interval": "1m", "$method": ".*", "$quality": "class_agreement"}
@@ -21,21 +23,17 @@ EXPRESSIONS = {
 }
 
 
-def drive(url: str) -> None:
-    """Requests of many kinds: several methods of sampling, a refused one, and more images than the queue holds."""
-    bodies: list[dict[str, Any]] = [
-        *({"steps": steps, "solver": solver} for steps in (1, 5, 20) for solver in ("ddim", "dpmpp_2m")),
-        {"steps": 0},
-        *({"steps": 10, "n": 48} for _ in range(3)),
-    ]
-
-    async def ask() -> list[int]:
-        async with httpx.AsyncClient(base_url=url, timeout=120) as client:
-            requests = [client.post("/generate", json={"method": "ddim", **body}) for body in bodies]
-            return [answer.status_code for answer in await asyncio.gather(*requests)]
-
-    statuses = asyncio.run(ask())
-    assert set(statuses) == {200, 422, 429}
+@contextmanager
+def locusts(url: str) -> Iterator[None]:
+    """Every kind of user, asking for more than the server can do."""
+    command = [sys.executable, "-m", "locust", "--locustfile", "loadtests/locustfile.py", "--headless", "--host", url]
+    command += ["--users", "80", "--run-time", "2m", "--burst", "1", "--batch", "5", "--only-summary"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def has_data(client: httpx.Client, expression: str) -> bool:
@@ -46,10 +44,9 @@ def has_data(client: httpx.Client, expression: str) -> bool:
 
 def test_every_query_of_every_dashboard_has_data(service: str, tmp_path: Path) -> None:
     missing = set(EXPRESSIONS)
-    with prometheus(tmp_path, service) as client:
+    with prometheus(tmp_path, service) as client, locusts(service):
 
         def all_have_data() -> bool:
-            drive(service)
             missing.difference_update({key for key in missing if has_data(client, EXPRESSIONS[key])})
             return not missing
 

@@ -52,7 +52,7 @@ def test_pressing_once_gives_the_very_image_that_the_api_gives(service: str, ope
 
 
 def test_the_image_is_seen_to_form_step_by_step(service: str, opened: OpenPage) -> None:
-    page = opened(service)
+    page = opened(f"{service}/#generate?method=ddim")
     page.get_by_role("spinbutton", name="Steps").fill("10")
     press(page, "Generate")
     finished(page)
@@ -64,7 +64,7 @@ def test_the_image_is_seen_to_form_step_by_step(service: str, opened: OpenPage) 
 
 
 def test_a_link_gives_the_same_image_to_whoever_opens_it(service: str, opened: OpenPage) -> None:
-    page = opened(service)
+    page = opened(f"{service}/#generate?method=ddim")
     page.get_by_role("textbox", name="Seed").fill("18446744073709551615")  # which is no number of JavaScript's
     page.get_by_role("slider", name="eta").press("End")
     page.get_by_role("spinbutton", name="Steps").fill("4")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
@@ -41,20 +42,21 @@ def test_nothing_is_cut_off_at_320_pixels(service: str, opened: OpenPage, view: 
 
 
 def test_the_keyboard_alone_makes_an_image(service: str, opened: OpenPage) -> None:
+    second = httpx.get(f"{service}/methods").json()[1]["method"]
     page = opened(service)
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")  # skips to the content
     page.keyboard.press("Tab")
     page.keyboard.press("ArrowRight")
-    assert page.get_by_role("radio", name="latent").is_checked()
+    assert page.get_by_role("group", name="Method").get_by_role("radio", name=second).is_checked()
     page.keyboard.press("Tab")
     page.keyboard.press("ArrowRight")
     assert page.get_by_role("radio", name="4", exact=True).is_checked()
     page.keyboard.press("Tab")
-    page.keyboard.type("5")
+    page.keyboard.type("2")
     page.keyboard.press("Enter")
-    expect(page.get_by_text("1 image of 4 by latent, 5 steps")).to_be_visible()
+    expect(page.get_by_text(f"1 image of 4 by {second}, 2 steps")).to_be_visible()
 
 
 def test_the_views_are_links_and_the_browser_goes_back(service: str, opened: OpenPage) -> None:

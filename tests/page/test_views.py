@@ -59,7 +59,8 @@ def test_every_measured_point_is_plotted_and_generates_by_a_click(service: str, 
     measured = [(method["method"], point) for method in methods(service) for point in method["measured"]["points"]]
     for figure in page.get_by_role("figure").all():
         assert figure.get_by_role("link").count() == len(measured)
-    page.get_by_role("figure").first.get_by_role("link", name="Generate by ddim, ddim eta=1, 10 steps").click()
+    point = page.get_by_role("figure").first.get_by_role("link", name="Generate by ddim, ddim eta=1, 10 steps")
+    point.locator(".marker").click()
     expect(page.get_by_text("1 image of 3 by ddim, 10 steps, seed 7 in")).to_be_visible()
     made = asked(service, method="ddim", steps=10, eta=1, seed=7, class_label=3)["images"][0]["data"]
     assert decoded(page.locator("section:visible .tiles img").get_attribute("src")) == base64.b64decode(made)

@@ -68,12 +68,20 @@ def test_it_says_what_it_serves(client: InferenceServerClient) -> None:
     assert client.is_model_ready("toy", "1")
     assert not client.is_model_ready("toy", "2")
     assert not client.is_model_ready("other")
-    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "model_repository"]
+    assert client.get_server_metadata()["extensions"] == [
+        "binary_tensor_data",
+        "model_configuration",
+        "model_repository",
+    ]
     metadata = client.get_model_metadata("toy")
     assert metadata == client.get_model_metadata("toy", metadata["versions"][0])
     assert metadata["outputs"] == [{"name": "images", "datatype": "FP32", "shape": [-1, 1, 4, 4]}]
     told = {each["name"]: (each["datatype"], each["shape"]) for each in metadata["inputs"]}
     assert told.items() >= {name: (kind, [1]) for name, kind in KINDS.items()}.items()
+    config = client.get_model_config("toy")
+    assert (config["max_batch_size"], config["output"][0]["data_type"]) == (0, "TYPE_FP32")
+    types = {each["name"]: each["data_type"] for each in config["input"] if each["optional"]}
+    assert types == {name: f"TYPE_{kind.replace('BYTES', 'STRING')}" for name, (kind, _) in told.items()}
     ready, refused = client.get_model_repository_index()
     assert ready == {"name": "toy", "version": "1", "state": "READY", "reason": ""}
     assert (refused["name"], refused["state"]) == ("bad", "UNAVAILABLE")
@@ -146,7 +154,7 @@ def test_what_is_not_there_is_a_404_in_the_protocols_form(client: InferenceServe
             client.infer(model, [], model_version=version)
         assert missing.value.status() == "404"
     with pytest.raises(InferenceServerException) as missing:
-        client.get_model_config("toy")
+        client.get_inference_statistics("toy")
     assert missing.value.status() == "404"
 
 

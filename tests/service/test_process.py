@@ -72,7 +72,11 @@ def test_a_signal_ends_it_after_every_accepted_request_has_its_answer(
     async def signal_under_load() -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=url, timeout=120) as client:
             bodies = [{"method": "ddim", "steps": 20, "seed": seed, "n": 4} for seed in range(12)]
-            requests = [asyncio.create_task(client.post("/generate", json=body)) for body in bodies]
+            accept = [{"Accept": "text/event-stream" if seed % 2 else "application/json"} for seed in range(12)]
+            requests = [
+                asyncio.create_task(client.post("/generate", json=body, headers=headers))
+                for body, headers in zip(bodies, accept, strict=True)
+            ]
             while accepted((await client.get("/metrics")).text) < 12 * 4:
                 await asyncio.sleep(0.01)
             os.kill(process.pid, signum)
@@ -80,6 +84,7 @@ def test_a_signal_ends_it_after_every_accepted_request_has_its_answer(
 
     answers = asyncio.run(signal_under_load())
     assert [answer.status_code for answer in answers] == [200] * 12
+    assert all("event: completed" in stream.text for stream in answers[1::2])
     assert process.wait(60) == 0
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -19,6 +20,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from models.ddim.plan import cosine_schedule
+from service.core import Array, Inputs
 from service.engine import FAILURES
 from service.service import WARM_UPS
 from tests.conftest import REPOSITORY, ToyRuntime, write_bundle
@@ -57,6 +59,28 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(tmp_path: Path) -> Non
         refused = generate(client, steps=5, deadline_ms=2000)
         assert (refused.status_code, refused.json()["type"]) == (429, "urn:trilemma:overloaded")
         assert generate(client, steps=5, deadline_ms=60_000).status_code == 200
+
+
+def test_the_slack_of_each_deadline_is_counted_and_of_nothing_else(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "toy")
+    service: Any = None
+
+    class Slow(ToyRuntime):
+        def step(self, inputs: Inputs) -> tuple[Array, Array]:
+            if service is not None and inputs["y"][0] == 1:
+                service.engine.clock = lambda: time.perf_counter() + 100
+            return super().step(inputs)
+
+    with serve(tmp_path, Slow()) as client:
+        service = client.app.state.service  # type: ignore[attr-defined]
+        assert generate(client, steps=2).status_code == 200
+        assert generate(client, steps=3, deadline_ms=60_000).status_code == 200
+        assert generate(client, steps=2, deadline_ms=60_000, class_label=1).status_code == 200
+        values = [
+            service.metrics.registry.get_sample_value(f"trilemma_slack_seconds_{name}", {"method": "toy", **le})
+            for name, le in (("bucket", {"le": "-10.0"}), ("bucket", {"le": "0.0"}), ("count", {}))
+        ]
+    assert values == [1, 1, 2]
 
 
 def test_a_request_is_cancelled_by_its_id_and_gets_its_answer(held: tuple[TestClient, Held]) -> None:
