@@ -1,5 +1,6 @@
 """A checkpoint: a folder with `model.safetensors`, the EMA weights, and `model.json`, what it is and where from."""
 
+import hashlib
 import json
 from importlib import import_module
 from pathlib import Path
@@ -68,6 +69,29 @@ def load(folder: Path) -> tuple[Card, nn.Module]:
     network = card.build()
     network.load_state_dict(load_file(folder / WEIGHTS))
     return card, network.eval()
+
+
+def load_matching(network: nn.Module, folder: Path) -> None:
+    """Gives `network` the checkpoint's weights where both have one of that name and shape; says how many there were.
+
+    A network's ALIASES are other names of its own weights, as another family's checkpoint may have them.
+    Raises ValueError if there is none.
+    """
+    own = network.state_dict()
+    given = load_file(folder / WEIGHTS)
+    aliases = getattr(network, "ALIASES", {})
+    found = {name: given.get(aliases.get(name, name)) for name in own}
+    matching = {name: value for name, value in found.items() if value is not None and value.shape == own[name].shape}
+    if not matching:
+        raise ValueError(f"{folder}: no weight fits the network")
+    network.load_state_dict(matching, strict=False)
+    print(f"{folder}: {len(matching)} of the network's {len(own)} tensors, {len(given)} in the file", flush=True)
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 of the checkpoint's weights."""
+    with (folder / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_replacing(tensors: dict[str, Tensor], path: Path) -> None:

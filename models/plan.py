@@ -90,12 +90,13 @@ def ddim(t: Vector, abar_t: Vector, abar_s: Vector, *, eta: float = 0.0, clip: f
     """DDIM for a network that predicts ε (Song et al. 2020, arXiv 2010.02502, eqs. 12 and 16).
 
     x_s = α_s·x0 + √(σ_s² − N²)·ε + N·noise with N = η·(σ_s/σ_t)·√(1 − ᾱ_t/ᾱ_s): η = 0 is DDIM, η = 1 is DDPM.
+    ε is (x − α_t·x0)/σ_t, what the clipped x0 leaves of x and not the network's own: unclipped, the two are one.
     """
     alpha_t, sigma_t = np.sqrt(abar_t), np.sqrt(1 - abar_t)
     alpha_s, sigma_s = np.sqrt(abar_s), np.sqrt(1 - abar_s)
     N = eta * (sigma_s / sigma_t) * np.sqrt(1 - abar_t / abar_s)
-    T = np.sqrt(sigma_s**2 - N**2)
-    return _plan(t=t, P=1 / alpha_t, Q=-sigma_t / alpha_t, c=clip, S=alpha_s, T=T, N=N)
+    R = np.sqrt(sigma_s**2 - N**2) / sigma_t
+    return _plan(t=t, P=1 / alpha_t, Q=-sigma_t / alpha_t, c=clip, R=R, S=alpha_s - R * alpha_t, N=N)
 
 
 def dpmpp_2m(t: Vector, abar_t: Vector, abar_s: Vector, *, clip: float = 1.0) -> Plan:

@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     family: str = Field("ddim", description="the folder under models/ to train")
     data: Path = Field(description="the data set")
     output: Path = Field(description="the checkpoint's folder; training goes on from what is there")
+    start: Path | None = Field(None, description="a checkpoint to begin from: its weights, where name and shape match")
     name: str = Field("", description="what callers will ask for as `method`; default: the family's name")
     images: PositiveInt = Field(720_000, description="how many images to train on, counted with repeats")
     batch_size: PositiveInt = 64
@@ -93,14 +94,18 @@ class Training:
             network={**family.NETWORK, **settings.network},
             recommended_steps=settings.recommended_steps,
             training={
-                **settings.model_dump(mode="json", exclude={"output", "data", "save_every"}),
+                **settings.model_dump(mode="json", exclude={"output", "data", "start", "save_every"}),
+                "start": settings.start and checkpoint.digest(settings.start),
                 "objective": objective,
                 "data_digest": dataset.digest,
                 "packages": {name: version(name) for name in PACKAGES},
             },
         )
         torch.manual_seed(settings.seed)
-        self.objective: Objective = family.Objective(self.card.build(), settings.learning_rate, **objective)
+        network = self.card.build()
+        if settings.start:
+            checkpoint.load_matching(network, settings.start)
+        self.objective: Objective = family.Objective(network, settings.learning_rate, **objective)
         self.ema = {k: v.clone() for k, v in self.objective.modules["network"].state_dict().items()}
         self.batches_done = 0
         self.history: list[tuple[int, float]] = []

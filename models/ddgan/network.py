@@ -1,23 +1,28 @@
 """The generator and the discriminator of a denoising diffusion GAN."""
 
-from itertools import pairwise
-from typing import Any
+import copy
+import math
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, leaky_relu, pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import leaky_relu, pixel_shuffle, pixel_unshuffle
 
 from models.unet import FOLD, TIMESTEPS, small_unet
 
-SLOPE = 0.2  # of the leaky rectifiers
+SLOPE = 0.2  # of the leaky rectifier
+WIDTH = 128  # of the discriminator's last layers
 
 
 class Network(nn.Module):
-    """G(x_t, t, y, z) → x0, with `latent` standard normal numbers z; without z if `latent` is 0.
+    """G(x_t, t, y, z) = α_t·x_t − σ_t·F(x_t, t, y, z), with `latent` standard normal numbers z; without if it is 0.
 
     z goes through an MLP and, with time and class, scales and shifts the group norms (Xiao et al. 2022, arXiv
-    2112.07804, section 4 and appendix C).
+    2112.07804, section 4 and appendix C). With F and time as in `models.ddim.network`, a DDIM's weights make of G the
+    mean of x0 given x_t, from which the adversarial training begins (as Xu et al. 2023, arXiv 2311.09257).
     """
+
+    ALIASES: ClassVar = {"label.weight": "unet.class_embedding.weight"}  # in a DDIM's checkpoint
 
     def __init__(
         self, *, shape: tuple[int, int, int], classes: int, schedule: dict[str, Any], channels: list[int], latent: int
@@ -25,7 +30,13 @@ class Network(nn.Module):
         super().__init__()
         depth, height, _ = shape
         self.shape, self.classes, self.latent = shape, classes, latent
-        self.time_scale = TIMESTEPS / len(schedule["alphas_cumprod"])
+        alphas_cumprod = torch.tensor(schedule["alphas_cumprod"], dtype=torch.float64)
+        self.alpha: Tensor
+        self.sigma: Tensor
+        self.time: Tensor
+        self.register_buffer("time", angle_time(alphas_cumprod), persistent=False)
+        self.register_buffer("alpha", alphas_cumprod.sqrt().float(), persistent=False)
+        self.register_buffer("sigma", (1 - alphas_cumprod).sqrt().float(), persistent=False)
         width = 4 * channels[0]
         self.unet = small_unet(
             size=height // FOLD,
@@ -36,66 +47,66 @@ class Network(nn.Module):
         )
         self.label = nn.Embedding(classes + 1, width)
         if latent:
-            self.mapping = nn.Sequential(
-                nn.Linear(latent, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)
-            )
+            last = nn.Linear(width, width)
+            nn.init.normal_(last.weight, std=0.02)  # leaves a DDIM's weights nearly as good as they were
+            self.mapping = nn.Sequential(nn.Linear(latent, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor, z: Tensor | None = None) -> Tensor:
-        """x (n, C, H, W), t (n,) timesteps from 0, y (n,) int64 labels, z (n, latent) → x0 (n, C, H, W) in [−1, 1]."""
+        """x (n, C, H, W), t (n,) timesteps from 0, y (n,) int64 labels, z (n, latent) → x0 (n, C, H, W)."""
         style = self.label(y)
         if z is not None:
             style = style + self.mapping(z / z.square().mean(dim=1, keepdim=True).add(1e-8).sqrt())
-        folded = pixel_unshuffle(x, FOLD)
-        inner = self.unet(folded, t * self.time_scale, class_labels=style, return_dict=False)[0]
-        return torch.tanh(pixel_shuffle(inner, FOLD))
+        timestep = t.long()
+        inner = self.unet(pixel_unshuffle(x, FOLD), self.time[timestep], class_labels=style, return_dict=False)[0]
+        alpha, sigma = self.alpha[timestep].view(-1, 1, 1, 1), self.sigma[timestep].view(-1, 1, 1, 1)
+        return alpha * x - sigma * pixel_shuffle(inner, FOLD)
+
+
+def angle_time(alphas_cumprod: Tensor) -> Tensor:
+    """The times at which `models.ddim`'s schedule has these ᾱ = cos² φ, as its network is told them, float32."""
+    edge = math.asin(0.01)
+    angle = alphas_cumprod.sqrt().acos()
+    return ((angle - edge) / (math.pi / 2 - 2 * edge) * (TIMESTEPS - 1)).clamp(min=0).float()
 
 
 class Discriminator(nn.Module):
-    """D(x_s, x_t, t, y): whether x_s, one step nearer the data than x_t, is from the data; a logit (n,)."""
+    """D(x_s, x_t, t, y): whether x_s, one step nearer the data than x_t, is from the data; a logit (n,).
 
-    def __init__(self, *, shape: tuple[int, int, int], classes: int, timesteps: int, channels: list[int]) -> None:
+    It is the generator's U-Net on its way down, and starts with the weights that the generator starts with: those of a
+    DDIM see through noise from the first batch on (Xu et al. 2023, arXiv 2311.09257).
+    """
+
+    unet: Any  # its parts are called one by one
+    time: Tensor
+    batches: Tensor
+
+    def __init__(self, generator: Network) -> None:
         super().__init__()
-        depth, width = shape[0], channels[-1]
-        self.time = nn.Embedding(timesteps, width)
-        self.label = nn.Embedding(classes + 1, width)
-        self.batches: Tensor
+        self.register_buffer("time", torch.cat([torch.zeros(1), generator.time[:-1]]), persistent=False)
+        self.unet = copy.deepcopy(generator.unet)
+        del self.unet.up_blocks, self.unet.conv_norm_out, self.unet.conv_act, self.unet.conv_out
+        self.label = copy.deepcopy(generator.label)
+        first = self.unet.conv_in
+        self.before = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1)
+        nn.init.zeros_(self.before.weight)
+        width = self.unet.config.block_out_channels[-1]
+        self.last = nn.Conv2d(width + 1, WIDTH, 3, padding=1)
+        self.head = nn.Linear(WIDTH, 1)
+        self.projection = nn.Embedding(generator.classes + 1, WIDTH)
+        nn.init.normal_(self.projection.weight, std=0.02)
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))  # trained on, for the lazy penalty
-        self.first = nn.Conv2d(2 * depth * FOLD**2, channels[0], 3, padding=1)
-        self.blocks = nn.ModuleList(DownBlock(inputs, outputs, width) for inputs, outputs in pairwise(channels))
-        self.last = nn.Conv2d(width + 1, width, 3, padding=1)
-        self.head = nn.Linear(width, 1)
-        # PyTorch's own initialisation lets the image fade from layer to layer, and D sees little but its biases.
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, a=SLOPE)
-        nn.init.normal_(self.label.weight, std=0.02)
 
     def forward(self, x_s: Tensor, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """x_s, x_t (n, C, H, W), t and y (n,) int64."""
-        condition = self.time(t)
-        hidden = self.first(pixel_unshuffle(torch.cat([x_s, x_t], dim=1), FOLD))
-        for block in self.blocks:
-            hidden = block(hidden, condition)
+        """x_s, x_t (n, C, H, W), t the timestep of x_t and y (n,) int64."""
+        time = self.time[t]
+        style = self.unet.time_embedding(self.unet.time_proj(time)) + self.label(y)
+        hidden = self.unet.conv_in(pixel_unshuffle(x_s, FOLD)) + self.before(pixel_unshuffle(x_t, FOLD))
+        for block in self.unet.down_blocks:
+            hidden, _ = block(hidden, style)
+        hidden = self.unet.mid_block(hidden, style)
         # The spread within the batch as one more channel: a generator without spread is seen (Karras et al. 2018).
         spread = hidden.std(dim=0, correction=0).mean().expand_as(hidden[:, :1])
         hidden = leaky_relu(self.last(torch.cat([hidden, spread], dim=1)), SLOPE).mean(dim=(2, 3))
         # A projection discriminator (Miyato & Koyama 2018) for the class.
-        logit: Tensor = self.head(hidden)[:, 0] + (self.label(y) * hidden).sum(dim=1) / hidden.shape[1] ** 0.5
+        logit: Tensor = self.head(hidden)[:, 0] + (self.projection(y) * hidden).sum(dim=1) / WIDTH**0.5
         return logit
-
-
-class DownBlock(nn.Module):
-    """Two convolutions, conditioned on time, then half the size; with a linear way past them."""
-
-    def __init__(self, inputs: int, outputs: int, condition: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
-        self.condition = nn.Linear(condition, outputs)
-        self.skip = nn.Conv2d(inputs, outputs, 1, bias=False)
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        hidden = self.first(leaky_relu(x, SLOPE)) + self.condition(condition)[:, :, None, None]
-        hidden = self.second(leaky_relu(hidden, SLOPE))
-        result: Tensor = (avg_pool2d(hidden, 2) + self.skip(avg_pool2d(x, 2))) / 2**0.5
-        return result

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from models.ddim.network import Network
+from models.ddim.network import NoisePredictor
 from models.ddim.plan import cosine_schedule
 
 NETWORK: dict[str, Any] = {"channels": [32, 64, 96]}
@@ -15,7 +15,7 @@ OBJECTIVE: dict[str, Any] = {}
 MAX_GRADIENT_NORM = 1.0
 
 
-def loss(network: Network, x: Tensor, y: Tensor, generator: Generator) -> Tensor:
+def loss(network: NoisePredictor, x: Tensor, y: Tensor, generator: Generator) -> Tensor:
     """L_γ (Song et al. 2020, arXiv 2010.02502, eq. 5): E γ_t·‖ε − ε̂(α_t·x + σ_t·ε, t, y)‖², a mean over pixels.
 
     γ_t = 1/α_t², which weighs the errors of v = α_t·ε − σ_t·x alike at all t (Salimans & Ho 2022, arXiv 2202.00512,
@@ -31,7 +31,7 @@ def loss(network: Network, x: Tensor, y: Tensor, generator: Generator) -> Tensor
 class Objective:
     """See `models.train.Objective`."""
 
-    def __init__(self, network: Network, learning_rate: float) -> None:
+    def __init__(self, network: NoisePredictor, learning_rate: float) -> None:
         self.network = network
         self.optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-4)
         self.modules = {"network": network}
@@ -48,6 +48,6 @@ class Objective:
         self.optimizer.step()
         return value.item()
 
-    def schedule(self, _: Network) -> dict[str, Any]:
+    def schedule(self, _: NoisePredictor) -> dict[str, Any]:
         """Fixed."""
         return SCHEDULE

@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from models.ddim import loss as ddim
 from models.latent.network import Network
 
-NETWORK: dict[str, Any] = {"channels": [56, 96], "state_shape": [4, 8, 8], "width": 32}
+NETWORK: dict[str, Any] = {"state_shape": [4, 8, 8], "width": 32, "tokens_width": 128, "blocks": 4}
 SCHEDULE: dict[str, Any] = {**ddim.SCHEDULE, "clip": 1.0}
 OBJECTIVE: dict[str, Any] = {"alpha": 10.0, "autoencoder_images": 120_000}
 
@@ -80,7 +80,7 @@ class Objective:
         seen = int(self.progress.images)
         self.progress.images += len(x)
         self.autoencoder.requires_grad_(seen < self.autoencoder_images)
-        self.network.unet.requires_grad_(seen >= self.autoencoder_images)
+        self.network.mixer.requires_grad_(seen >= self.autoencoder_images)
         if seen < self.autoencoder_images:
             for group in self.diffusion.optimizer.param_groups:
                 group["lr"] *= 0.5 * (1 + math.cos(math.pi * seen / self.autoencoder_images))

@@ -3,15 +3,19 @@
 from typing import Any
 
 import torch
+from diffusers.models.embeddings import Timesteps
 from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from models.ddim import network as ddim
+from models.ddim.network import NoisePredictor
 
 REDUCTION = 4  # of height and width, by the encoder
 GROUPS = 8  # of a group norm
+PATCH = 2  # a token is PATCH × PATCH positions of a latent
+MODULATIONS = 6  # of a block: scale, shift and gate of each of its two branches
 
 
-class Network(ddim.Network):
+class Network(NoisePredictor):
     """DDIM's ε̂(z_t, t, y) on normalised latents z, with the way there, `encode`, and back, `decode`."""
 
     def __init__(
@@ -20,15 +24,17 @@ class Network(ddim.Network):
         shape: tuple[int, int, int],
         classes: int,
         schedule: dict[str, Any],
-        channels: list[int],
         state_shape: tuple[int, int, int],
         width: int,
+        tokens_width: int,
+        blocks: int,
     ) -> None:
-        """`shape` and `state_shape` are (C, H, W) of an image and of its latent; `channels` are those of the U-Net,
-        `width` that of the autoencoder."""
+        """`shape` and `state_shape` are (C, H, W) of an image and of its latent; `width` is the autoencoder's, and
+        `tokens_width` and `blocks` are those of the mixer that predicts the noise."""
         if any(side != REDUCTION * reduced for side, reduced in zip(shape[1:], state_shape[1:], strict=True)):
             raise ValueError(f"a latent's sides are 1/{REDUCTION} of an image's: not {state_shape} for {shape}")
-        super().__init__(shape=state_shape, classes=classes, schedule=schedule, channels=channels, fold=1)
+        super().__init__(schedule)
+        self.mixer = Mixer(state_shape, classes, tokens_width, blocks)
         self.encoder = Encoder(shape[0], width, state_shape[0])
         self.decoder = Decoder(state_shape[0], width, shape[0])
         # Of the encoder's outputs over the data: mean and standard deviation a channel, and then the largest |value|.
@@ -39,6 +45,10 @@ class Network(ddim.Network):
         self.register_buffer("deviation", torch.ones(state_shape[0], 1, 1))
         self.register_buffer("bound", torch.ones(()))
 
+    def predict(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        result: Tensor = self.mixer(x, t, y)
+        return result
+
     def encode(self, x: Tensor) -> Tensor:
         """Images (n, C, H, W) in [−1, 1] → normalised latents (n, *state_shape)."""
         latents: Tensor = (self.encoder(x) - self.mean) / self.deviation
@@ -48,6 +58,58 @@ class Network(ddim.Network):
         """Normalised latents (n, *state_shape) → images (n, C, H, W) in [−1, 1]."""
         images: Tensor = self.decoder(z * self.deviation + self.mean)
         return images
+
+
+class Mixer(nn.Module):
+    """F(z, t, y): an MLP-Mixer (Tolstikhin et al. 2021, arXiv 2105.01601) on PATCH × PATCH tokens of a latent.
+
+    Time and class modulate each block, whose gates start at 0 (adaLN-Zero of Peebles & Xie 2023, arXiv 2212.09748,
+    section 3.2). A small U-Net on so small a latent spends its time between its many kernels; this one has few.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, width: int, blocks: int) -> None:
+        super().__init__()
+        depth, height, columns = shape
+        self.grid = height // PATCH, columns // PATCH
+        tokens = self.grid[0] * self.grid[1]
+        self.timesteps = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.label = nn.Embedding(classes + 1, width)
+        self.first = nn.Linear(depth * PATCH**2, width)
+        self.position = nn.Parameter(torch.randn(tokens, width) * 0.02)
+        self.blocks = nn.ModuleList(MixerBlock(tokens, width) for _ in range(blocks))
+        self.modulation = nn.Linear(width, blocks * MODULATIONS * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        self.norm = nn.LayerNorm(width)
+        self.last = nn.Linear(width, depth * PATCH**2)
+
+    def forward(self, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """z (n, C, H, W), t (n,) timesteps, y (n,) int64 labels → shaped like z."""
+        condition = nn.functional.silu(self.time(self.timesteps(t)) + self.label(y))
+        modulations = self.modulation(condition).unflatten(1, (len(self.blocks), MODULATIONS, 1, -1))
+        hidden = self.first(pixel_unshuffle(z, PATCH).flatten(2).transpose(1, 2)) + self.position
+        for block, its in zip(self.blocks, modulations.unbind(dim=1), strict=True):
+            hidden = block(hidden, its)
+        return pixel_shuffle(self.last(self.norm(hidden)).transpose(1, 2).unflatten(2, self.grid), PATCH)
+
+
+class MixerBlock(nn.Module):
+    """Mixes the tokens, channel by channel, then the channels, token by token; each beside a way past it."""
+
+    def __init__(self, tokens: int, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.tokens = nn.Sequential(nn.Linear(tokens, 4 * tokens), nn.GELU(), nn.Linear(4 * tokens, tokens))
+        self.channels = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, modulations: Tensor) -> Tensor:
+        """x (n, tokens, width), modulations (n, MODULATIONS, 1, width)."""
+        scale, shift, gate, scale_channels, shift_channels, gate_channels = modulations.unbind(dim=1)
+        mixed = self.tokens((self.norm(x) * (1 + scale) + shift).transpose(1, 2)).transpose(1, 2)
+        x = x + gate * mixed
+        result: Tensor = x + gate_channels * self.channels(self.norm(x) * (1 + scale_channels) + shift_channels)
+        return result
 
 
 class Encoder(nn.Sequential):

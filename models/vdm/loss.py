@@ -15,7 +15,7 @@ OBJECTIVE: dict[str, Any] = {}
 
 MAX_GRADIENT_NORM = 1.0
 LEVELS = 256  # values of a pixel
-ENDS_SHARE = 8  # one image in so many trains the prior and reconstruction terms, whose gradients reach two scalars only
+ENDS_SHARE = 32  # one image in so many trains the prior and reconstruction terms: they reach two scalars only
 
 
 class Bound(NamedTuple):

@@ -1,4 +1,5 @@
-"""What DDIM's paper claims of eta = 0, on the shipped model (Song et al. 2020, arXiv 2010.02502, section 5)."""
+"""What the papers claim, on the shipped models: DDIM's of eta = 0 (Song et al. 2020, arXiv 2010.02502, section 5), and
+DDGAN's of its latent z (Xiao et al. 2022, arXiv 2112.07804, section 5.2)."""
 
 from itertools import pairwise
 
@@ -9,7 +10,7 @@ from service import noise
 from service.bundle import Bundle, load
 from service.core import Array
 from service.runtime import OrtRuntime
-from tests.conftest import SHIPPED
+from tests.conftest import REPOSITORY, SHIPPED
 
 IMAGES = 12
 
@@ -64,3 +65,21 @@ def test_interpolating_the_start_interpolates_the_images(bundle: Bundle) -> None
     to_last = [correlation(image, images[-1]) for image in images]
     assert to_first[12] > to_first[-1]  # … and the middle is between them
     assert to_last[12] > to_last[0]
+
+
+def test_from_one_x_t_each_z_makes_another_clean_image() -> None:
+    ddgan = load(REPOSITORY / "bundles" / "ddgan")
+    first = ddgan.table(4, "posterior", ())[0]
+    x = np.repeat(start(ddgan, seed=3)[:1], IMAGES, axis=0)
+    k = np.tile(first, (IMAGES, 1))
+    z = np.stack([noise.normal(3, index, 1, (ddgan.manifest.latent,), noise.LATENT) for index in range(IMAGES)])
+    runtime, nothing = OrtRuntime(ddgan, threads=2), np.zeros_like(x)
+
+    def clean(z: Array) -> Array:
+        """x0 of the first step, from pure noise, all of class 3."""
+        inputs = {"x": x, "t": k[:, 0], "noise": nothing, "x0_prev": nothing, "coefficients": k[:, 1:], "z": z}
+        return runtime.step({**inputs, "y": np.full(IMAGES, 3)})[1]
+
+    spread = clean(z).std(axis=0).max()
+    assert spread > 0.5  # of values in [−1, 1]: some pixels are ink for one z and paper for another
+    assert clean(np.repeat(z[:1], IMAGES, axis=0)).std(axis=0).max() < 1e-4  # and without z there is one image alone

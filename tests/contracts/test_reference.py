@@ -60,7 +60,8 @@ def reference(bundle: Bundle, solver: dict[str, Any]) -> NDArray[np.float32]:
         with torch.no_grad():
             out = network(x, torch.full((IMAGES,), float(t)), torch.full((IMAGES,), LABEL))
         if "eta" in solver:
-            x = scheduler.step(out, t, x, eta=solver["eta"], variance_noise=drawn(k + 1)).prev_sample
+            noise_k = drawn(k + 1)
+            x = scheduler.step(out, t, x, solver["eta"], use_clipped_model_output=True, variance_noise=noise_k)[0]
         else:
             x = scheduler.step(out, t, x).prev_sample
     return x.numpy()

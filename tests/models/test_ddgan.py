@@ -1,5 +1,6 @@
 """The denoising diffusion GAN: its large steps, their posterior, and the losses of both players."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,16 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Generator, Tensor, nn
 
-from models.ddgan.loss import SCHEDULE, Diffusion, Objective, Pair, generator_loss, r1_penalty
+from models import checkpoint
+from models.ddgan.loss import R1_WEIGHT, SCHEDULE, Diffusion, Objective, Pair, generator_loss, r1_penalty
 from models.ddgan.network import Discriminator, Network
-from models.ddgan.plan import max_steps, posterior_plan, variance_preserving_schedule
+from models.ddgan.plan import large_steps, max_steps, posterior_plan
+from models.ddim import loss as ddim
+from models.ddim.plan import cosine_schedule
+from models.plan import ddim as ddim_step
 from models.plan import update
 
-ABAR = variance_preserving_schedule(4)
+ABAR = large_steps(4)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHAPE = (1, 16, 16)
@@ -91,7 +96,8 @@ class Linear(nn.Module):
 def test_the_penalty_is_half_gamma_times_the_squared_gradient_for_x_s() -> None:
     zeros = torch.zeros(4, dtype=torch.int64)
     pair = Pair(torch.randn(4, *SHAPE), torch.randn(4, *SHAPE), zeros, zeros)
-    assert r1_penalty(Linear(), pair).item() == pytest.approx(1 / 2 * 9 * 256)  # type: ignore[arg-type]
+    value = r1_penalty(Linear(), pair).item()  # type: ignore[arg-type]
+    assert value == pytest.approx(R1_WEIGHT / 2 * 9 * 256, rel=1e-6)
 
 
 def test_z_changes_the_image_and_its_scale_does_not(network: Network) -> None:
@@ -102,9 +108,35 @@ def test_z_changes_the_image_and_its_scale_does_not(network: Network) -> None:
         torch.testing.assert_close(network(x, t, y, z), network(x, t, y, 7 * z), rtol=1e-4, atol=1e-5)
 
 
-def test_the_discriminator_sees_the_time_and_the_class() -> None:
+def test_with_a_ddims_weights_and_no_z_the_generator_is_that_ddims_x0(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    judge = Discriminator(shape=SHAPE, classes=3, timesteps=4, channels=[8, 16])
+    card = checkpoint.Card(
+        name="ddim",
+        family="ddim",
+        shape=SHAPE,
+        classes=["a", "b", "c"],
+        noise_schedule=ddim.SCHEDULE,
+        network={"channels": [8, 32]},
+        recommended_steps=1,
+        training={},
+    )
+    denoiser = card.build()
+    checkpoint.save(tmp_path, card, denoiser.state_dict())
+    network = Network(shape=SHAPE, classes=3, schedule=SCHEDULE, channels=[8, 32], latent=0)
+    checkpoint.load_matching(network, tmp_path)
+    for t in range(4):
+        # Where DDIM's own schedule is nearest to this one's noise.
+        timestep = np.abs(cosine_schedule(1000) - ABAR[t]).argmin()
+        k = ddim_step(np.array([float(timestep)]), cosine_schedule(1000)[[timestep]], np.ones(1), clip=np.inf)[0]
+        x, y = torch.randn(2, *SHAPE), torch.tensor([1, 3])
+        with torch.no_grad():
+            out = denoiser(x, torch.full((2,), k.t), y)
+            expected = update(k, x, out, torch.zeros_like(x), torch.zeros_like(x))[1]
+            torch.testing.assert_close(network(x, torch.full((2,), t), y), expected, rtol=0, atol=0.02)
+
+
+def test_the_discriminator_sees_the_time_and_the_class(network: Network) -> None:
+    judge = Discriminator(network)
     x_s, x_t = torch.randn(2, 1, *SHAPE)
 
     def judged(t: int, y: int) -> float:
@@ -114,16 +146,21 @@ def test_the_discriminator_sees_the_time_and_the_class() -> None:
 
 
 def test_a_step_trains_each_player_on_its_own_loss(network: Network) -> None:
-    objective = Objective(network, learning_rate=1e-3)
+    objective = Objective(network, learning_rate=1e-4, discriminator_batches=1)
     x, y = torch.rand(8, *SHAPE) * 2 - 1, torch.zeros(8, dtype=torch.int64)
 
     def weights(player: str) -> list[Any]:
         return [p.detach().clone() for p in objective.modules[player].parameters()]
 
-    before = {player: weights(player) for player in objective.modules}
-    objective.step(x, y, Generator().manual_seed(0))
-    for player in objective.modules:
-        assert any((a != b).any() for a, b in zip(before[player], weights(player), strict=True))
+    def trained_by_a_step() -> list[str]:
+        before = {player: weights(player) for player in objective.modules}
+        objective.step(x, y, Generator().manual_seed(0))
+        for optimizer in objective.optimizers.values():
+            optimizer.param_groups[0]["lr"] = 1e-4  # as the training loop sets it before each batch
+        changed = {p: zip(before[p], weights(p), strict=True) for p in objective.modules}
+        return [player for player, pairs in changed.items() if any((a != b).any() for a, b in pairs)]
+
+    assert [trained_by_a_step(), trained_by_a_step()] == [["discriminator"], ["network", "discriminator"]]
 
     diffusion, generator = objective.diffusion, Generator().manual_seed(5)
     real = diffusion.real(x, y, generator)

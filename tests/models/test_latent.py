@@ -17,12 +17,13 @@ from models.plan import update
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BATCH = 8
+SIZES: dict[str, int] = {"width": 8, "tokens_width": 16, "blocks": 2}
 
 
 @pytest.fixture
 def network() -> Network:
     torch.manual_seed(0)
-    return Network(shape=(1, 16, 16), classes=2, schedule=SCHEDULE, channels=[8, 32], state_shape=(3, 4, 4), width=8)
+    return Network(shape=(1, 16, 16), classes=2, schedule=SCHEDULE, state_shape=(3, 4, 4), **SIZES)
 
 
 class Halving(nn.Module):
@@ -46,7 +47,7 @@ def test_the_autoencoders_loss_is_latent_consistency_plus_alpha_times_reconstruc
 
 def test_a_latent_that_does_not_fit_the_image_is_refused() -> None:
     with pytest.raises(ValueError, match="1/4 of an image's"):
-        Network(shape=(1, 16, 16), classes=2, schedule=SCHEDULE, channels=[8, 32], state_shape=(3, 8, 8), width=8)
+        Network(shape=(1, 16, 16), classes=2, schedule=SCHEDULE, state_shape=(3, 8, 8), **SIZES)
 
 
 def test_the_autoencoder_is_trained_then_measured_then_frozen_under_the_diffusion_model(
@@ -56,7 +57,7 @@ def test_the_autoencoder_is_trained_then_measured_then_frozen_under_the_diffusio
     objective = Objective(network, 1e-3, alpha=10.0, autoencoder_images=2 * BATCH)
     generator = Generator().manual_seed(0)
     x, y = torch.rand(BATCH, 1, 16, 16, generator=generator) * 2 - 1, torch.zeros(BATCH, dtype=torch.int64)
-    parts = {"autoencoder": objective.autoencoder, "unet": network.unet}
+    parts = {"autoencoder": objective.autoencoder, "mixer": network.mixer}
 
     def changed_by_a_step() -> list[str]:
         before = {name: [p.detach().clone() for p in part.parameters()] for name, part in parts.items()}
@@ -67,7 +68,7 @@ def test_the_autoencoder_is_trained_then_measured_then_frozen_under_the_diffusio
             if any((a != b).any() for a, b in zip(before[name], part.parameters(), strict=True))
         ]
 
-    assert [changed_by_a_step() for _ in range(6)] == [["autoencoder"]] * 2 + [[]] * 2 + [["unet"]] * 2
+    assert [changed_by_a_step() for _ in range(6)] == [["autoencoder"]] * 2 + [[]] * 2 + [["mixer"]] * 2
     with torch.no_grad():
         latents = network.encode(x)
     torch.testing.assert_close(latents.mean(dim=(0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-4)

@@ -93,17 +93,17 @@ def test_each_ddim_step_equals_that_of_diffusers(steps: int, eta: float, clip: f
     scheduler = diffusers_scheduler(DDIMScheduler, schedule_for(steps), steps, clip_sample=np.isfinite(clip))
 
     def step(t: int, x: Tensor, out: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        result = scheduler.step(out, t, x, eta=eta, variance_noise=noise)
+        result = scheduler.step(out, t, x, eta=eta, use_clipped_model_output=True, variance_noise=noise)
         return result.prev_sample, result.pred_original_sample
 
     assert_steps_equal(ddim(*visited(steps), eta=eta, clip=clip), scheduler, step)
 
 
 @pytest.mark.usefixtures("diffusers_in_float64")
+@pytest.mark.parametrize("clip", [1.0, np.inf])
 @pytest.mark.parametrize("steps", COUNTS)
-def test_ddim_with_eta_1_takes_the_steps_of_ddpm(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Unclipped: DDPM's posterior reads x and the clipped x0, and DDIM's step the network's ε, which is not clipped.
-    scheduler = diffusers_scheduler(DDPMScheduler, schedule_for(steps), steps, clip_sample=False)
+def test_ddim_with_eta_1_takes_the_steps_of_ddpm(steps: int, clip: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler = diffusers_scheduler(DDPMScheduler, schedule_for(steps), steps, clip_sample=np.isfinite(clip))
 
     def step(t: int, x: Tensor, out: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         # It draws the noise itself; and it adds noise of 1e-10, its floor, in a last step that does not begin at t = 0.
@@ -112,7 +112,7 @@ def test_ddim_with_eta_1_takes_the_steps_of_ddpm(steps: int, monkeypatch: pytest
         result = scheduler.step(out, t, x)
         return result.prev_sample, result.pred_original_sample
 
-    assert_steps_equal(ddim(*visited(steps), eta=1.0, clip=np.inf), scheduler, step)
+    assert_steps_equal(ddim(*visited(steps), eta=1.0, clip=clip), scheduler, step)
 
 
 @pytest.mark.usefixtures("diffusers_in_float64")
@@ -137,16 +137,16 @@ def test_the_timesteps_are_those_of_diffusers_trailing_spacing(steps: int) -> No
 
 
 @pytest.mark.parametrize(
-    ("plan", "kind", "config", "eta"),
+    ("plan", "kind", "config", "options"),
     [
-        (ddim_plan(SCHEDULE, 20, eta=0.0), DDIMScheduler, {}, {"eta": 0.0}),
-        (ddim_plan(SCHEDULE, 20, eta=0.5), DDIMScheduler, {}, {"eta": 0.5}),
+        (ddim_plan(SCHEDULE, 20, eta=0.0), DDIMScheduler, {}, {"eta": 0.0, "use_clipped_model_output": True}),
+        (ddim_plan(SCHEDULE, 20, eta=0.5), DDIMScheduler, {}, {"eta": 0.5, "use_clipped_model_output": True}),
         (dpmpp_2m_plan(SCHEDULE, 20), DPMSolverMultistepScheduler, {"thresholding": True}, {}),
     ],
     ids=["ddim", "ddim with noise", "dpmpp_2m"],
 )
 def test_a_whole_run_in_float32_equals_that_of_an_untouched_diffusers(
-    plan: Plan, kind: Callable[..., Any], config: dict[str, Any], eta: dict[str, float]
+    plan: Plan, kind: Callable[..., Any], config: dict[str, Any], options: dict[str, Any]
 ) -> None:
     scheduler = diffusers_scheduler(kind, ABAR, len(plan), **config)
     generator = torch.Generator().manual_seed(0)
@@ -155,7 +155,7 @@ def test_a_whole_run_in_float32_equals_that_of_an_untouched_diffusers(
     for k, t in zip(plan, scheduler.timesteps.tolist(), strict=True):
         noise = torch.randn(SHAPE, generator=generator)
         x, x0 = update(k, x, torch.sin(x + k.t), x0, noise)
-        expected = scheduler.step(torch.sin(expected + t), t, expected, variance_noise=noise, **eta).prev_sample
+        expected = scheduler.step(torch.sin(expected + t), t, expected, variance_noise=noise, **options).prev_sample
     assert_close(x, expected, 1e-4)  # for the digits that its schedule loses in float32
 
 
@@ -168,9 +168,10 @@ def test_the_ddim_table_is_equations_12_and_16_of_the_paper(steps: int, eta: flo
     t, abar_t, abar_s = visited(steps)
     for k, time, a_t, a_s in zip(ddim_plan(SCHEDULE, steps, eta=eta), t, abar_t, abar_s, strict=True):
         sigma = eta * math.sqrt((1 - a_s) / (1 - a_t)) * math.sqrt(1 - a_t / a_s)  # eq. 16
-        # Eq. 12: √ᾱ_s·(x − √(1 − ᾱ_t)·ε)/√ᾱ_t + √(1 − ᾱ_s − σ²)·ε + σ·noise.
-        direction = math.sqrt(1 - a_s - sigma**2)
-        expected = Step(time, 1 / math.sqrt(a_t), -math.sqrt(1 / a_t - 1), 1, 0, math.sqrt(a_s), direction, 0, sigma)
+        # Eq. 12: √ᾱ_s·x0 + √(1 − ᾱ_s − σ²)·ε + σ·noise, and by eq. 4 ε = (x − √ᾱ_t·x0)/√(1 − ᾱ_t).
+        R = math.sqrt(1 - a_s - sigma**2) / math.sqrt(1 - a_t)
+        S = math.sqrt(a_s) - R * math.sqrt(a_t)
+        expected = Step(time, 1 / math.sqrt(a_t), -math.sqrt(1 / a_t - 1), 1, R, S, 0, 0, sigma)
         assert k == pytest.approx(expected, rel=1e-10)
 
 
@@ -257,8 +258,9 @@ def test_with_the_exact_noise_ddim_without_noise_stays_on_the_line(abar: Vector,
 def test_ddim_puts_back_as_much_noise_as_the_schedule_wants(abar: Vector, share: float, eta: float) -> None:
     steps = 1 + int(share * (len(abar) - 1))
     plan = ddim_plan({"alphas_cumprod": abar.tolist()}, steps, eta=eta)
-    _, abar_s = ends(abar, trailing_timesteps(len(abar), steps))
-    assert [k.N**2 + k.T**2 for k in plan] == pytest.approx((1 - abar_s).tolist(), rel=1e-12, abs=0)
+    abar_t, abar_s = ends(abar, trailing_timesteps(len(abar), steps))
+    kept = [k.N**2 + k.R**2 * (1 - a_t) for k, a_t in zip(plan, abar_t, strict=True)]
+    assert kept == pytest.approx((1 - abar_s).tolist(), rel=1e-12, abs=0)
     if eta == 0:
         assert not any(k.N for k in plan)
 
@@ -266,11 +268,9 @@ def test_ddim_puts_back_as_much_noise_as_the_schedule_wants(abar: Vector, share:
 @law
 @given(st.floats(1e-4, 1 - 2e-4), unit)
 def test_the_first_order_of_dpmpp_is_ddim_without_noise(abar_t: float, share: float) -> None:
-    # The same linear map of x and ε, DDIM's x0 written out in both; DPM-Solver++ has x where DDIM has ε.
     bounds = np.array([abar_t]), np.array([abar_t + share * (1 - 1e-4 - abar_t) + 1e-5])
     (a,), (b,) = (solver(np.zeros(1), *bounds, clip=np.inf) for solver in (dpmpp_2m, ddim))
-    assert pytest.approx(b.R + b.S * b.P, rel=1e-10) == a.R + a.S * a.P
-    assert pytest.approx(b.T + b.S * b.Q, rel=1e-10) == a.T + a.S * a.Q
+    assert b == pytest.approx(a, rel=1e-8)
 
 
 @law

@@ -1,6 +1,7 @@
 """Training repeats itself: broken off anywhere and resumed, it ends with the same bytes as in one go."""
 
 import csv
+import hashlib
 import json
 import math
 import shutil
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 from pydantic_settings import CliApp
+from safetensors.torch import load_file
 from torch import Generator, Tensor, nn
 
 from models import checkpoint, data, train
@@ -186,6 +188,17 @@ def test_another_seed_gives_other_weights(images: Path, tmp_path: Path, unbroken
 
 
 # --- what a run writes ---------------------------------------------------------------------------------------------
+
+
+def test_a_run_may_begin_from_anothers_weights_where_they_fit(images: Path, tmp_path: Path, unbroken: Path) -> None:
+    given = load_file(unbroken / checkpoint.WEIGHTS)
+    wider = {"channels": [8, 64]}  # as far as its first level, the same
+    training = Training(settings(images, tmp_path / "new", start=unbroken, network=wider))
+    own = training.objective.modules["network"].state_dict()
+    fitting = [name for name, value in given.items() if value.shape == own[name].shape]
+    assert 0 < len(fitting) < len(given)
+    assert all(torch.equal(own[name], given[name]) and torch.equal(training.ema[name], given[name]) for name in fitting)
+    assert training.card.training["start"] == hashlib.sha256((unbroken / checkpoint.WEIGHTS).read_bytes()).hexdigest()
 
 
 def test_a_run_leaves_the_checkpoint_its_state_and_two_pictures(unbroken: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from models.ddgan.plan import variance_preserving_schedule
+from models.ddgan.plan import large_steps
 from tests.conftest import write_bundle
 from tests.deploy.conftest import in_this_process
 from tests.page.conftest import PHONE, OpenPage, settled
@@ -89,7 +89,7 @@ def test_the_first_view_is_small_and_the_second_visit_smaller(service: str, open
 
 def four_methods(folder: Path) -> Path:
     """Toys with the names of the families; nothing of them is measured."""
-    schedule = {"alphas_cumprod": variance_preserving_schedule(4).tolist()}
+    schedule = {"alphas_cumprod": large_steps(4).tolist()}
     write_bundle(folder / "ddgan", name="ddgan", family="ddgan", noise_schedule=schedule, recommended_steps=4)
     for name in ("ddim", "other"):
         write_bundle(folder / name, name=name)
