@@ -29,6 +29,7 @@ def main() -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=75,  # longer than a proxy keeps its connections: else it sends into one that is being closed
         timeout_graceful_shutdown=settings.shutdown_s,  # else half a body that was never sent on holds it up for ever
     )
 
