@@ -226,11 +226,13 @@ class Engine:
         batch.images[0].let_go()
         if job not in self.jobs:
             return
-        self._fail([job], StepFailed(f"a step of {batch.method} failed; the server's log says why"))
         self._failures[job.model] = self._failures.get(job.model, 0) + 1
-        if self._failures[job.model] == FAILURES:
+        gone = self._failures[job.model] == FAILURES
+        if gone:
             log.critical("model taken out of service", method=job.method, failures=FAILURES)
-            self.out_of_service.add(job.model)
+            self.out_of_service.add(job.model)  # before the caller can know of the failure, and ask again
+        self._fail([job], StepFailed(f"a step of {batch.method} failed; the server's log says why"))
+        if gone:
             self._fail([other for other in self.jobs if other.model == job.model], OutOfService(job.method))
 
     def _finish(self, job: Job) -> None:
