@@ -70,4 +70,4 @@ class Admission:
                 before_s = (sum(work_s.values()) + sum(room_s.values()) - room_s[model]) / self.workers
                 yield each, now + max(full_s.values()) + MARGIN * (before_s + self.scheduler.work_s(each))
             work_s[model] += each.steps_left * row_s[model]
-            room_s[model] = max(room_s[model], len(each.table) * full_s[model])
+            room_s[model] = max(room_s[model], each.longest_left * full_s[model])

@@ -62,6 +62,11 @@ class Job:
         self.images = [Image(self, index) for index in range(self.n)]
         self.unfinished = self.n
 
+    @property
+    def longest_left(self) -> int:
+        """Steps that the image farthest from its end still takes."""
+        return self.steps_left if self.n == 1 else max(len(self.table) - image.step for image in self.images)
+
 
 @dataclass(eq=False, slots=True)
 class Image:
