@@ -168,4 +168,4 @@ def test_the_command_says_what_it_made(
     for word in ("built", "unchanged"):
         main()
         said = capsys.readouterr().out
-        assert f"latent/cuda: {word}, cuda {export_engines.runtime_version()}, fp16, 2 files, 4.9 MB" in said
+        assert f"latent/cuda: {word}, cuda {export_engines.runtime_version()}, fp16, 2 files, " in said
