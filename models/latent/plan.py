@@ -37,7 +37,7 @@ SOLVERS = {
 }
 
 POINTS = [
-    *(Point("ddim", steps, {"eta": eta}) for eta in (0.0, 1.0) for steps in (4, 10, 20, 50, 100)),
+    *(Point("ddim", steps, {"eta": eta}) for eta in (0.0, 1.0) for steps in (4, 6, 10, 20, 50, 100)),
     *(Point("dpmpp_2m", steps) for steps in (4, 10, 20)),
     Point("langevin", 100),
 ]
