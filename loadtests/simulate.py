@@ -25,7 +25,7 @@ RULES: dict[str, Rule] = {
     "shortest first": lambda job, now, work_s: work_s,
     "ours": lambda job, now, work_s: min(job.deadline_s, now + STRETCH[job.priority] * work_s),
 }
-MIX = [(4, 0.4), (20, 0.3), (50, 0.2), (250, 0.1)]  # steps, share
+MIX = [("a", 4, 0.4), ("b", 20, 0.3), ("c", 50, 0.2), ("b", 250, 0.1)]  # model, steps, share
 CURVE = {1: 0.00101, 4: 0.00352, 16: 0.0139}  # ddim on one thread of the build machine
 WORKERS = 2
 GOOD, GOOD_S = 5.0, 0.1  # an answer is good within so many times what it takes alone, or so many seconds
@@ -89,13 +89,13 @@ def trace(load: float, requests: int, seed: int = 0, deadlines: float = 0.0) -> 
     """Poisson arrivals of the mix at `load` times what the machine can do; this share of them say a deadline."""
     rng = np.random.default_rng(seed)
     row_s = min(seconds / rows for rows, seconds in CURVE.items()) / WORKERS
-    mean_s = sum(steps * share for steps, share in MIX) * row_s / load
+    mean_s = sum(steps * share for _, steps, share in MIX) * row_s / load
     times = rng.exponential(mean_s, requests).cumsum().tolist()
-    steps = rng.choice([steps for steps, _ in MIX], requests, p=[share for _, share in MIX]).tolist()
+    kinds = rng.choice(len(MIX), requests, p=[share for _, _, share in MIX]).tolist()
     said = (rng.random(requests) < deadlines).tolist()
     return [
-        Arrival(at_s, job("a", k, at_s=at_s, deadline_s=at_s + good_s(k) if says else math.inf))
-        for at_s, k, says in zip(times, steps, said, strict=True)
+        Arrival(at_s, job(model, steps, at_s=at_s, deadline_s=at_s + good_s(steps) if says else math.inf))
+        for at_s, (model, steps, _), says in zip(times, (MIX[kind] for kind in kinds), said, strict=True)
     ]
 
 
@@ -127,7 +127,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     for load in options.load:
         for name in (*RULES, "ours, admitting"):
-            scheduler = Scheduler(16, costs({"a": CURVE}))
+            scheduler = Scheduler(16, costs(dict.fromkeys("abc", CURVE)))
             rule = RULES.get(name) or Admission(scheduler, 4096, options.backlog_s, WORKERS)
             arrivals = trace(load, options.requests, deadlines=options.deadlines)
             done = simulate(arrivals, scheduler, rule, WORKERS)
