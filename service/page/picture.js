@@ -44,15 +44,17 @@ export class Picture {
     this.bar.value = this.bar.max = 1;
   }
 
-  /** The request's answer, once its images have formed before the reader's eyes; undefined if they did not. */
-  async play(settings, method, signal) {
+  /**
+   * The request's answer, once its images have formed before the reader's eyes; undefined if they did not.
+   * Its clock counts from `begun`.
+   */
+  async play(settings, method, signal, begun = performance.now()) {
     const { steps = 1, n } = settings; // method auto has no steps of its own yet
     const every = Math.max(1, Math.ceil((steps * n) / PREVIEWS));
     this.playing = signal; // a later play takes the tiles over
     if (this.images?.length !== n) this.prepare(settings, method);
     this.notice.say("Waiting for the first step");
     this.bar.max = steps * n;
-    const begun = performance.now();
     this.ticking(begun);
     try {
       for await (const { event, data } of events(toBody(settings, method, { preview_every: every }), signal)) {

@@ -84,11 +84,12 @@ class Race {
     this.running?.abort();
     const running = (this.running = new AbortController());
     const finished = [];
+    const begun = performance.now(); // one for all lanes, so that places and clocks agree
     this.go.textContent = "Stop";
     this.verdict.textContent = "";
     await Promise.all(
       this.lanes.map(async (lane) => {
-        if (await lane.run(this.common, running.signal)) lane.place(finished.push(lane));
+        if (await lane.run(this.common, running.signal, begun)) lane.place(finished.push(lane));
       }),
     );
     if (this.running !== running) return;
@@ -164,12 +165,12 @@ class Lane {
     this.place(0);
   }
 
-  run({ label, seed: value, n }, signal) {
+  run({ label, seed: value, n }, signal, begun) {
     this.prepare({ n });
     this.element.style.setProperty("--share", "0");
     // A class that this method does not know is none.
     const known = this.method.classes.includes(label) ? label : null;
-    return this.picture.play({ ...this.settings, label: known, seed: value, n }, this.method, signal);
+    return this.picture.play({ ...this.settings, label: known, seed: value, n }, this.method, signal, begun);
   }
 
   place(rank) {
