@@ -38,7 +38,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "latent": {
         "noise_schedule": {**SCHEDULE, "clip": 4.0},
-        "network": {"channels": [8, 32], "state_shape": [3, 4, 4], "width": 8},
+        "network": {"state_shape": [3, 4, 4], "width": 8, "tokens_width": 16, "blocks": 2},
     },
 }
 
@@ -129,7 +129,8 @@ def test_a_graph_that_is_off_is_refused_and_the_old_bundle_stays(
     graphs = {len(graph.graph.output): graph for graph in map(onnx.load, target.glob("*.onnx"))}
     card, network = checkpoint.load(exported[0])
     with torch.no_grad():
-        next(network.parameters()).add_(change)
+        for parameter in network.parameters():
+            parameter.add_(change)
     checkpoint.save(source, card, network.state_dict())
     monkeypatch.setattr(export_bundle, "trace", lambda _module, _inputs, outputs: graphs[len(outputs)])
     with pytest.raises(ExportError, match="off PyTorch by"):
