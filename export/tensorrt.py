@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from service.engines import Graph, Precision, Target, Tensor
+from service.tensorrt import error_log
 
 TIMING_CACHE = "timing.cache"
 
@@ -54,7 +55,7 @@ class TensorRt:
         except ImportError as error:
             raise EngineError(f"--target {target} needs the package {self.flavour.package}: {error}") from error
         self.version: str = self.trt.__version__
-        self.log = _log(self.trt)
+        self.log = error_log(self.trt)
 
     def check(self, architectures: Sequence[str]) -> None:
         """Raises EngineError for an architecture that cannot be named."""
@@ -139,21 +140,6 @@ class TensorRt:
 
 def _told(error: Any) -> str:
     return f"node {error.node_name()!r} ({error.node_operator()}): {error.desc()}"
-
-
-def _log(trt: Any) -> Any:
-    """A logger that keeps the errors, to be told with what failed."""
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.errors.append(message)
-
-    return Log()
 
 
 def _progress(trt: Any) -> Any:

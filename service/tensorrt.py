@@ -25,7 +25,7 @@ class TensorRtNetwork:
         self.capturable = True
         self._graph = engines.graphs[path.name]
         self._trt, self._target = trt, engines.target
-        self._log = _log(trt)
+        self._log = error_log(trt)
         self._runtime = trt.Runtime(self._log)
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
@@ -78,7 +78,7 @@ def installed(path: Path, engines: Engines) -> Any:
     return trt
 
 
-def _log(trt: Any) -> Any:
+def error_log(trt: Any) -> Any:
     """A logger that keeps the errors, to be told with what failed."""
 
     class Log(trt.ILogger):  # type: ignore[misc]

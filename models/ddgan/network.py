@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, pixel_shuffle, pixel_unshuffle
 
+from models.ddim.plan import EDGE
 from models.unet import FOLD, TIMESTEPS, small_unet
 
 SLOPE = 0.2  # of the leaky rectifier
@@ -64,7 +65,7 @@ class Network(nn.Module):
 
 def angle_time(alphas_cumprod: Tensor) -> Tensor:
     """The times at which `models.ddim`'s schedule has these ᾱ = cos² φ, as its network is told them, float32."""
-    edge = math.asin(0.01)
+    edge = math.asin(EDGE)
     angle = alphas_cumprod.sqrt().acos()
     return ((angle - edge) / (math.pi / 2 - 2 * edge) * (TIMESTEPS - 1)).clamp(min=0).float()
 

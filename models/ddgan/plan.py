@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from models.ddim.plan import EDGE
 from models.plan import Plan, Point, Solver, Vector, posterior, visit
 
 
@@ -17,7 +18,7 @@ def large_steps(timesteps: int) -> Vector:
     With the paper's own (Xiao et al. 2022, arXiv 2112.07804, appendix C) three of four timesteps of so small an image
     are noise to the eye, and the discriminator can hardly tell the generator anything.
     """
-    return np.cos(np.arange(1, timesteps + 1) / timesteps * np.arccos(0.01)) ** 2
+    return np.cos(np.arange(1, timesteps + 1) / timesteps * np.arccos(EDGE)) ** 2
 
 
 def max_steps(schedule: Mapping[str, Any]) -> int:
