@@ -1,12 +1,13 @@
 """Compares policies on a trace in virtual time: python -m loadtests.simulate [--load 0.8 1.5] [--requests 2000]
 
 The scheduler is the service's own; a policy is a rule for due times, or the service's admission. The machine costs what
-its curve says, on each of its workers.
+its curve says, on each of its workers, give or take --noise.
 """
 
 import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
@@ -26,7 +27,7 @@ RULES: dict[str, Rule] = {
     "ours": lambda job, now, work_s: min(job.deadline_s, now + STRETCH[job.priority] * work_s),
 }
 MIX = [("a", 4, 0.4), ("b", 20, 0.3), ("c", 50, 0.2), ("b", 250, 0.1)]  # model, steps, share
-CURVE = {1: 0.00101, 4: 0.00352, 16: 0.0139}  # ddim on one thread of the build machine
+CURVE = {1: 0.00235, 2: 0.0042, 4: 0.0076, 8: 0.0143, 16: 0.0271}  # ddim on one thread of the build machine
 WORKERS = 2
 GOOD, GOOD_S = 5.0, 0.1  # an answer is good within so many times what it takes alone, or so many seconds
 
@@ -42,27 +43,41 @@ def job(method: str, steps: int, n: int = 1, at_s: float = 0.0, deadline_s: floa
     return Job("", method, table, (1, 1, 1), 0, 0, 0, n, submitted_s=at_s, deadline_s=deadline_s)
 
 
-def simulate(arrivals: Sequence[Arrival], scheduler: Scheduler, rule: Rule | Admission, workers: int = 1) -> list[Job]:
-    """Runs all that is let in to its end; returns those jobs, `finished_s` filled in. A rule lets in all."""
+def simulate(
+    arrivals: Sequence[Arrival],
+    scheduler: Scheduler,
+    rule: Rule | Admission,
+    workers: int = 1,
+    noise: float = 0.0,
+) -> list[Job]:
+    """Runs all that is let in to its end; returns those jobs, `finished_s` filled in. A rule lets in all.
+
+    A step takes what the scheduler's costs say at first, times the exponential of a normal number with the standard
+    deviation `noise`; the scheduler observes it.
+    """
+    rng, truth = np.random.default_rng(0), deepcopy(scheduler.costs)
     order = count()
-    events: list[tuple[float, int, Batch | Job]] = [(each.at_s, next(order), each.job) for each in arrivals]
+    events: list[tuple[float, int, tuple[Batch, float] | Job]] = [(each.at_s, next(order), each.job) for each in arrivals]
     accepted, idle = list[Job](), workers
     while events:
         now, _, event = heappop(events)
-        if isinstance(event, Batch):
+        if isinstance(event, tuple):
+            batch, seconds = event
             idle += 1
-            state = np.zeros((len(event.images), 1, 1, 1), dtype=np.float32)
-            for done in dict.fromkeys(image.job for image in scheduler.advance(event, state, state)):
+            state = np.zeros((len(batch.images), 1, 1, 1), dtype=np.float32)
+            scheduler.costs.observe(batch.images[0].job.model, len(batch.images), seconds)
+            for done in dict.fromkeys(image.job for image in scheduler.advance(batch, state, state)):
                 if done.steps_left == 0:
                     done.finished_s = now
         elif admitted(event, scheduler, rule, now):
             accepted.append(event)
         if events and events[0][0] == now:
             continue  # all that happens at once, before a batch is chosen
-        while idle and (batch := scheduler.next_batch(now, idle)) is not None:
+        while idle and (chosen := scheduler.next_batch(now, idle)) is not None:
             idle -= 1
-            end_s = now + scheduler.costs.seconds(batch.images[0].job.model, len(batch.images))
-            heappush(events, (end_s, next(order), batch))
+            seconds = truth.seconds(chosen.images[0].job.model, len(chosen.images))
+            seconds *= math.exp(noise * rng.standard_normal())
+            heappush(events, (now + seconds, next(order), (chosen, seconds)))
     return accepted
 
 
@@ -122,6 +137,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--deadlines", type=float, default=0.0, help="share of the requests that say one")
     parser.add_argument("--backlog-s", type=float, default=60.0)
+    parser.add_argument("--noise", type=float, default=0.0, help="standard deviation of the logarithm of a step's time")
     options = parser.parse_args()
     print("| load | policy | p50 slowdown | p99 | p99 of 4 steps | largest | good | goodput | accepted |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -130,7 +146,7 @@ def main() -> None:
             scheduler = Scheduler(16, costs(dict.fromkeys("abc", CURVE)))
             rule = RULES.get(name) or Admission(scheduler, 4096, options.backlog_s, WORKERS)
             arrivals = trace(load, options.requests, deadlines=options.deadlines)
-            done = simulate(arrivals, scheduler, rule, WORKERS)
+            done = simulate(arrivals, scheduler, rule, WORKERS, options.noise)
             print(f"| {load} | {name} | {row(arrivals, done)} |")
 
 

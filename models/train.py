@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import matplotlib
 import numpy as np
@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     images: PositiveInt = Field(720_000, description="how many images to train on, counted with repeats")
     batch_size: PositiveInt = 64
     learning_rate: PositiveFloat = Field(1e-3, description="at its peak; it warms up and falls to 0 as a cosine")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the products; bfloat16 takes 0.7 times as long where the processor has it"
+    )
     label_dropout: float = Field(0.1, ge=0, le=1, description='how often a label is replaced by "no class"')
     size: PositiveInt = Field(32, description="height and width of the model's images; smaller ones are padded")
     network: dict[str, Any] = Field({}, description="the network's settings, as JSON, over the family's defaults")
@@ -136,7 +139,10 @@ class Training:
         for optimizer in self.objective.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        self._recent.append(self.objective.step(*self._batch(batch)))
+        mixed = self.settings.precision == "bfloat16"  # the weights themselves stay float32
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            loss = self.objective.step(*self._batch(batch))
+        self._recent.append(loss)
         weight = 1 - min(EMA_DECAY, (1 + batch) / (10 + batch))
         network = self.objective.modules["network"]
         averaged = {name for name, parameter in network.named_parameters() if parameter.requires_grad}

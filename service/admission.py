@@ -2,7 +2,11 @@
 
 A job waits while every worker is busy with what is due before it. So it ends within the longest step, the work before
 it shared by the workers, and its own alone (Graham 1969). Rows of its own model before it are in full batches, else it
-would ride along; another model's may have room: then a full batch's step for each of its longest job's is added.
+would ride along; another model's may have room: then each step of its longest job counts as a full batch's.
+
+That bound is met only just by what comes when all is busy, and everything that comes next is refused for its sake, the
+short first. So promises also add up: each takes its work over its time of what the machine does, and all take PROMISED
+of it at most. Then a call is as likely to be let in as another, whatever the work it is.
 """
 
 import math
@@ -14,6 +18,7 @@ from service.errors import Overloaded
 from service.scheduler import STRETCH, Scheduler
 
 MARGIN = 1.25  # on predicted work, where a deadline hangs on it
+PROMISED = 0.85  # of the machine, at most
 
 
 class Admission:
@@ -36,6 +41,10 @@ class Admission:
         if queued and backlog_s + more_s > self.max_backlog_s:
             over_s = min(backlog_s, backlog_s + more_s - self.max_backlog_s)
             raise Overloaded(f"{backlog_s:.1f} s of work are queued; {more_s:.1f} s more are too much", over_s)
+        if job.deadline_s < math.inf:
+            job.rows_per_s = job.steps_left / max(job.deadline_s - now, 1e-9)
+            if self._promised(job) > PROMISED:
+                raise Overloaded("as much is promised as the machine can do", backlog_s)
         job.due_s = min(job.deadline_s, now + STRETCH[job.priority] * work_s)
         broken = [each for each, end_s in self._ends(job, now) if end_s > each.deadline_s]
         if broken and job.deadline_s < math.inf:
@@ -45,20 +54,29 @@ class Admission:
         self.scheduler.add(job)
 
     def backlog_s(self) -> float:
-        """Seconds that all that is accepted takes, in full batches."""
-        return sum(left * self._row_s(model) for model, left in self.scheduler.steps_left.items()) / self.workers
+        """Seconds that all that is accepted takes, in batches like those of late."""
+        promised = self.scheduler.promised > 0
+        left = self.scheduler.steps_left.items()
+        return sum(steps * self._row_s(model, promised) for model, steps in left) / self.workers
 
-    def _row_s(self, model: str) -> float:
-        """A row's share of a step of a full batch."""
-        rows = self.scheduler.costs.paying(model, self.scheduler.max_batch)
-        return self.scheduler.costs.seconds(model, rows) / rows
+    def _promised(self, job: Job) -> float:
+        """The share of the machine that this job and those with a deadline take until they are to be finished."""
+        jobs = [job, *self.scheduler.jobs] if self.scheduler.promised else [job]
+        taken = sum(each.rows_per_s * self._row_s(each.model, promised=True) for each in jobs if each.rows_per_s)
+        return taken / self.workers
+
+    def _full_s(self, model: str, promised: bool) -> float:
+        return self.scheduler.costs.seconds(model, self.scheduler.rows(model, promised))
+
+    def _row_s(self, model: str, promised: bool) -> float:
+        return self.scheduler.costs.row_s(model, self.scheduler.rows(model, promised))
 
     def _ends(self, job: Job, now: float) -> Iterator[tuple[Job, float]]:
         """This job and, of those behind it, each that was promised, with the time by which it ends at the latest."""
-        costs, most = self.scheduler.costs, self.scheduler.max_batch
         models = {job.model, *(model for model, left in self.scheduler.steps_left.items() if left)}
-        full_s = {model: costs.seconds(model, costs.paying(model, most)) for model in models}
-        row_s = {model: self._row_s(model) for model in models}
+        now += max(self._full_s(model, promised=False) for model in models)  # a step that may be under way
+        full_s = {model: self._full_s(model, promised=True) for model in models}
+        row_s = {model: self._row_s(model, promised=True) for model in models}
         work_s = dict.fromkeys(models, 0.0)  # before, in full batches
         room_s = dict.fromkeys(models, 0.0)  # and what it may be more
         place = bisect_right(self.scheduler.jobs, job.due_s, key=lambda each: each.due_s)
@@ -68,6 +86,6 @@ class Admission:
             model = each.model
             if i >= place and each.deadline_s < math.inf:
                 before_s = (sum(work_s.values()) + sum(room_s.values()) - room_s[model]) / self.workers
-                yield each, now + max(full_s.values()) + MARGIN * (before_s + self.scheduler.work_s(each))
+                yield each, now + MARGIN * (before_s + self.scheduler.work_s(each))
             work_s[model] += each.steps_left * row_s[model]
-            room_s[model] = max(room_s[model], each.longest_left * full_s[model])
+            room_s[model] = max(room_s[model], each.longest_left * (full_s[model] - row_s[model]))

@@ -15,10 +15,11 @@ from bisect import insort
 from collections import Counter
 
 from service.core import Batch, Image, Job, States
-from service.costs import Costs
+from service.costs import PAYS, Costs
 from service.schemas import Priority
 
 STRETCH: dict[Priority, float] = {"high": 15.0, "normal": 50.0, "low": 200.0}  # due time over work
+HURRIED = 0.85  # of the best throughput is enough of a batch while a deadline is promised: then latency counts as well
 
 
 class Scheduler:
@@ -31,11 +32,13 @@ class Scheduler:
         self.waiting = 0  # images not begun
         self.active = 0  # images begun and not finished
         self.running = 0  # images in a batch that has not come back
+        self.promised = 0  # jobs with a deadline
         self.steps_left: Counter[str] = Counter()  # of all images, by model
 
     def add(self, job: Job) -> None:
         insort(self.jobs, job, key=lambda each: each.due_s)
         self.waiting += job.n
+        self.promised += job.deadline_s < math.inf
         self.steps_left[job.model] += job.steps_left
 
     @property
@@ -43,10 +46,14 @@ class Scheduler:
         """Images that could take a step now."""
         return self.waiting + self.active - self.running
 
+    def rows(self, model: str, promised: bool) -> int:
+        """The most rows of a batch, while a deadline is promised or none is."""
+        return self.costs.paying(model, self.max_batch, HURRIED if promised else PAYS)
+
     def work_s(self, job: Job) -> float:
         """Seconds that what is left of a job takes alone, on one worker."""
         left = [len(job.table) - image.step for image in job.images if not image.finished]
-        most, total = self.costs.paying(job.model, self.max_batch), 0.0
+        most, total = self.rows(job.model, job.deadline_s < math.inf), 0.0
         while left:
             rows = min(most, len(left))
             steps = min(left[:rows])
@@ -62,7 +69,7 @@ class Scheduler:
         rows = self._ready(idle)
         if not rows:
             return None
-        most = self.costs.paying(rows[0].job.model, self.max_batch)
+        most = self.rows(rows[0].job.model, self.promised > 0)
         rows = rows[: min(most, math.ceil(len(rows) / idle))]
         rows = rows[: self._affordable(rows, now)]
         for image in rows:
@@ -92,7 +99,7 @@ class Scheduler:
                 self.active -= 1
                 finished.append(image)
                 if image.job.steps_left == 0:
-                    self.jobs.remove(image.job)
+                    self._remove(image.job)
             self.running -= 1
             self.steps_left[image.job.model] -= 1
         return finished
@@ -101,13 +108,17 @@ class Scheduler:
         """Forgets what is left of a job."""
         if job not in self.jobs:
             return
-        self.jobs.remove(job)
+        self._remove(job)
         self.steps_left[job.model] -= job.steps_left
         for image in job.images:
             self.running -= image.running
             self.waiting -= not image.begun
             self.active -= image.begun and not image.finished
             image.running = False
+
+    def _remove(self, job: Job) -> None:
+        self.jobs.remove(job)
+        self.promised -= job.deadline_s < math.inf
 
     def _ready(self, idle: int) -> list[Image]:
         """Rows that could run, of the model whose row is due first: as many as `idle` workers could take."""
@@ -118,13 +129,16 @@ class Scheduler:
                 continue
             rows += [image for image in job.images if not image.running and not image.finished]
             if rows:
-                most = idle * self.costs.paying(rows[0].job.model, self.max_batch)
+                most = idle * self.rows(rows[0].job.model, self.promised > 0)
             if len(rows) >= most:
                 break
         return rows[:most]
 
     def _affordable(self, rows: list[Image], now: float) -> int:
-        """How many of the rows: those of other jobs ride along while no row's deadline is lost to the longer step."""
+        """How many of the rows: those of other jobs ride along while no row's deadline is lost to the longer step.
+
+        All, where one is lost anyhow: smaller batches would do less work, and so lose the next.
+        """
         own = sum(image.job is rows[0].job for image in rows)
         promised = [(n, image) for n, image in enumerate(rows, start=1) if image.job.deadline_s < math.inf]
         if not promised:
@@ -138,4 +152,4 @@ class Scheduler:
                 if n <= many
             )
 
-        return next((many for many in range(len(rows), own, -1) if kept(many)), own)
+        return next((many for many in range(len(rows), own - 1, -1) if kept(many)), len(rows))

@@ -23,7 +23,7 @@ from service.settings import Settings
 
 log = structlog.get_logger()
 
-WARM_UPS = 4  # steps of each size
+WARM_UPS, WARM_UP_ROWS = 4, 16  # steps of each size, and rows, at least: the first steps are slower
 
 OpenRuntime = Callable[[Bundle, int], Runtime]
 
@@ -161,7 +161,7 @@ def warm_up(runtime: Runtime, loaded: Bundle, max_batch: int) -> dict[int, float
     for n in sorted({*(2**k for k in range(max_batch.bit_length())), max_batch}):
         inputs = loaded.first_step(n)
         times_s = []
-        for _ in range(WARM_UPS):
+        for _ in range(max(WARM_UPS, WARM_UP_ROWS // n)):
             start_s = time.perf_counter()
             x, _x0 = runtime.step(inputs)
             times_s.append(max(time.perf_counter() - start_s, 1e-6))
