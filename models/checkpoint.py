@@ -80,7 +80,7 @@ def load_matching(network: nn.Module, folder: Path) -> None:
     own = network.state_dict()
     given = load_file(folder / WEIGHTS)
     aliases = getattr(network, "ALIASES", {})
-    found = {name: given.get(aliases.get(name, name)) for name in own}
+    found = {name: given.get(name, given.get(aliases.get(name, name))) for name in own}
     matching = {name: value for name, value in found.items() if value is not None and value.shape == own[name].shape}
     if not matching:
         raise ValueError(f"{folder}: no weight fits the network")

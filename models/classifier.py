@@ -44,16 +44,21 @@ def block(inputs: int, outputs: int) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
-def trained(dataset: Dataset, size: int, cache: Path) -> Classifier:
-    """A classifier of `dataset` padded to `size`, in evaluation mode; trained once, then read from the cache folder."""
-    classifier = Classifier(dataset.images.shape[1], size, len(dataset.classes))
-    path = cache / f"classifier-{dataset.digest[:16]}-{size}.safetensors"
-    if path.exists():
-        classifier.load_state_dict(load_file(path))
-    else:
-        train(classifier, dataset, size)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_replacing(classifier.state_dict(), path)
+def trained(dataset: Dataset, size: int, folder: Path) -> Classifier:
+    """A classifier of `dataset` padded to `size`, in evaluation mode; trained once, then read from the folder.
+
+    Two such trainings on two machines end at other features, and at Fréchet distances that differ by a factor: figures
+    are comparable only if they are by the same file.
+    """
+    path = folder / f"classifier-{dataset.digest[:16]}-{size}.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # for the first weights, and what drops out
+        classifier = Classifier(dataset.images.shape[1], size, len(dataset.classes))
+        if not path.exists():
+            train(classifier, dataset, size)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_replacing(classifier.state_dict(), path)
+    classifier.load_state_dict(load_file(path))
     return classifier.eval()
 
 

@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     methods: list[str] = Field([], description="only these, as ddim,latent")
     steps: list[PositiveInt] = Field([], description="only points of so many steps, as 4,10")
     images: PositiveInt = Field(5000, description="images a point, of classes as in the test set")
-    cache: Path = Field(REPOSITORY / ".cache", description="folder for the trained classifier")
+    judges: Path = Field(REPOSITORY / "checkpoints", description="folder of trained classifiers; a new one is put there")
     report: Path = Field(REPOSITORY / "docs" / "trilemma.md", description="gets the table, the plot and the pictures")
 
     def cli_cmd(self) -> None:
@@ -68,7 +68,7 @@ def evaluate(settings: Settings) -> None:
         for method in client.get("/methods").raise_for_status().json():
             if settings.methods and method["method"] not in settings.methods:
                 continue
-            judge = Judge(train, test, method["image_shape"][-1], settings.images, settings.cache)
+            judge = Judge(train, test, method["image_shape"][-1], settings.images, settings.judges)
             record = Record(settings.bundles, method["method"])
             record.measured |= {"machine": report.machine(), "floor": judge.floor}
             for point in families.find(method["family"]).POINTS:

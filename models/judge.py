@@ -21,9 +21,9 @@ class Judge:
     are also the real ones of precision and recall. The Fréchet distance is to the whole test set.
     """
 
-    def __init__(self, train: Dataset, test: Dataset, size: int, images: int, cache: Path) -> None:
+    def __init__(self, train: Dataset, test: Dataset, size: int, images: int, folder: Path) -> None:
         self.classes = len(test.classes)
-        self.classifier = trained(train, size, cache)
+        self.classifier = trained(train, size, folder)
         self.real = self._features(torch.from_numpy(data.to_model(test.images, size)))
         drawn = np.random.default_rng(0).permutation(len(test.labels))[:images]
         self.drawn = self.real[drawn]

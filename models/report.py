@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot
+from matplotlib import pyplot, ticker
 
 BEGIN, END = "<!-- measured: written by ./run evaluate -->", "<!-- end of measured -->"
 PLOT = "trilemma"  # .svg and .png, in the folder images beside the report
@@ -81,6 +81,10 @@ def plot(measured: dict[str, dict[str, Any]], folder: Path) -> None:
         floor = each["floor"]["frechet_distance"]
     axes.axhline(floor, color="grey", linewidth=0.8, label="training images")
     axes.set(xscale="log", yscale="log", xlabel="ms for one image alone", ylabel="Fréchet distance to the test set")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(ticker.NullFormatter())
     axes.legend(fontsize=7)
     with pyplot.rc_context({"svg.hashsalt": PLOT}):  # the same points, the same file
         figure.savefig(folder / f"{PLOT}.svg", metadata={"Date": None})

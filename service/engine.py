@@ -109,6 +109,11 @@ class Engine:
             self.out_of_service.discard(model)
 
     @property
+    def workers(self) -> int:
+        """Steps at a time."""
+        return len(self._workers)
+
+    @property
     def alive(self) -> bool:
         """Whether jobs are accepted."""
         return not self._closed
@@ -136,7 +141,7 @@ class Engine:
             while (batch := self._next()) is not None:
                 start = self.clock()
                 self._run(batch)
-                self.metrics.busy_seconds.inc((self.clock() - start) / len(self._workers))
+                self.metrics.busy_seconds.inc((self.clock() - start) / self.workers)
         except Exception as error:  # a bug of ours: nothing more can be trusted, yet every job gets its answer
             with self._changed:
                 self._abandon(error)
@@ -270,7 +275,7 @@ class Engine:
         metrics.batch_size.labels(batch.method).observe(rows)
         metrics.steps.labels(batch.method).inc(rows)
         metrics.images.labels(batch.method).inc(len(stepped.pixels))
-        metrics.network_seconds.inc(stepped.seconds / len(self._workers))
+        metrics.network_seconds.inc(stepped.seconds / self.workers)
 
     def _gauge(self) -> None:
         self.metrics.active_images.set(self.scheduler.active)

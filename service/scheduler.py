@@ -19,7 +19,7 @@ from service.costs import PAYS, Costs
 from service.schemas import Priority
 
 STRETCH: dict[Priority, float] = {"high": 15.0, "normal": 50.0, "low": 200.0}  # due time over work
-HURRIED = 0.85  # of the best throughput is enough of a batch while a deadline is promised: then latency counts as well
+HURRIED = 0.9  # of the best throughput is enough of a batch while a deadline is promised: then latency counts as well
 
 
 class Scheduler:

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ from service.settings import Settings
 
 log = structlog.get_logger()
 
+FILLS = 3  # full batches of each worker
 WARM_UPS, WARM_UP_ROWS = 4, 16  # steps of each size, and rows, at least: the first steps are slower
 
 OpenRuntime = Callable[[Bundle, int], Runtime]
@@ -95,6 +97,7 @@ class Service:
             return
         runtime = self._open_runtime(loaded, self.settings.threads)
         curve = warm_up(runtime, loaded, self.settings.max_batch)
+        fill(runtime, loaded, self.settings.max_batch, self.engine.workers)
         self._scheduler.costs.set(loaded.digest, curve)
         self._runtimes[loaded.digest] = runtime
         self.engine.restore(loaded.digest)
@@ -174,3 +177,11 @@ def warm_up(runtime: Runtime, loaded: Bundle, max_batch: int) -> dict[int, float
         if not np.isfinite(images).all():
             raise ValueError("the step gives numbers that are not finite")
     return curve
+
+
+def fill(runtime: Runtime, loaded: Bundle, rows: int, workers: int) -> None:
+    """Full batches on every worker at once: what memory that takes is taken now, and not some day under load."""
+    inputs = loaded.first_step(rows)
+    with ThreadPoolExecutor(workers) as pool:
+        for done in [pool.submit(runtime.step, inputs) for _ in range(FILLS * workers)]:
+            runtime.decode(done.result()[0])

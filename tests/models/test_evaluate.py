@@ -36,7 +36,7 @@ def write_images(folder: Path, dataset: Dataset) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_classifier_learns_and_is_read_back_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_classifier_learns_and_is_read_back_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = bars(600)
     judge = trained(dataset, 32, tmp_path)
     images = torch.nn.functional.pad(torch.from_numpy(dataset.images).float() / 127.5 - 1, (2, 2, 2, 2), value=-1)
@@ -59,7 +59,7 @@ def settings(tmp_path: Path) -> Settings:
         bundles=tmp_path / "bundles",
         images=30,
         steps=[4],
-        cache=tmp_path / "cache",
+        judges=tmp_path / "judges",
         report=tmp_path / "docs" / "trilemma.md",
     )
 

@@ -25,9 +25,8 @@ from service.app import create_app
 from service.bundle import Bundle
 from service.core import Array, Inputs
 from service.schemas import GenerateRequest
-from service.service import WARM_UPS
 from service.settings import Settings
-from tests.conftest import REPOSITORY, ToyRuntime, write_bundle
+from tests.conftest import REPOSITORY, ToyRuntime, on_engine, write_bundle
 
 
 @pytest.fixture
@@ -333,7 +332,7 @@ class Held(ToyRuntime):
         self.entered, self.go = threading.Event(), threading.Event()
 
     def step(self, inputs: Inputs) -> tuple[Array, Array]:
-        if len(self.batches) >= 3 * WARM_UPS:  # 1, 2 and 4 rows
+        if on_engine():
             self.entered.set()
             assert self.go.wait(60)
         return super().step(inputs)

@@ -108,7 +108,7 @@ def test_while_a_deadline_is_promised_batches_are_smaller() -> None:
         assert batch is not None
         sizes.append(len(batch.images))
         scheduler.add(job("a", 1, deadline_s=1000.0))
-    assert sizes == [7, 3]
+    assert sizes == [7, 4]
 
 
 def test_under_overload_short_and_long_calls_are_let_in_alike_and_their_deadlines_are_kept() -> None:

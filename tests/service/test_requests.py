@@ -22,7 +22,6 @@ from PIL import Image
 from models.ddim.plan import cosine_schedule
 from service.core import Array, Inputs
 from service.engine import FAILURES
-from service.service import WARM_UPS
 from tests.conftest import REPOSITORY, ToyRuntime, write_bundle
 from tests.service.test_app import Held, NotANumber, generate, serve
 
@@ -168,7 +167,7 @@ def test_identical_requests_in_flight_are_computed_once(held: tuple[TestClient, 
     assert first[0].json()["images"] == second[0].json()["images"]
     assert first[0].json()["id"] != second[0].json()["id"]
     assert (first[0].headers["trilemma-cache"], second[0].headers["trilemma-cache"]) == ("miss", "shared")
-    assert len(runtime.batches) == 3 * WARM_UPS + 3
+    assert len(runtime.batches) == 3
 
 
 def test_a_stream_tells_each_step_with_previews_and_ends_with_the_json_answer(tmp_path: Path) -> None:
@@ -236,7 +235,7 @@ def test_a_reload_serves_the_new_model_and_what_runs_on_the_old_finishes_on_it(t
         new = generate(client, steps=3).json()
         assert answers[0].json()["model"] != new["model"]
         assert answers[0].json()["images"] != new["images"]
-        assert len(old.batches) == 3 * WARM_UPS + 3
+        assert len(old.batches) == 3
 
 
 @pytest.mark.parametrize("changes", [{"format_version": 7}, {"recommended_steps": 6}])
