@@ -57,7 +57,9 @@ def simulate(
     """
     rng, truth = np.random.default_rng(0), deepcopy(scheduler.costs)
     order = count()
-    events: list[tuple[float, int, tuple[Batch, float] | Job]] = [(each.at_s, next(order), each.job) for each in arrivals]
+    events: list[tuple[float, int, tuple[Batch, float] | Job]] = [
+        (each.at_s, next(order), each.job) for each in arrivals
+    ]
     accepted, idle = list[Job](), workers
     while events:
         now, _, event = heappop(events)

@@ -54,7 +54,9 @@ class Settings(BaseSettings):
     methods: list[str] = Field([], description="only these, as ddim,latent")
     steps: list[PositiveInt] = Field([], description="only points of so many steps, as 4,10")
     images: PositiveInt = Field(5000, description="images a point, of classes as in the test set")
-    judges: Path = Field(REPOSITORY / "checkpoints", description="folder of trained classifiers; a new one is put there")
+    judges: Path = Field(
+        REPOSITORY / "checkpoints", description="folder of trained classifiers; a new one is put there"
+    )
     report: Path = Field(REPOSITORY / "docs" / "trilemma.md", description="gets the table, the plot and the pictures")
 
     def cli_cmd(self) -> None:

@@ -135,6 +135,24 @@ def test_with_a_ddims_weights_and_no_z_the_generator_is_that_ddims_x0(tmp_path: 
             torch.testing.assert_close(network(x, torch.full((2,), t), y), expected, rtol=0, atol=0.02)
 
 
+def test_a_generator_begins_with_all_the_weights_of_another(tmp_path: Path) -> None:
+    card = checkpoint.Card(
+        name="ddgan",
+        family="ddgan",
+        shape=SHAPE,
+        classes=["a", "b", "c"],
+        noise_schedule=SCHEDULE,
+        network={"channels": [8, 32], "latent": 5},
+        recommended_steps=1,
+        training={},
+    )
+    first, second = card.build(), card.build()
+    checkpoint.save(tmp_path, card, first.state_dict())
+    checkpoint.load_matching(second, tmp_path)
+    for name, value in second.state_dict().items():
+        torch.testing.assert_close(value, first.state_dict()[name], rtol=0, atol=0)
+
+
 def test_the_discriminator_sees_the_time_and_the_class(network: Network) -> None:
     judge = Discriminator(network)
     x_s, x_t = torch.randn(2, 1, *SHAPE)

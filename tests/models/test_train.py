@@ -201,6 +201,14 @@ def test_a_run_may_begin_from_anothers_weights_where_they_fit(images: Path, tmp_
     assert training.card.training["start"] == hashlib.sha256((unbroken / checkpoint.WEIGHTS).read_bytes()).hexdigest()
 
 
+def test_bfloat16_is_for_the_products_and_never_for_the_weights(images: Path, tmp_path: Path, unbroken: Path) -> None:
+    Training(settings(images, tmp_path, precision="bfloat16")).run()
+    mixed, plain = (load_file(folder / "model.safetensors") for folder in (tmp_path, unbroken))
+    assert {value.dtype for value in mixed.values()} == {torch.float32}
+    far = max((mixed[name] - plain[name]).abs().max().item() for name in plain)
+    assert 0 < far < 0.05
+
+
 def test_a_run_leaves_the_checkpoint_its_state_and_two_pictures(unbroken: Path) -> None:
     assert sorted(contents(unbroken)) == sorted(FILES)
     with Image.open(unbroken / "samples.png") as picture:
