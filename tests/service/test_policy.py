@@ -112,7 +112,7 @@ def test_while_a_deadline_is_promised_batches_are_smaller() -> None:
 
 
 def test_under_overload_short_and_long_calls_are_let_in_alike_and_their_deadlines_are_kept() -> None:
-    scheduler = Scheduler(16, costs(dict.fromkeys("abc", {1: 0.00235, 2: 0.0042, 4: 0.0076, 8: 0.0143, 16: 0.0271})))
+    scheduler = Scheduler(16, costs(dict.fromkeys("abc", CURVE)))
     arrivals = trace(3.0, 1000, deadlines=1.0)
     done = simulate(arrivals, scheduler, Admission(scheduler, 4096, 20.0, 2), 2, noise=0.15)
     asked, accepted = (Counter(len(each.table) for each in jobs) for jobs in ([a.job for a in arrivals], done))
