@@ -18,6 +18,7 @@ HEADER = (
     "class entropy (bits) | ms alone | ms saturated |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
 )
 BOUNDS = "| bits per dimension of the test set | prior | reconstruction | diffusion | total |\n|---|--:|--:|--:|--:|"
+AUTOENCODERS = "| squared error of the autoencoder | of a test image | of a latent z from N(0, I) |\n|---|--:|--:|"
 
 Points = list[dict[str, Any]]
 
@@ -56,9 +57,14 @@ def table(measured: dict[str, dict[str, Any]]) -> str:
         for name, each in measured.items()
         for timesteps, terms in each.get("bits_per_dimension", {}).items()
     ]
-    return "\n".join(
-        [f"Measured on {some['machine']}.", "", HEADER, *lines, floor, *(["", BOUNDS, *bounds] if bounds else [])]
-    )
+    autoencoders = [
+        f"| {name} | {each['autoencoder']['reconstruction']:.4f} | {each['autoencoder']['consistency']:.4f} |"
+        for name, each in measured.items()
+        if "autoencoder" in each
+    ]
+    tables = [[HEADER, *lines, floor]]
+    tables += [[head, *rows] for head, rows in ((BOUNDS, bounds), (AUTOENCODERS, autoencoders)) if rows]
+    return "\n\n".join([f"Measured on {some['machine']}.", *("\n".join(rows) for rows in tables)])
 
 
 def plot(measured: dict[str, dict[str, Any]], folder: Path) -> None:

@@ -69,7 +69,7 @@ class Costs:
         return best_s if recent_s is None else min(max(best_s, recent_s), self.seconds(model, 1))
 
     def paying(self, model: str, most: int, share: float = PAYS) -> int:
-        """The smallest batch of at most `most` rows with this share of the best throughput; `most` if never measured."""
+        """The smallest batch of at most `most` rows with this share of the best throughput; `most` if not measured."""
         if model not in self._curves:
             return most
         curve = self._curves[model]

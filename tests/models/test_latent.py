@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from models.latent import loss
+from models.latent.evaluate import evaluate
 from models.latent.loss import SCHEDULE, Objective, autoencoder_loss
 from models.latent.network import Network
 from models.latent.plan import ddim_plan, langevin_plan
@@ -43,6 +44,14 @@ def test_the_autoencoders_loss_is_latent_consistency_plus_alpha_times_reconstruc
     consistency = (z - (3 * z / 2 + 1)).square().mean()
     reconstruction = (3 * (x / 2 + 1) - x).square().mean()
     assert value.item() == pytest.approx((consistency + 7 * reconstruction).item(), rel=1e-6)
+
+
+def test_the_evaluation_has_the_losss_terms_in_batches_of_any_size(network: Network) -> None:
+    x = torch.rand(3, 1, 16, 16) * 2 - 1
+    measured = evaluate(network, x, torch.zeros(3, dtype=torch.int64))["autoencoder"]
+    expected = [autoencoder_loss(network, x, alpha, Generator().manual_seed(0)).item() for alpha in (0.0, 1.0)]
+    assert measured["consistency"] == pytest.approx(expected[0], rel=1e-4)
+    assert measured["reconstruction"] == pytest.approx(expected[1] - expected[0], rel=1e-3)
 
 
 def test_a_latent_that_does_not_fit_the_image_is_refused() -> None:
