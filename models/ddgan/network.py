@@ -12,15 +12,20 @@ from models.ddim.plan import EDGE
 from models.unet import FOLD, TIMESTEPS, small_unet
 
 SLOPE = 0.2  # of the leaky rectifier
+GAIN = 1.1  # of the generator's output, before it is clipped to what an image can be
 WIDTH = 128  # of the discriminator's last layers
 
 
 class Network(nn.Module):
-    """G(x_t, t, y, z) = α_t·x_t − σ_t·F(x_t, t, y, z), with `latent` standard normal numbers z; without if it is 0.
+    """G(x_t, t, y, z) = clip(GAIN·(α_t·x_t − σ_t·F(x_t, t, y, z))), `latent` standard normal numbers z; without if it is 0.
+
+    The clipping stands for the paper's tanh: what is nearly black or white is so exactly, where a linear output leaves
+    grain that a small discriminator overlooks. Its gradient is that of the identity (Bengio et al. 2013, arXiv
+    1308.3432), so that a pixel can come back from either end.
 
     z goes through an MLP and, with time and class, scales and shifts the group norms (Xiao et al. 2022, arXiv
     2112.07804, section 4 and appendix C). With F and time as in `models.ddim.network`, a DDIM's weights make of G the
-    mean of x0 given x_t, from which the adversarial training begins (as Xu et al. 2023, arXiv 2311.09257).
+    mean of x0 given x_t (GAIN times it), and the adversarial training begins there (as Xu et al. 2023, arXiv 2311.09257).
     """
 
     ALIASES: ClassVar = {"label.weight": "unet.class_embedding.weight"}  # in a DDIM's checkpoint
@@ -49,7 +54,7 @@ class Network(nn.Module):
         self.label = nn.Embedding(classes + 1, width)
         if latent:
             last = nn.Linear(width, width)
-            nn.init.normal_(last.weight, std=0.02)  # leaves a DDIM's weights nearly as good as they were
+            nn.init.normal_(last.weight, std=0.1)  # z matters, and a DDIM's weights are still nearly as good
             self.mapping = nn.Sequential(nn.Linear(latent, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor, z: Tensor | None = None) -> Tensor:
@@ -60,7 +65,8 @@ class Network(nn.Module):
         timestep = t.long()
         inner = self.unet(pixel_unshuffle(x, FOLD), self.time[timestep], class_labels=style, return_dict=False)[0]
         alpha, sigma = self.alpha[timestep].view(-1, 1, 1, 1), self.sigma[timestep].view(-1, 1, 1, 1)
-        return alpha * x - sigma * pixel_shuffle(inner, FOLD)
+        x0 = GAIN * (alpha * x - sigma * pixel_shuffle(inner, FOLD))
+        return x0 + (x0.clip(-1, 1) - x0).detach()
 
 
 def angle_time(alphas_cumprod: Tensor) -> Tensor:
