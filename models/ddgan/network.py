@@ -17,7 +17,7 @@ WIDTH = 128  # of the discriminator's last layers
 
 
 class Network(nn.Module):
-    """G(x_t, t, y, z) = clip(GAIN·(α_t·x_t − σ_t·F(x_t, t, y, z))), `latent` standard normal numbers z; without if it is 0.
+    """G(x_t, t, y, z) = clip(GAIN·(α_t·x_t − σ_t·F(x_t, t, y, z))), with `latent` normal numbers z, or without.
 
     The clipping stands for the paper's tanh: what is nearly black or white is so exactly, where a linear output leaves
     grain that a small discriminator overlooks. Its gradient is that of the identity (Bengio et al. 2013, arXiv
@@ -25,7 +25,7 @@ class Network(nn.Module):
 
     z goes through an MLP and, with time and class, scales and shifts the group norms (Xiao et al. 2022, arXiv
     2112.07804, section 4 and appendix C). With F and time as in `models.ddim.network`, a DDIM's weights make of G the
-    mean of x0 given x_t (GAIN times it), and the adversarial training begins there (as Xu et al. 2023, arXiv 2311.09257).
+    mean of x0 given x_t, but for GAIN; the adversarial training begins there (as Xu et al. 2023, arXiv 2311.09257).
     """
 
     ALIASES: ClassVar = {"label.weight": "unet.class_embedding.weight"}  # in a DDIM's checkpoint
