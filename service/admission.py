@@ -11,6 +11,7 @@ of it at most. Then a call is as likely to be let in as another, whatever the wo
 
 import math
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterator
 
 from service.core import Job
@@ -61,9 +62,10 @@ class Admission:
 
     def _promised(self, job: Job) -> float:
         """The share of the machine that this job and those with a deadline take until they are to be finished."""
-        jobs = [job, *self.scheduler.jobs] if self.scheduler.promised else [job]
-        taken = sum(each.rows_per_s * self._row_s(each.model, promised=True) for each in jobs if each.rows_per_s)
-        return taken / self.workers
+        rows_per_s = defaultdict[str, float](float)  # by model
+        for each in (job, *self.scheduler.jobs):
+            rows_per_s[each.model] += each.rows_per_s
+        return sum(rows * self._row_s(model, promised=True) for model, rows in rows_per_s.items()) / self.workers
 
     def _full_s(self, model: str, promised: bool) -> float:
         return self.scheduler.costs.seconds(model, self.scheduler.rows(model, promised))

@@ -16,16 +16,22 @@ OBJECTIVE: dict[str, Any] = {"alpha": 10.0, "autoencoder_images": 120_000}
 MOMENTS_IMAGES = 10_000  # that the moments are taken over
 
 
-def autoencoder_loss(network: Network, x: Tensor, alpha: float, generator: Generator) -> Tensor:
-    """L = E_z‖z − e(g(z))‖² + α·E_x‖g(e(x)) − x‖², z from N(0, I), each a mean over its dimensions.
+def autoencoder_errors(network: Network, x: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """‖z − e(g(z))‖² for z from N(0, I), and ‖g(e(x)) − x‖², each (n,) and a mean over its dimensions.
 
     Latent consistency, which its source calls the contrastive term, and reconstruction. x (n, C, H, W) in [−1, 1].
     """
     latents = network.encoder(x)
     z = torch.randn(latents.shape, generator=generator)
-    consistency = (z - network.encoder(network.decoder(z))).square().mean()
-    reconstruction = (network.decoder(latents) - x).square().mean()
-    return consistency + alpha * reconstruction
+    consistency = z - network.encoder(network.decoder(z))
+    reconstruction = network.decoder(latents) - x
+    return consistency.square().flatten(1).mean(dim=1), reconstruction.square().flatten(1).mean(dim=1)
+
+
+def autoencoder_loss(network: Network, x: Tensor, alpha: float, generator: Generator) -> Tensor:
+    """L = E_z‖z − e(g(z))‖² + α·E_x‖g(e(x)) − x‖²; arguments as above."""
+    consistency, reconstruction = autoencoder_errors(network, x, generator)
+    return consistency.mean() + alpha * reconstruction.mean()
 
 
 class Progress(nn.Module):

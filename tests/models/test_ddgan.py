@@ -108,18 +108,22 @@ def test_z_changes_the_image_and_its_scale_does_not(network: Network) -> None:
         torch.testing.assert_close(network(x, t, y, z), network(x, t, y, 7 * z), rtol=1e-4, atol=1e-5)
 
 
-def test_with_a_ddims_weights_and_no_z_the_generator_is_that_ddims_x0_pushed_to_its_bounds(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    card = checkpoint.Card(
-        name="ddim",
-        family="ddim",
+def card_of(family: str, schedule: dict[str, Any], network: dict[str, Any]) -> checkpoint.Card:
+    return checkpoint.Card(
+        name=family,
+        family=family,
         shape=SHAPE,
         classes=["a", "b", "c"],
-        noise_schedule=ddim.SCHEDULE,
-        network={"channels": [8, 32]},
+        noise_schedule=schedule,
+        network=network,
         recommended_steps=1,
         training={},
     )
+
+
+def test_with_a_ddims_weights_and_no_z_the_generator_is_that_ddims_x0_pushed_to_its_bounds(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    card = card_of("ddim", ddim.SCHEDULE, {"channels": [8, 32]})
     denoiser = card.build()
     checkpoint.save(tmp_path, card, denoiser.state_dict())
     network = Network(shape=SHAPE, classes=3, schedule=SCHEDULE, channels=[8, 32], latent=0)
@@ -137,16 +141,7 @@ def test_with_a_ddims_weights_and_no_z_the_generator_is_that_ddims_x0_pushed_to_
 
 
 def test_a_generator_begins_with_all_the_weights_of_another(tmp_path: Path) -> None:
-    card = checkpoint.Card(
-        name="ddgan",
-        family="ddgan",
-        shape=SHAPE,
-        classes=["a", "b", "c"],
-        noise_schedule=SCHEDULE,
-        network={"channels": [8, 32], "latent": 5},
-        recommended_steps=1,
-        training={},
-    )
+    card = card_of("ddgan", SCHEDULE, {"channels": [8, 32], "latent": 5})
     first, second = card.build(), card.build()
     checkpoint.save(tmp_path, card, first.state_dict())
     checkpoint.load_matching(second, tmp_path)
