@@ -1,6 +1,6 @@
 """`./run check-gpu`: builds engines for the GPU that is here, tries them against the CPU, and writes a report.
 
-Nobody has run it on a GPU yet: `tests/gpu/test_check_gpu.py` runs it on a fake one.
+`tests/gpu/test_check_gpu.py` runs it on a fake GPU; docs/gpu.md says on which real one it has been.
 """
 
 import argparse

@@ -68,9 +68,27 @@ def trailing_timesteps(timesteps: int, steps: int) -> NDArray[np.int64]:
     sampling starts where the training noise is strongest whatever the number of steps. Raises ValueError if there are
     not so many.
     """
+    _check_steps(steps, timesteps)
+    return np.round(np.linspace(timesteps, 0, steps, endpoint=False)).astype(np.int64) - 1
+
+
+def log_snr_timesteps(alphas_cumprod: Vector, steps: int) -> NDArray[np.int64]:
+    """As `trailing_timesteps`, but evenly spaced in λ = log(α/σ), half the log of the signal-to-noise ratio.
+
+    DPM-Solver's own spacing (Lu et al. 2022, arXiv 2206.00927, "step size schedule"), at the nearest timesteps that
+    leave each step one of its own.
+    """
+    _check_steps(steps, len(alphas_cumprod))
+    log_snr = 0.5 * np.log(alphas_cumprod / (1 - alphas_cumprod))
+    wanted = np.linspace(log_snr[-1], log_snr[0], steps, endpoint=False)
+    nearest = np.abs(log_snr - wanted[:, None]).argmin(axis=1)
+    after = np.arange(steps)[::-1]  # steps yet to come
+    return np.minimum.accumulate(np.maximum(nearest, after) - after) + after
+
+
+def _check_steps(steps: int, timesteps: int) -> None:
     if not 1 <= steps <= timesteps:
         raise ValueError(f"{steps} steps: this schedule has plans of 1 to {timesteps}")
-    return np.round(np.linspace(timesteps, 0, steps, endpoint=False)).astype(np.int64) - 1
 
 
 def ends(alphas_cumprod: Vector, timesteps: NDArray[np.int64]) -> tuple[Vector, Vector]:
@@ -81,9 +99,17 @@ def ends(alphas_cumprod: Vector, timesteps: NDArray[np.int64]) -> tuple[Vector, 
 
 def visit(alphas_cumprod: Sequence[float], steps: int) -> tuple[Vector, Vector, Vector]:
     """t, ᾱ_t and ᾱ_s of each of `steps` steps over a schedule of ᾱ by timestep, at trailing timesteps."""
-    abar = np.asarray(alphas_cumprod, dtype=np.float64)
-    timesteps = trailing_timesteps(len(abar), steps)
-    return timesteps.astype(np.float64), *ends(abar, timesteps)
+    return visit_at(alphas_cumprod, trailing_timesteps(len(alphas_cumprod), steps))
+
+
+def visit_by_log_snr(alphas_cumprod: Sequence[float], steps: int) -> tuple[Vector, Vector, Vector]:
+    """As `visit`, at timesteps evenly spaced in the log of the signal-to-noise ratio."""
+    return visit_at(alphas_cumprod, log_snr_timesteps(np.asarray(alphas_cumprod, dtype=np.float64), steps))
+
+
+def visit_at(alphas_cumprod: Sequence[float], timesteps: NDArray[np.int64]) -> tuple[Vector, Vector, Vector]:
+    """t, ᾱ_t and ᾱ_s of steps at these timesteps."""
+    return timesteps.astype(np.float64), *ends(np.asarray(alphas_cumprod, dtype=np.float64), timesteps)
 
 
 def ddim(t: Vector, abar_t: Vector, abar_s: Vector, *, eta: float = 0.0, clip: float = 1.0) -> Plan:

@@ -19,6 +19,7 @@ HEADER = (
 )
 BOUNDS = "| bits per dimension of the test set | prior | reconstruction | diffusion | total |\n|---|--:|--:|--:|--:|"
 AUTOENCODERS = "| squared error of the autoencoder | of a test image | of a latent z from N(0, I) |\n|---|--:|--:|"
+SPREADS = "| standard deviation of x0 over z, from one x_t | of the pixels | where it is largest |\n|---|--:|--:|"
 
 Points = list[dict[str, Any]]
 
@@ -62,8 +63,14 @@ def table(measured: dict[str, dict[str, Any]]) -> str:
         for name, each in measured.items()
         if "autoencoder" in each
     ]
+    spreads = [
+        f"| {name}, {timestep} | {spread['pixels']:.3f} | {spread['largest']:.3f} |"
+        for name, each in measured.items()
+        for timestep, spread in each.get("spread", {}).items()
+    ]
     tables = [[HEADER, *lines, floor]]
-    tables += [[head, *rows] for head, rows in ((BOUNDS, bounds), (AUTOENCODERS, autoencoders)) if rows]
+    others = ((BOUNDS, bounds), (AUTOENCODERS, autoencoders), (SPREADS, spreads))
+    tables += [[head, *rows] for head, rows in others if rows]
     return "\n\n".join([f"Measured on {some['machine']}.", *("\n".join(rows) for rows in tables)])
 
 

@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the products; bfloat16 takes 0.7 times as long where the processor has it"
     )
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="cuda: a GPU, where a repeated run differs in its last bits"
+    )
     label_dropout: float = Field(0.1, ge=0, le=1, description='how often a label is replaced by "no class"')
     size: PositiveInt = Field(32, description="height and width of the model's images; smaller ones are padded")
     network: dict[str, Any] = Field({}, description="the network's settings, as JSON, over the family's defaults")
@@ -70,7 +73,7 @@ class Objective(Protocol):
     optimizers: Mapping[str, Optimizer]
 
     def step(self, x: Tensor, y: Tensor, generator: Generator) -> float:
-        """Trains on a batch, x (n, C, H, W) in [−1, 1] and y (n,); returns the loss to show."""
+        """Trains on a batch, x (n, C, H, W) in [−1, 1] and y (n,); returns the loss to show. All are on one device."""
         ...
 
     def schedule(self, network: nn.Module) -> dict[str, Any]:
@@ -82,10 +85,12 @@ class Training:
     """The loop and its state. All that is random comes from (seed, batch): a resumed run repeats an unbroken one."""
 
     def __init__(self, settings: Settings) -> None:
+        if settings.device == "cuda" and not torch.cuda.is_available():
+            raise SystemExit("--device cuda: PyTorch finds no GPU")
         self.settings = settings
         dataset = data.load(settings.data, "train")
-        self.images = torch.from_numpy(data.to_model(dataset.images, settings.size))
-        self.labels = torch.from_numpy(dataset.labels)
+        self.images = torch.from_numpy(data.to_model(dataset.images, settings.size)).to(settings.device)
+        self.labels = torch.from_numpy(dataset.labels).to(settings.device)
         family = import_module(f"models.{settings.family}.loss")
         objective = {**family.OBJECTIVE, **settings.objective}
         self.card = checkpoint.Card(
@@ -108,6 +113,7 @@ class Training:
         network = self.card.build()
         if settings.start:
             checkpoint.load_matching(network, settings.start)
+        network.to(settings.device)
         self.objective: Objective = family.Objective(network, settings.learning_rate, **objective)
         self.ema = {k: v.clone() for k, v in self.objective.modules["network"].state_dict().items()}
         self.batches_done = 0
@@ -140,7 +146,7 @@ class Training:
             for group in optimizer.param_groups:
                 group["lr"] = rate
         mixed = self.settings.precision == "bfloat16"  # the weights themselves stay float32
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        with torch.autocast(self.settings.device, torch.bfloat16, enabled=mixed):
             loss = self.objective.step(*self._batch(batch))
         self._recent.append(loss)
         weight = 1 - min(EMA_DECAY, (1 + batch) / (10 + batch))
@@ -162,9 +168,10 @@ class Training:
         wanted = np.arange(batch * size, (batch + 1) * size)
         epochs = wanted // n
         picked = np.concatenate([self._permutation(int(e))[wanted[epochs == e] % n] for e in np.unique(epochs)])
-        generator = Generator().manual_seed(_seed(self.settings.seed, 1, batch))
+        generator = Generator(self.images.device).manual_seed(_seed(self.settings.seed, 1, batch))
         y = self.labels[picked].clone()
-        y[torch.rand(len(y), generator=generator) < self.settings.label_dropout] = len(self.card.classes)
+        dropped = torch.rand(len(y), generator=generator, device=y.device) < self.settings.label_dropout
+        y[dropped] = len(self.card.classes)
         return self.images[picked], y, generator
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
@@ -203,7 +210,7 @@ class Training:
         if changed:
             raise SystemExit(f"{output} was begun with other settings ({', '.join(changed)}): choose another output")
         state = load_file(output / STATE)
-        self.ema = _below("ema", state)
+        self.ema = {name: value.to(self.images.device) for name, value in _below("ema", state).items()}
         for part, module in self.objective.modules.items():
             module.load_state_dict(_below(f"module.{part}", state))
         for part, optimizer in self.objective.optimizers.items():

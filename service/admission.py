@@ -19,7 +19,7 @@ from service.errors import Overloaded
 from service.scheduler import STRETCH, Scheduler
 
 MARGIN = 1.25  # on predicted work, where a deadline hangs on it
-PROMISED = 0.85  # of the machine, at most
+PROMISED = 0.9  # of the machine, at most
 
 
 class Admission:
@@ -56,29 +56,24 @@ class Admission:
 
     def backlog_s(self) -> float:
         """Seconds that all that is accepted takes, in batches like those of late."""
-        promised = self.scheduler.promised > 0
-        left = self.scheduler.steps_left.items()
-        return sum(steps * self._row_s(model, promised) for model, steps in left) / self.workers
+        return sum(steps * self._row_s(model) for model, steps in self.scheduler.steps_left.items()) / self.workers
 
     def _promised(self, job: Job) -> float:
         """The share of the machine that this job and those with a deadline take until they are to be finished."""
         rows_per_s = defaultdict[str, float](float)  # by model
         for each in (job, *self.scheduler.jobs):
             rows_per_s[each.model] += each.rows_per_s
-        return sum(rows * self._row_s(model, promised=True) for model, rows in rows_per_s.items()) / self.workers
+        return sum(rows * self._row_s(model) for model, rows in rows_per_s.items()) / self.workers
 
-    def _full_s(self, model: str, promised: bool) -> float:
-        return self.scheduler.costs.seconds(model, self.scheduler.rows(model, promised))
-
-    def _row_s(self, model: str, promised: bool) -> float:
-        return self.scheduler.costs.row_s(model, self.scheduler.rows(model, promised))
+    def _row_s(self, model: str) -> float:
+        return self.scheduler.costs.row_s(model, self.scheduler.rows(model))
 
     def _ends(self, job: Job, now: float) -> Iterator[tuple[Job, float]]:
         """This job and, of those behind it, each that was promised, with the time by which it ends at the latest."""
         models = {job.model, *(model for model, left in self.scheduler.steps_left.items() if left)}
-        now += max(self._full_s(model, promised=False) for model in models)  # a step that may be under way
-        full_s = {model: self._full_s(model, promised=True) for model in models}
-        row_s = {model: self._row_s(model, promised=True) for model in models}
+        full_s = {model: self.scheduler.costs.seconds(model, self.scheduler.rows(model)) for model in models}
+        row_s = {model: self._row_s(model) for model in models}
+        now += max(full_s.values())  # a step that may be under way
         work_s = dict.fromkeys(models, 0.0)  # before, in full batches
         room_s = dict.fromkeys(models, 0.0)  # and what it may be more
         place = bisect_right(self.scheduler.jobs, job.due_s, key=lambda each: each.due_s)

@@ -26,7 +26,7 @@ class Curve:
     def set(self, seconds: list[float]) -> None:
         self.knots = seconds
         self.table: list[float] = np.interp(range(self.rows[-1] + 1), self.rows, seconds).tolist()
-        self.paying: dict[tuple[int, float], int] = {}  # by the most rows and the share, as far as asked
+        self.paying: dict[int, int] = {}  # by the most rows, as far as asked
 
     def seconds(self, rows: int) -> float:
         return self.table[rows] if rows < len(self.table) else self.table[-1] * rows / self.rows[-1]
@@ -68,13 +68,13 @@ class Costs:
         recent_s = self._curves[model].row_s if model in self._curves else None
         return best_s if recent_s is None else min(max(best_s, recent_s), self.seconds(model, 1))
 
-    def paying(self, model: str, most: int, share: float = PAYS) -> int:
-        """The smallest batch of at most `most` rows with this share of the best throughput; `most` if not measured."""
+    def paying(self, model: str, most: int) -> int:
+        """The smallest batch of at most `most` rows with PAYS of the best throughput; `most` if not measured."""
         if model not in self._curves:
             return most
         curve = self._curves[model]
-        if (most, share) not in curve.paying:
+        if most not in curve.paying:
             throughput = [rows / curve.seconds(rows) for rows in range(1, most + 1)]
-            enough = share * max(throughput)
-            curve.paying[most, share] = next(i for i, each in enumerate(throughput, start=1) if each >= enough)
-        return curve.paying[most, share]
+            enough = PAYS * max(throughput)
+            curve.paying[most] = next(i for i, each in enumerate(throughput, start=1) if each >= enough)
+        return curve.paying[most]

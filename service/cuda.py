@@ -32,7 +32,7 @@ class CudaDriver:
             raise DriverError("the NVIDIA driver finds no GPU")
         self._device = _call(cu.cuDeviceGet, 0)
         self._context = _call(cu.cuDevicePrimaryCtxRetain, self._device)
-        name = _call(cu.cuDeviceGetName, 256, self._device).decode().rstrip("\0")
+        name = _call(cu.cuDeviceGetName, 256, self._device).partition(b"\0")[0].decode()
         attribute = cu.CUdevice_attribute
         major, minor = (
             _call(cu.cuDeviceGetAttribute, each, self._device)

@@ -15,11 +15,10 @@ from bisect import insort
 from collections import Counter
 
 from service.core import Batch, Image, Job, States
-from service.costs import PAYS, Costs
+from service.costs import Costs
 from service.schemas import Priority
 
 STRETCH: dict[Priority, float] = {"high": 15.0, "normal": 50.0, "low": 200.0}  # due time over work
-HURRIED = 0.9  # of the best throughput is enough of a batch while a deadline is promised: then latency counts as well
 
 
 class Scheduler:
@@ -32,13 +31,11 @@ class Scheduler:
         self.waiting = 0  # images not begun
         self.active = 0  # images begun and not finished
         self.running = 0  # images in a batch that has not come back
-        self.promised = 0  # jobs with a deadline
         self.steps_left: Counter[str] = Counter()  # of all images, by model
 
     def add(self, job: Job) -> None:
         insort(self.jobs, job, key=lambda each: each.due_s)
         self.waiting += job.n
-        self.promised += job.deadline_s < math.inf
         self.steps_left[job.model] += job.steps_left
 
     @property
@@ -46,14 +43,14 @@ class Scheduler:
         """Images that could take a step now."""
         return self.waiting + self.active - self.running
 
-    def rows(self, model: str, promised: bool) -> int:
-        """The most rows of a batch, while a deadline is promised or none is."""
-        return self.costs.paying(model, self.max_batch, HURRIED if promised else PAYS)
+    def rows(self, model: str) -> int:
+        """The most rows of a batch: as many as pay."""
+        return self.costs.paying(model, self.max_batch)
 
     def work_s(self, job: Job) -> float:
         """Seconds that what is left of a job takes alone, on one worker."""
         left = [len(job.table) - image.step for image in job.images if not image.finished]
-        most, total = self.rows(job.model, job.deadline_s < math.inf), 0.0
+        most, total = self.rows(job.model), 0.0
         while left:
             rows = min(most, len(left))
             steps = min(left[:rows])
@@ -69,7 +66,7 @@ class Scheduler:
         rows = self._ready(idle)
         if not rows:
             return None
-        most = self.rows(rows[0].job.model, self.promised > 0)
+        most = self.rows(rows[0].job.model)
         rows = rows[: min(most, math.ceil(len(rows) / idle))]
         rows = rows[: self._affordable(rows, now)]
         for image in rows:
@@ -118,7 +115,6 @@ class Scheduler:
 
     def _remove(self, job: Job) -> None:
         self.jobs.remove(job)
-        self.promised -= job.deadline_s < math.inf
 
     def _ready(self, idle: int) -> list[Image]:
         """Rows that could run, of the model whose row is due first: as many as `idle` workers could take."""
@@ -129,7 +125,7 @@ class Scheduler:
                 continue
             rows += [image for image in job.images if not image.running and not image.finished]
             if rows:
-                most = idle * self.rows(rows[0].job.model, self.promised > 0)
+                most = idle * self.rows(rows[0].job.model)
             if len(rows) >= most:
                 break
         return rows[:most]

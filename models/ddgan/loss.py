@@ -34,26 +34,32 @@ class Pair(NamedTuple):
 class Diffusion:
     """The few large steps between data and noise (Xiao et al. 2022, arXiv 2112.07804, eqs. 1, 2 and 4)."""
 
-    def __init__(self, alphas_cumprod: Vector) -> None:
+    def __init__(self, alphas_cumprod: Vector, device: torch.device) -> None:
+        def rows(values: Vector) -> Tensor:
+            """A float32 column of coefficients that broadcasts against images."""
+            return torch.from_numpy(values).float().view(-1, 1, 1, 1).to(device)
+
         abar_s = np.insert(alphas_cumprod[:-1], 0, 1.0)
-        self.alpha_s, self.sigma_s = _rows(np.sqrt(abar_s)), _rows(np.sqrt(1 - abar_s))
-        self.alpha_jump = _rows(np.sqrt(alphas_cumprod / abar_s))
-        self.sigma_jump = _rows(np.sqrt(1 - alphas_cumprod / abar_s))
+        self.alpha_s, self.sigma_s = rows(np.sqrt(abar_s)), rows(np.sqrt(1 - abar_s))
+        self.alpha_jump = rows(np.sqrt(alphas_cumprod / abar_s))
+        self.sigma_jump = rows(np.sqrt(1 - alphas_cumprod / abar_s))
         by_timestep = posterior_plan({"alphas_cumprod": alphas_cumprod}, len(alphas_cumprod))[::-1]
-        self.R, self.S, self.N = (_rows(np.array([getattr(k, name) for k in by_timestep])) for name in "RSN")
+        self.R, self.S, self.N = (rows(np.array([getattr(k, name) for k in by_timestep])) for name in "RSN")
 
     def real(self, x: Tensor, y: Tensor, generator: Generator) -> Pair:
         """A pair from q(x_s, x_t | x) at a random t for each image."""
-        t = torch.randint(len(self.alpha_s), (len(x),), generator=generator)
-        x_s = self.alpha_s[t] * x + self.sigma_s[t] * torch.randn(x.shape, generator=generator)
-        x_t = self.alpha_jump[t] * x_s + self.sigma_jump[t] * torch.randn(x.shape, generator=generator)
+        t = torch.randint(len(self.alpha_s), (len(x),), generator=generator, device=x.device)
+        first, second = (torch.randn(x.shape, generator=generator, device=x.device) for _ in range(2))
+        x_s = self.alpha_s[t] * x + self.sigma_s[t] * first
+        x_t = self.alpha_jump[t] * x_s + self.sigma_jump[t] * second
         return Pair(x_s, x_t, t, y)
 
     def generated(self, network: Network, real: Pair, generator: Generator) -> Pair:
         """The pair with x_s drawn from q(x_s | x_t, x0) for the generator's x0."""
-        z = torch.randn((len(real.t), network.latent), generator=generator) if network.latent else None
+        device = real.t.device
+        z = torch.randn((len(real.t), network.latent), generator=generator, device=device) if network.latent else None
         x0 = network(real.x_t, real.t.float(), real.y, z)
-        noise = torch.randn(x0.shape, generator=generator)
+        noise = torch.randn(x0.shape, generator=generator, device=device)
         return real._replace(x_s=self.R[real.t] * real.x_t + self.S[real.t] * x0 + self.N[real.t] * noise)
 
 
@@ -75,11 +81,6 @@ def r1_penalty(discriminator: Discriminator, real: Pair) -> Tensor:
     return R1_WEIGHT / 2 * gradient.square().sum(dim=(1, 2, 3)).mean()
 
 
-def _rows(values: Vector) -> Tensor:
-    """A float32 column of coefficients that broadcasts against images."""
-    return torch.from_numpy(values).float().view(-1, 1, 1, 1)
-
-
 class Objective:
     """See `models.train.Objective`. The discriminator is alone for the first `discriminator_batches`; from then on each
     batch is an update of each player. The penalty comes every R1_EVERY batches.
@@ -89,8 +90,9 @@ class Objective:
 
     def __init__(self, network: Network, learning_rate: float, *, discriminator_batches: int) -> None:
         self.network = network
-        self.diffusion = Diffusion(np.array(SCHEDULE["alphas_cumprod"]))
-        self.discriminator = Discriminator(network)
+        device = network.alpha.device
+        self.diffusion = Diffusion(np.array(SCHEDULE["alphas_cumprod"]), device)
+        self.discriminator = Discriminator(network).to(device)
         self.discriminator_batches = discriminator_batches
         self.modules = {"network": network, "discriminator": self.discriminator}
         self.optimizers = {

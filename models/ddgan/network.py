@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu, pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import leaky_relu, pad, pixel_shuffle, pixel_unshuffle
 
 from models.ddim.plan import EDGE
 from models.unet import FOLD, TIMESTEPS, small_unet
@@ -89,7 +89,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, generator: Network) -> None:
         super().__init__()
-        self.register_buffer("time", torch.cat([torch.zeros(1), generator.time[:-1]]), persistent=False)
+        self.register_buffer("time", pad(generator.time[:-1], (1, 0)), persistent=False)
         self.unet = copy.deepcopy(generator.unet)
         del self.unet.up_blocks, self.unet.conv_norm_out, self.unet.conv_act, self.unet.conv_out
         self.label = copy.deepcopy(generator.label)

@@ -22,8 +22,8 @@ def loss(network: NoisePredictor, x: Tensor, y: Tensor, generator: Generator) ->
     section 4). With γ = 1 the first steps from noise, on which a sampler without fresh noise depends, hardly count.
     x (n, C, H, W) in [−1, 1]; the timesteps and the noise come from `generator`.
     """
-    t = torch.randint(len(network.alpha), (len(x),), generator=generator)
-    noise = torch.randn(x.shape, generator=generator)
+    t = torch.randint(len(network.alpha), (len(x),), generator=generator, device=x.device)
+    noise = torch.randn(x.shape, generator=generator, device=x.device)
     alpha, sigma = network.alpha[t].view(-1, 1, 1, 1), network.sigma[t].view(-1, 1, 1, 1)
     return ((noise - network(alpha * x + sigma * noise, t.float(), y)) / alpha).square().mean()
 

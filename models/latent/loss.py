@@ -22,7 +22,7 @@ def autoencoder_errors(network: Network, x: Tensor, generator: Generator) -> tup
     Latent consistency, which its source calls the contrastive term, and reconstruction. x (n, C, H, W) in [−1, 1].
     """
     latents = network.encoder(x)
-    z = torch.randn(latents.shape, generator=generator)
+    z = torch.randn(latents.shape, generator=generator, device=x.device)
     consistency = z - network.encoder(network.decoder(z))
     reconstruction = network.decoder(latents) - x
     return consistency.square().flatten(1).mean(dim=1), reconstruction.square().flatten(1).mean(dim=1)
@@ -75,7 +75,7 @@ class Objective:
         self.network = network
         self.diffusion = ddim.Objective(network, learning_rate)  # its optimizer has the autoencoder's weights too
         self.autoencoder = nn.ModuleList([network.encoder, network.decoder])
-        self.progress = Progress(len(network.mean))
+        self.progress = Progress(len(network.mean)).to(network.mean.device)
         self.modules: dict[str, nn.Module] = {"network": network, "progress": self.progress}
         self.optimizers = self.diffusion.optimizers
         self.alpha = alpha

@@ -63,8 +63,9 @@ def backward(network: Network, x: Tensor, y: Tensor, generator: Generator) -> Bo
 
 def _times_and_noise(x: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """A time in [0, 1) an image, evenly apart over the batch from one random start (appendix I.1), and ε like x."""
-    n = len(x)
-    return (torch.rand(1, generator=generator) + torch.arange(n) / n) % 1, torch.randn(x.shape, generator=generator)
+    n, device = len(x), x.device
+    u = (torch.rand(1, generator=generator, device=device) + torch.arange(n, device=device) / n) % 1
+    return u, torch.randn(x.shape, generator=generator, device=device)
 
 
 def _continuous(network: Network, x: Tensor, y: Tensor, eps: Tensor, h: Tensor, dh: Tensor) -> Tensor:
@@ -89,8 +90,8 @@ def _ends(network: Network, x: Tensor, generator: Generator) -> tuple[Tensor, Te
     prior = 0.5 * (variance + (alpha_1 * x) ** 2 - 1 - variance.log()).sum(dim=(1, 2, 3))
     # Dividing z_0 = α_0·x + σ_0·ε by α_0 leaves x + e^{γ_0/2}·ε, and the values as they are.
     deviation = torch.exp(0.5 * network.schedule.gamma_0)
-    eps = torch.randn(x.shape, generator=generator)
-    values = torch.linspace(-1, 1, LEVELS)
+    eps = torch.randn(x.shape, generator=generator, device=x.device)
+    values = torch.linspace(-1, 1, LEVELS, device=x.device)
     logits = -0.5 * (((x + deviation * eps)[..., None] - values) / deviation).square()
     return prior, (logits.logsumexp(dim=-1) + 0.5 * eps.square()).sum(dim=(1, 2, 3))
 

@@ -40,7 +40,7 @@ class Schedule(nn.Module):
     def unit(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """h(t) (n,), from h(0) = 0 to h(1) = 1, and its derivative dh/dt (n,)."""
         raw, slope = self._raw(t)
-        (low, high), _ = self._raw(torch.tensor([0.0, 1.0]))
+        (low, high), _ = self._raw(torch.tensor([0.0, 1.0], device=t.device))
         return (raw - low) / (high - low), slope / (high - low)
 
     def forward(self, t: Tensor) -> Tensor:

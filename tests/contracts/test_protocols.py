@@ -20,7 +20,7 @@ from service.bundle import load
 from service.encode import encode
 from tests.conftest import SHIPPED, ToyRuntime, write_bundle
 from tests.deploy.conftest import free_port, running
-from tests.service.test_app import Held, serve
+from tests.service.conftest import Held, serve
 from trilemma import Client
 
 BUNDLES = [load(path.parent) for path in sorted(SHIPPED.parent.glob("*/manifest.json"))]

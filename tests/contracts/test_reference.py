@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models import checkpoint
+from models.plan import log_snr_timesteps
 from service import noise
 from service.bundle import Bundle
 from tests.conftest import CHECKPOINT
@@ -41,14 +42,16 @@ def reference(bundle: Bundle, solver: dict[str, Any]) -> NDArray[np.float32]:
     """The same images by diffusers' sampler, the network in PyTorch from the checkpoint."""
     alphas_cumprod = np.array(bundle.manifest.noise_schedule["alphas_cumprod"])
     betas = 1 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])
-    common: dict[str, Any] = {"trained_betas": betas, "timestep_spacing": "trailing"}
     scheduler: Any
     if "eta" in solver:
-        scheduler = DDIMScheduler(**common, clip_sample=True, set_alpha_to_one=True)
+        scheduler = DDIMScheduler(
+            trained_betas=betas, timestep_spacing="trailing", clip_sample=True, set_alpha_to_one=True
+        )
+        scheduler.set_timesteps(STEPS)
     else:
         # Its thresholding, held at 1, is the clip of x0.
-        scheduler = DPMSolverMultistepScheduler(**common, thresholding=True, sample_max_value=1.0)
-    scheduler.set_timesteps(STEPS)
+        scheduler = DPMSolverMultistepScheduler(trained_betas=betas, thresholding=True, sample_max_value=1.0)
+        scheduler.set_timesteps(timesteps=log_snr_timesteps(alphas_cumprod, STEPS).tolist())
     _, network = checkpoint.load(CHECKPOINT)
 
     def drawn(stream: int) -> Tensor:

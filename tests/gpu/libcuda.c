@@ -57,8 +57,8 @@ static Result device_count(int *count) { *count = getenv("FAKE_NO_GPU") ? 0 : 1;
 static Result device_get(int *device, int ordinal) { *device = 7; return ordinal ? INVALID : OK; }
 static Result device_name(char *name, int length, int device)
 {
-    strncpy(name, "Fake GPU", length);
-    return device == 7 ? OK : INVALID;
+    strcpy(name, "Fake GPU"); /* and what was behind it stays, as NVIDIA's leaves it */
+    return device == 7 && length > 8 ? OK : INVALID;
 }
 static Result device_attribute(int *value, int attribute, int device)
 {

@@ -10,6 +10,7 @@ from diffusers import DDPMScheduler
 from torch import Generator, Tensor, nn
 
 from models import checkpoint
+from models.ddgan.evaluate import evaluate
 from models.ddgan.loss import R1_WEIGHT, SCHEDULE, Diffusion, Objective, Pair, generator_loss, r1_penalty
 from models.ddgan.network import GAIN, Discriminator, Network
 from models.ddgan.plan import large_steps, max_steps, posterior_plan
@@ -19,6 +20,7 @@ from models.plan import ddim as ddim_step
 from models.plan import update
 
 ABAR = large_steps(4)
+CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHAPE = (1, 16, 16)
@@ -56,7 +58,7 @@ def test_fewer_steps_jump_over_timesteps_and_more_are_refused() -> None:
 
 def test_a_real_pair_has_the_marginals_of_the_diffusion() -> None:
     x = torch.full((200_000, 1, 1, 1), 0.7)
-    pair = Diffusion(ABAR).real(x, torch.zeros(len(x), dtype=torch.int64), Generator().manual_seed(0))
+    pair = Diffusion(ABAR, CPU).real(x, torch.zeros(len(x), dtype=torch.int64), Generator().manual_seed(0))
     for t in range(4):
         rows = pair.t == t
         before = ABAR[t - 1] if t else 1.0
@@ -76,7 +78,7 @@ class Oracle(nn.Module):
 
 def test_a_perfect_generators_pairs_are_distributed_as_the_real_ones() -> None:
     x = torch.full((200_000, 1, 1, 1), 0.7)
-    diffusion, generator = Diffusion(ABAR), Generator().manual_seed(1)
+    diffusion, generator = Diffusion(ABAR, CPU), Generator().manual_seed(1)
     real = diffusion.real(x, torch.zeros(len(x), dtype=torch.int64), generator)
     generated = diffusion.generated(Oracle(), real, generator)  # type: ignore[arg-type]
     for t in range(4):
@@ -185,3 +187,28 @@ def test_a_step_trains_each_player_on_its_own_loss(network: Network) -> None:
         losses.append(loss.item())
         objective._update("network", loss)
     assert losses[-1] < losses[0]
+
+
+def test_the_spread_of_x0_over_z_is_measured_by_timestep() -> None:
+    class OnePixel:
+        """z moves one pixel of 16, the more the later the timestep; x_t is seen elsewhere."""
+
+        alpha, sigma, latent = torch.tensor([0.8, 0.6]), torch.tensor([0.6, 0.8]), 1
+
+        def __call__(self, x: Tensor, t: Tensor, y: Tensor, z: Tensor) -> Tensor:
+            moved = x.clone()
+            moved[:, 0, 1, 2] = (1 + t) * z[:, 0]
+            return moved
+
+    x, y = torch.zeros(100, 1, 4, 4), torch.zeros(100, dtype=torch.int64)
+    spread = evaluate(OnePixel(), x, y)["spread"]  # type: ignore[arg-type]
+    assert list(spread) == ["t = 1", "t = 2"]
+    for t, found in enumerate(spread.values()):
+        assert found["largest"] == pytest.approx(1 + t, rel=0.05)
+        assert found["pixels"] == pytest.approx(found["largest"] / 4, rel=1e-5)
+
+
+def test_without_z_there_is_no_spread() -> None:
+    plain = Network(shape=SHAPE, classes=3, schedule=SCHEDULE, channels=[8, 32], latent=0)
+    spread = evaluate(plain, torch.zeros(2, *SHAPE), torch.zeros(2, dtype=torch.int64))["spread"]
+    assert {value for found in spread.values() for value in found.values()} == {0.0}

@@ -1,32 +1,35 @@
-"""The plans against the papers' equations, against diffusers step by step, and the laws that hold for every table."""
+"""The plans against the papers' equations, and the laws that hold for every table."""
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
-from diffusers.schedulers import scheduling_ddim, scheduling_ddpm, scheduling_dpmsolver_multistep
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torch import Tensor
 
 from models.ddim.plan import SOLVERS, cosine_schedule, ddim_plan, dpmpp_2m_plan, max_steps
-from models.plan import Plan, Step, Vector, ddim, dpmpp_2m, ends, trailing_timesteps, update
+from models.plan import (
+    Plan,
+    Step,
+    Vector,
+    ddim,
+    dpmpp_2m,
+    ends,
+    log_snr_timesteps,
+    trailing_timesteps,
+    update,
+    visit_by_log_snr,
+)
 
 T = 1000
 ABAR = cosine_schedule(T)
 SCHEDULE = {"alphas_cumprod": ABAR.tolist()}
 COUNTS = [1, 2, 3, 4, 7, 10, 20, 30, 50, 250, 333, 1000]
 SHAPE = (2, 3, 4, 4)
-
-# DPMSolverMultistepScheduler makes a NumPy array of a tensor in a way that NumPy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 law = settings(deadline=None, derandomize=True)  # the same examples every time, and no clock
 schedules = st.integers(1, 200).map(cosine_schedule)
@@ -36,127 +39,6 @@ unit = st.floats(0, 1)
 def visited(steps: int) -> tuple[Vector, Vector, Vector]:
     timesteps = trailing_timesteps(T, steps)
     return timesteps.astype(np.float64), *ends(ABAR, timesteps)
-
-
-def assert_close(actual: Any, expected: Any, tolerance: float) -> None:
-    """Equal to within `tolerance` of the largest value expected."""
-    actual, expected = np.asarray(actual), np.asarray(expected)
-    assert actual.shape == expected.shape
-    assert np.abs(actual - expected).max() <= tolerance * np.abs(expected).max()
-
-
-# --- against diffusers ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def diffusers_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """diffusers' code as it is, with float64 wherever it says float32: its own 1 − β loses up to 1e-4 in float32."""
-    for module in (scheduling_ddim, scheduling_ddpm, scheduling_dpmsolver_multistep):
-        monkeypatch.setattr(module, "torch", SimpleNamespace(**{**vars(torch), "float32": torch.float64}))
-        monkeypatch.setattr(module, "np", SimpleNamespace(**{**vars(np), "float32": np.float64}))
-
-
-def diffusers_scheduler(kind: Callable[..., Any], abar: Vector, steps: int, **config: Any) -> Any:
-    betas = 1 - abar / np.append(1.0, abar[:-1])
-    scheduler = kind(num_train_timesteps=len(abar), trained_betas=betas, timestep_spacing="trailing", **config)
-    scheduler.set_timesteps(steps)
-    return scheduler
-
-
-def schedule_for(steps: int) -> Vector:
-    """The schedule to give diffusers for a plan of `steps`.
-
-    DDIMScheduler takes t − T // steps for where a step ends, which is not the next timestep when `steps` does not
-    divide T. There it gets the visited timesteps alone, and visits them all: a step depends only on ᾱ at its two ends.
-    """
-    return ABAR if T % steps == 0 else ABAR[trailing_timesteps(T, steps)][::-1]
-
-
-def assert_steps_equal(plan: Plan, scheduler: Any, step: Callable[..., tuple[Tensor, Tensor]]) -> None:
-    """Each step, on random inputs in float64 and float32, gives the x and x0 of diffusers' `step(t, x, out, noise)`."""
-    generator = torch.Generator().manual_seed(len(plan))
-    x0s = {torch.float64: torch.zeros(SHAPE, dtype=torch.float64), torch.float32: torch.zeros(SHAPE)}
-    for k, t in zip(plan, scheduler.timesteps.tolist(), strict=True):
-        x, out, noise = torch.randn((3, *SHAPE), generator=generator).double()
-        expected_x, expected_x0 = step(t, x, out, noise)
-        for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
-            x_new, x0s[dtype] = update(k, x.to(dtype), out.to(dtype), x0s[dtype], noise.to(dtype))
-            assert x_new.dtype == dtype
-            assert_close(x_new, expected_x, tolerance)
-            assert_close(x0s[dtype], expected_x0, tolerance)
-
-
-@pytest.mark.usefixtures("diffusers_in_float64")
-@pytest.mark.parametrize(("eta", "clip"), [(0.0, 1.0), (0.0, np.inf), (0.3, 1.0), (1.0, 1.0)])
-@pytest.mark.parametrize("steps", COUNTS)
-def test_each_ddim_step_equals_that_of_diffusers(steps: int, eta: float, clip: float) -> None:
-    scheduler = diffusers_scheduler(DDIMScheduler, schedule_for(steps), steps, clip_sample=np.isfinite(clip))
-
-    def step(t: int, x: Tensor, out: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        result = scheduler.step(out, t, x, eta=eta, use_clipped_model_output=True, variance_noise=noise)
-        return result.prev_sample, result.pred_original_sample
-
-    assert_steps_equal(ddim(*visited(steps), eta=eta, clip=clip), scheduler, step)
-
-
-@pytest.mark.usefixtures("diffusers_in_float64")
-@pytest.mark.parametrize("clip", [1.0, np.inf])
-@pytest.mark.parametrize("steps", COUNTS)
-def test_ddim_with_eta_1_takes_the_steps_of_ddpm(steps: int, clip: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    scheduler = diffusers_scheduler(DDPMScheduler, schedule_for(steps), steps, clip_sample=np.isfinite(clip))
-
-    def step(t: int, x: Tensor, out: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        # It draws the noise itself; and it adds noise of 1e-10, its floor, in a last step that does not begin at t = 0.
-        last = t == scheduler.timesteps[-1]
-        monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *_, **__: 0 * noise if last else noise)
-        result = scheduler.step(out, t, x)
-        return result.prev_sample, result.pred_original_sample
-
-    assert_steps_equal(ddim(*visited(steps), eta=1.0, clip=clip), scheduler, step)
-
-
-@pytest.mark.usefixtures("diffusers_in_float64")
-@pytest.mark.parametrize("clip", [1.0, np.inf])
-@pytest.mark.parametrize("steps", COUNTS)
-def test_each_dpmpp_2m_step_equals_that_of_diffusers(steps: int, clip: float) -> None:
-    # Its thresholding with sample_max_value = 1, the default, is clipping to [-1, 1].
-    options = {"algorithm_type": "dpmsolver++", "solver_order": 2, "thresholding": np.isfinite(clip)}
-    scheduler = diffusers_scheduler(DPMSolverMultistepScheduler, schedule_for(steps), steps, **options)
-
-    def step(t: int, x: Tensor, out: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        return scheduler.step(out, t, x).prev_sample, scheduler.model_outputs[-1]
-
-    assert_steps_equal(dpmpp_2m(*visited(steps), clip=clip), scheduler, step)
-
-
-@pytest.mark.parametrize("steps", COUNTS)
-def test_the_timesteps_are_those_of_diffusers_trailing_spacing(steps: int) -> None:
-    expected = diffusers_scheduler(DDIMScheduler, ABAR, steps).timesteps.tolist()
-    assert [k.t for k in ddim_plan(SCHEDULE, steps, eta=0.0)] == expected
-    assert [k.t for k in dpmpp_2m_plan(SCHEDULE, steps)] == expected
-
-
-@pytest.mark.parametrize(
-    ("plan", "kind", "config", "options"),
-    [
-        (ddim_plan(SCHEDULE, 20, eta=0.0), DDIMScheduler, {}, {"eta": 0.0, "use_clipped_model_output": True}),
-        (ddim_plan(SCHEDULE, 20, eta=0.5), DDIMScheduler, {}, {"eta": 0.5, "use_clipped_model_output": True}),
-        (dpmpp_2m_plan(SCHEDULE, 20), DPMSolverMultistepScheduler, {"thresholding": True}, {}),
-    ],
-    ids=["ddim", "ddim with noise", "dpmpp_2m"],
-)
-def test_a_whole_run_in_float32_equals_that_of_an_untouched_diffusers(
-    plan: Plan, kind: Callable[..., Any], config: dict[str, Any], options: dict[str, Any]
-) -> None:
-    scheduler = diffusers_scheduler(kind, ABAR, len(plan), **config)
-    generator = torch.Generator().manual_seed(0)
-    x = expected = torch.randn(SHAPE, generator=generator)
-    x0 = torch.zeros(SHAPE)
-    for k, t in zip(plan, scheduler.timesteps.tolist(), strict=True):
-        noise = torch.randn(SHAPE, generator=generator)
-        x, x0 = update(k, x, torch.sin(x + k.t), x0, noise)
-        expected = scheduler.step(torch.sin(expected + t), t, expected, variance_noise=noise, **options).prev_sample
-    assert_close(x, expected, 1e-4)  # for the digits that its schedule loses in float32
 
 
 # --- against the papers --------------------------------------------------------------------------------------------
@@ -177,7 +59,7 @@ def test_the_ddim_table_is_equations_12_and_16_of_the_paper(steps: int, eta: flo
 
 @pytest.mark.parametrize("steps", COUNTS)
 def test_the_dpmpp_2m_table_is_algorithm_2_of_the_paper(steps: int) -> None:
-    t, abar_t, abar_s = visited(steps)
+    t, abar_t, abar_s = visit_by_log_snr(SCHEDULE["alphas_cumprod"], steps)
     lambdas = [math.log(a / (1 - a)) / 2 for a in abar_t]  # λ = log(α/σ), half the log of the signal-to-noise ratio
     for i, k in enumerate(dpmpp_2m_plan(SCHEDULE, steps)):
         if i == steps - 1:  # to λ = ∞: x_s is x0
@@ -237,7 +119,7 @@ def test_with_the_exact_noise_every_solver_ends_at_x0(
     plan = SOLVERS[solver].plan({"alphas_cumprod": abar.tolist()}, steps, **options)
     rng = np.random.default_rng(seed)
     x0, eps = rng.uniform(-1, 1, size=8), rng.normal(size=8)
-    last = run_with_exact_noise(plan, ends(abar, trailing_timesteps(len(abar), steps))[0], x0, eps)[-1]
+    last = run_with_exact_noise(plan, abar[[int(k.t) for k in plan]], x0, eps)[-1]
     np.testing.assert_allclose(last, x0, rtol=0, atol=1e-10)
 
 
@@ -271,6 +153,22 @@ def test_the_first_order_of_dpmpp_is_ddim_without_noise(abar_t: float, share: fl
     bounds = np.array([abar_t]), np.array([abar_t + share * (1 - 1e-4 - abar_t) + 1e-5])
     (a,), (b,) = (solver(np.zeros(1), *bounds, clip=np.inf) for solver in (dpmpp_2m, ddim))
     assert b == pytest.approx(a, rel=1e-8)
+
+
+@law
+@given(schedules, unit)
+def test_timesteps_by_log_snr_fall_strictly_each_step_near_its_place(abar: Vector, share: float) -> None:
+    steps = 1 + int(share * (len(abar) - 1))
+    timesteps = log_snr_timesteps(abar, steps)
+    assert len(timesteps) == steps
+    assert timesteps[0] == len(abar) - 1
+    assert timesteps[-1] >= 0
+    assert (np.diff(timesteps) < 0).all()
+    log_snr = np.log(abar / (1 - abar))
+    wanted = np.linspace(log_snr[-1], log_snr[0], steps, endpoint=False)
+    if (step := np.diff(wanted)).size and step[0] > -np.diff(log_snr).min():  # each has a timestep of its own
+        off = np.abs(log_snr[timesteps] - wanted)
+        assert (off <= np.abs(log_snr - wanted[:, None]).min(axis=1) + 1e-12).all()
 
 
 @law

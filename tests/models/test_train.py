@@ -401,3 +401,11 @@ def test_the_environment_does_not_name_the_model_by_accident(images: Path, monke
 def test_settings_out_of_range_are_refused(images: Path, change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(change))):
         settings(images, images, **change)
+
+
+def test_a_gpu_that_is_not_there_is_said_to_be_missing(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="--device cuda: PyTorch finds no GPU"):
+        Training(settings(images, tmp_path, device="cuda"))

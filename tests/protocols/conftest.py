@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ToyRuntime, write_bundle
 from tests.deploy.conftest import in_this_process
-from tests.service.test_app import Held
+from tests.service.conftest import Held
 
 KEY = "secret of alice"
 

@@ -17,7 +17,7 @@ from PIL import Image
 from tests.conftest import REPOSITORY
 from tests.protocols.conftest import KEY, own
 from tests.protocols.test_openai import theirs
-from tests.service.test_app import Held
+from tests.service.conftest import Held
 from trilemma import AsyncClient, Client, Generated, Refused, Step
 
 

@@ -14,7 +14,7 @@ from openai import OpenAI
 from PIL import Image
 
 from tests.protocols.conftest import KEY, own
-from tests.service.test_app import Held
+from tests.service.conftest import Held
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from service.errors import KeySpent
 from service.keys import Account, read
 from tests.conftest import ToyRuntime, write_bundle
-from tests.service.test_app import serve
+from tests.service.conftest import serve
 from tests.service.test_engine import Held
 
 BODY = {"method": "toy", "seed": 1}

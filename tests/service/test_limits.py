@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import ToyRuntime, write_bundle
-from tests.service.test_app import serve
+from tests.service.conftest import serve
 
 PAGE = "https://pictures.example"
 

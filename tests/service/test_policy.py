@@ -99,18 +99,6 @@ def test_rows_that_would_break_a_deadline_do_not_ride_along() -> None:
         assert batch.images == [*urgent.images, *other.images][:rows]
 
 
-def test_while_a_deadline_is_promised_batches_are_smaller() -> None:
-    scheduler = Scheduler(16, costs({"a": {1: 1.0, 4: 3.1, 16: 11.2}}))
-    scheduler.add(job("a", 1, n=32))
-    sizes = []
-    for _ in range(2):
-        batch = scheduler.next_batch(0.0)
-        assert batch is not None
-        sizes.append(len(batch.images))
-        scheduler.add(job("a", 1, deadline_s=1000.0))
-    assert sizes == [7, 4]
-
-
 def test_under_overload_short_and_long_calls_are_let_in_alike_and_their_deadlines_are_kept() -> None:
     scheduler = Scheduler(16, costs(dict.fromkeys("abc", CURVE)))
     arrivals = trace(3.0, 1000, deadlines=1.0)

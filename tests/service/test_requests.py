@@ -23,7 +23,7 @@ from models.ddim.plan import cosine_schedule
 from service.core import Array, Inputs
 from service.engine import FAILURES
 from tests.conftest import REPOSITORY, ToyRuntime, write_bundle
-from tests.service.test_app import Held, NotANumber, generate, serve
+from tests.service.conftest import Held, NotANumber, generate, serve
 
 
 @pytest.fixture

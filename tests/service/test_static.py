@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from service.static import FOLDER
 from tests.conftest import ToyRuntime, write_bundle
-from tests.service.test_app import serve
+from tests.service.conftest import serve
 from tests.service.test_keys import line
 
 

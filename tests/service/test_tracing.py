@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from tests.conftest import ToyRuntime, write_bundle
 from tests.deploy.conftest import free_port, running
-from tests.service.test_app import generate, serve
+from tests.service.conftest import generate, serve
 
 PARTS = ["queue", "steps", "encode"]
 
