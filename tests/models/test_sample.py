@@ -41,9 +41,10 @@ def test_a_network_that_knows_the_image_samples_it(plan: Plan) -> None:
 
 def test_a_run_broken_off_is_on_the_line_from_its_first_noise_to_the_image() -> None:
     # Which a wrong x0 of the step before would leave.
-    images = sample(Knowing(), Plan(dpmpp_2m_plan(SCHEDULE, 10)[:6]), LABELS, SHAPE, latent=0, seed=5)
+    plan = dpmpp_2m_plan(SCHEDULE, 10)
+    images = sample(Knowing(), Plan(plan[:6]), LABELS, SHAPE, latent=0, seed=5)
     start = torch.randn((3, *SHAPE), generator=torch.Generator().manual_seed(5))
-    abar_start, abar_end = ABAR[99], ABAR[39]  # 10 steps of 10 timesteps: the seventh would begin at 39
+    abar_start, abar_end = ABAR[99], ABAR[int(plan[6].t)]  # where the seventh would begin
     known = (LABELS / 2 - 0.5).view(-1, 1, 1, 1)
     eps = (start - abar_start**0.5 * known) / (1 - abar_start) ** 0.5
     torch.testing.assert_close(images, abar_end**0.5 * known + (1 - abar_end) ** 0.5 * eps, rtol=0, atol=1e-4)
