@@ -1,17 +1,18 @@
 """Who is let in: requests in predicted work, refused at once where they could not be answered in time. Pure.
 
-A job waits while every worker is busy with what is due before it. So it ends within the longest step, the work before
+A job waits while every worker is busy with what is due before it. So it ends within the step under way, the work before
 it shared by the workers, and its own alone (Graham 1969). Rows of its own model before it are in full batches, else it
 would ride along; another model's may have room: then each step of its longest job counts as a full batch's.
 
 That bound is met only just by what comes when all is busy, and everything that comes next is refused for its sake, the
-short first. So promises also add up: each takes its work over its time of what the machine does, and all take PROMISED
-of it at most. Then a call is as likely to be let in as another, whatever the work it is.
+short first. So promises also add up: each takes what is left of its work over what is left of its time, of what the
+machine does, and all take PROMISED of it at most. Then a call is about as likely to be let in as another, whatever the
+work it is; and as jobs are ahead of their promises when the machine has time, that time is promised to others.
 """
 
 import math
 from bisect import bisect_right
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator
 
 from service.core import Job
@@ -19,7 +20,7 @@ from service.errors import Overloaded
 from service.scheduler import STRETCH, Scheduler
 
 MARGIN = 1.25  # on predicted work, where a deadline hangs on it
-PROMISED = 0.9  # of the machine, at most
+PROMISED = 0.8  # of the machine, at most
 
 
 class Admission:
@@ -32,7 +33,12 @@ class Admission:
         self.workers = workers
 
     def admit(self, job: Job, now: float) -> None:
-        """Gives the job its due time, and has the scheduler add it. Raises Overloaded."""
+        """Has the scheduler add the job. Raises Overloaded."""
+        self.check(job, now)
+        self.scheduler.add(job)
+
+    def check(self, job: Job, now: float) -> None:
+        """Gives the job its due time. Raises Overloaded."""
         queued = self.scheduler.active + self.scheduler.waiting
         backlog_s = self.backlog_s()
         work_s = self.scheduler.work_s(job)
@@ -42,47 +48,75 @@ class Admission:
         if queued and backlog_s + more_s > self.max_backlog_s:
             over_s = min(backlog_s, backlog_s + more_s - self.max_backlog_s)
             raise Overloaded(f"{backlog_s:.1f} s of work are queued; {more_s:.1f} s more are too much", over_s)
-        if job.deadline_s < math.inf:
-            job.rows_per_s = job.steps_left / max(job.deadline_s - now, 1e-9)
-            if self._promised(job) > PROMISED:
-                raise Overloaded("as much is promised as the machine can do", backlog_s)
+        if job.deadline_s < math.inf and self._promised(job, now) > PROMISED:
+            raise Overloaded("as much is promised as the machine can do", backlog_s)
         job.due_s = min(job.deadline_s, now + STRETCH[job.priority] * work_s)
         broken = [each for each, end_s in self._ends(job, now) if end_s > each.deadline_s]
         if broken and job.deadline_s < math.inf:
             raise Overloaded("the deadline, or one already promised, would be missed", backlog_s)
         if broken:
-            job.due_s = broken[-1].due_s  # and behind it, as it comes later
-        self.scheduler.add(job)
+            job.due_s = max(job.due_s, broken[-1].due_s)  # and behind it, as it comes later
 
     def backlog_s(self) -> float:
         """Seconds that all that is accepted takes, in batches like those of late."""
         return sum(steps * self._row_s(model) for model, steps in self.scheduler.steps_left.items()) / self.workers
 
-    def _promised(self, job: Job) -> float:
+    def _promised(self, job: Job, now: float) -> float:
         """The share of the machine that this job and those with a deadline take until they are to be finished."""
         rows_per_s = defaultdict[str, float](float)  # by model
         for each in (job, *self.scheduler.jobs):
-            rows_per_s[each.model] += each.rows_per_s
+            if each.deadline_s < math.inf:
+                least_s = each.longest_left * self.scheduler.costs.seconds(each.model, 1)  # what is late takes no more
+                rows_per_s[each.model] += each.steps_left / max(each.deadline_s - now, least_s)
         return sum(rows * self._row_s(model) for model, rows in rows_per_s.items()) / self.workers
 
     def _row_s(self, model: str) -> float:
         return self.scheduler.costs.row_s(model, self.scheduler.rows(model))
 
     def _ends(self, job: Job, now: float) -> Iterator[tuple[Job, float]]:
-        """This job and, of those behind it, each that was promised, with the time by which it ends at the latest."""
-        models = {job.model, *(model for model, left in self.scheduler.steps_left.items() if left)}
-        full_s = {model: self.scheduler.costs.seconds(model, self.scheduler.rows(model)) for model in models}
-        row_s = {model: self._row_s(model) for model in models}
-        now += max(full_s.values())  # a step that may be under way
-        work_s = dict.fromkeys(models, 0.0)  # before, in full batches
-        room_s = dict.fromkeys(models, 0.0)  # and what it may be more
+        """Of what was promised, each job that may end later for this one, and itself: the time by which it ends."""
         place = bisect_right(self.scheduler.jobs, job.due_s, key=lambda each: each.due_s)
         order = [*self.scheduler.jobs[:place], job, *self.scheduler.jobs[place:]]
+        queues = defaultdict[str, list[Job]](list)
+        for each in order:
+            queues[each.model].append(each)
+        work = {model: Work(queue, self._row_s(model), self._full_s(model)) for model, queue in queues.items()}
+        if self.scheduler.running:
+            now += max(each.full_s for each in work.values())  # a step that may be under way
         last = max((i for i, each in enumerate(order) if each.deadline_s < math.inf), default=-1)
-        for i, each in enumerate(order[: last + 1]):
-            model = each.model
-            if i >= place and each.deadline_s < math.inf:
-                before_s = (sum(work_s.values()) + sum(room_s.values()) - room_s[model]) / self.workers
-                yield each, now + MARGIN * (before_s + self.scheduler.work_s(each))
-            work_s[model] += each.steps_left * row_s[model]
-            room_s[model] = max(room_s[model], each.longest_left * (full_s[model] - row_s[model]))
+        met = False  # a job of its model, with whose rows its own may ride along
+        for each in order[: last + 1]:
+            met = met or each.model == job.model
+            own = work[each.model]
+            if met and each.deadline_s < math.inf:
+                others_s = sum(other.seconds + other.riders_s() for other in work.values() if other is not own)
+                yield each, now + MARGIN * ((own.seconds + others_s) / self.workers + self.scheduler.work_s(each))
+            own.pass_next()
+
+    def _full_s(self, model: str) -> float:
+        return self.scheduler.costs.seconds(model, self.scheduler.rows(model))
+
+
+class Work:
+    """Of a model's jobs in the order of their due times: what those take that were passed, and what rides along."""
+
+    def __init__(self, queue: list[Job], row_s: float, full_s: float) -> None:
+        self.behind = deque(queue)
+        self.row_s = row_s
+        self.full_s = full_s
+        self.seconds = 0.0  # in batches like those of late
+        self.longest = 0  # steps
+
+    def pass_next(self) -> None:
+        each = self.behind.popleft()
+        self.seconds += each.steps_left * self.row_s
+        self.longest = max(self.longest, each.longest_left)
+
+    def riders_s(self) -> float:
+        """Seconds that the rows behind add while they ride along with those before: at most what fills the batches."""
+        most_s, total_s = self.longest * (self.full_s - self.row_s), 0.0
+        for each in self.behind:
+            if total_s >= most_s:
+                return most_s
+            total_s += min(each.steps_left, each.n * self.longest) * self.row_s
+        return min(total_s, most_s)

@@ -46,7 +46,6 @@ class Job:
     priority: Priority = "normal"
     deadline_s: float = math.inf  # when it must be finished, on the engine's clock
     due_s: float = 0.0  # what the policy orders by; set at admission
-    rows_per_s: float = 0.0  # steps of images a second that it takes to meet its deadline; set at admission
     preview_every: int = 0  # steps; 0: none
     watch: Callable[[Progress], object] | None = None  # told of each step, on an engine's thread
     done: Callable[[], object] = lambda: None  # set by the engine when it accepts the job

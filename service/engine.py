@@ -102,6 +102,15 @@ class Engine:
             raise job.error
         return job
 
+    def would_accept(self, job: Job) -> bool:
+        """Whether the job would be accepted now."""
+        with self._changed:
+            try:
+                self._ask(self.admission.check, job)
+            except Problem:
+                return False
+            return True
+
     def restore(self, model: str) -> None:
         """Takes a model into service that was out of it, once it has been loaded anew."""
         with self._changed:
@@ -120,20 +129,24 @@ class Engine:
 
     def _accept(self, job: Job) -> None:
         with self._changed:
-            if self._closed:
-                raise Unavailable("the engine is not running")
-            if job.model in self.out_of_service:
-                raise OutOfService(job.method)
-            try:
-                self.admission.admit(job, self.clock())
-            except Problem:
-                raise
-            except Exception as error:  # a bug of ours
-                self._abandon(error)
-                raise StepFailed("the engine stopped; the server's log says why") from error
+            self._ask(self.admission.admit, job)
             self.jobs.add(job)
             self._gauge()
             self._changed.notify(job.n)
+
+    def _ask(self, admission: Callable[[Job, float], None], job: Job) -> None:
+        """Raises what `run` raises of a job that is not accepted."""
+        if self._closed:
+            raise Unavailable("the engine is not running")
+        if job.model in self.out_of_service:
+            raise OutOfService(job.method)
+        try:
+            admission(job, self.clock())
+        except Problem:
+            raise
+        except Exception as error:  # a bug of ours
+            self._abandon(error)
+            raise StepFailed("the engine stopped; the server's log says why") from error
 
     def _work(self) -> None:
         """A worker's life."""

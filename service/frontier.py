@@ -1,6 +1,7 @@
 """`"method": "auto"`: the measured point that suits a request best, whichever model it is of."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ class Point(NamedTuple):
     method: str
     steps: int
     solver: str
-    settings: Mapping[str, float]
+    settings: tuple[tuple[str, float], ...]
     ms: float
     distance: float
 
@@ -30,7 +31,7 @@ def points(bundles: Iterable[Bundle]) -> list[Point]:
             bundle.manifest.name,
             point["steps"],
             point["solver"],
-            point["settings"],
+            tuple(point["settings"].items()),
             point["alone_ms"],
             point["frechet_distance"],
         )
@@ -39,11 +40,15 @@ def points(bundles: Iterable[Bundle]) -> list[Point]:
     ]
 
 
-def choose(request: GenerateRequest, measured: Sequence[Point]) -> tuple[GenerateRequest, str | None]:
+def choose(
+    request: GenerateRequest, measured: Sequence[Point], promised: Callable[[GenerateRequest], bool]
+) -> tuple[GenerateRequest, str | None]:
     """The request with `auto` put into concrete terms, which and why; any other request as it is, and None.
 
-    With max_ms the nearest to the data of the points within that time, with max_distance the fastest of those within
-    that distance. Raises InvalidRequest naming the field and what it may be.
+    With max_ms the nearest to the data of the points within that time, which becomes the deadline; with max_distance
+    the fastest of those within that distance. One that is not `promised`, for what is queued, gives way to the next
+    best; where none is, it is the fastest, for the engine to refuse. Raises InvalidRequest naming the field and what it
+    may be.
     """
     limits = {name: value for name in LIMITS if (value := getattr(request, name)) is not None}
     if request.method != AUTO:
@@ -55,23 +60,34 @@ def choose(request: GenerateRequest, measured: Sequence[Point]) -> tuple[Generat
     if not measured:
         _refuse(["method"], f"nothing is measured that {AUTO!r} could choose from")
     ((name, limit),) = limits.items()
-    point, within = _best(measured, name, limit)
-    settings = "".join(f", {key} = {value:g}" for key, value in point.settings.items())
-    chosen = (
-        f"{point.method}, {point.steps} steps, solver {point.solver}{settings}: distance {point.distance:g}, "
-        f"{point.ms:g} ms; the best of {within} measured points with {name} = {limit:g}"
-    )
-    concrete = {"method": point.method, "steps": point.steps, "solver": point.solver, **point.settings}
-    return request.model_copy(update={**concrete, **dict.fromkeys(LIMITS)}), chosen
-
-
-def _best(measured: Sequence[Point], name: str, limit: float) -> tuple[Point, int]:
-    """The point that is best in the other respect of those within a limit, and how many those are."""
     limited, wanted = (attrgetter(field) for field in LIMITS[name])
-    within = [point for point in measured if limited(point) <= limit]
+    within = sorted((point for point in measured if limited(point) <= limit), key=lambda p: (wanted(p), limited(p)))
     if not within:
         _refuse([name], "no measured point is within it", {"min": min(map(limited, measured))})
-    return min(within, key=lambda point: (wanted(point), limited(point))), len(within)
+    requests = {point: _concrete(request, point) for point in _undominated(within, limited)}
+    chosen = next((point for point, each in requests.items() if promised(each)), min(requests, key=attrgetter("ms")))
+    settings = "".join(f", {key} = {value:g}" for key, value in chosen.settings)
+    return requests[chosen], (
+        f"{chosen.method}, {chosen.steps} steps, solver {chosen.solver}{settings}: distance {chosen.distance:g}, "
+        f"{chosen.ms:g} ms; the best of {len(within)} measured points with {name} = {limit:g} that can be promised"
+    )
+
+
+def _undominated(ranked: Iterable[Point], limited: Callable[[Point], float]) -> Iterator[Point]:
+    """Of points from the best to the worst in one respect, those that are better in the other than all before."""
+    least = math.inf
+    for point in ranked:
+        if limited(point) < least:
+            least = limited(point)
+            yield point
+
+
+def _concrete(request: GenerateRequest, point: Point) -> GenerateRequest:
+    chosen = {"method": point.method, "steps": point.steps, "solver": point.solver, **dict(point.settings)}
+    within_ms = [ms for ms in (request.deadline_ms, request.max_ms) if ms is not None]
+    if within_ms:
+        chosen["deadline_ms"] = max(1, int(min(within_ms)))
+    return request.model_copy(update={**chosen, **dict.fromkeys(LIMITS)})
 
 
 def _refuse(fields: Iterable[str], detail: str, allowed: Any = None) -> None:

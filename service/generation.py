@@ -49,7 +49,12 @@ class Generation:
         """Resolves what is asked. Raises what Service.find, frontier.choose and Bundle.resolve raise."""
         arrived_s = time.perf_counter()
         service: Service = request.app.state.service
-        body, chosen = frontier.choose(body, service.measured_points())
+
+        def promised(concrete: GenerateRequest) -> bool:
+            bundle = service.find(concrete.method)
+            return service.engine.would_accept(bundle.job(bundle.resolve(concrete), "", arrived_s, concrete))
+
+        body, chosen = frontier.choose(body, service.measured_points(), promised)
         bundle = service.find(body.method)
         request.state.method = body.method
         sampling = bundle.resolve(body)

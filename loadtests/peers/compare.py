@@ -1,7 +1,8 @@
 """`./run bench peers`: the same models behind other servers and behind this one, under the same open-loop load.
 
-The first run measures what each class takes alone and what the machine can do, and keeps that in a folder with every
-point measured; later ones add points. The report is written from all of them.
+A server's first run measures what it does when saturated, with each of TUNINGS if it is not ours, and the best is used
+from then on; ours comes first, as that is the capacity which the loads are shares of. All that is measured is kept in a
+folder: later runs add points, and the report is written from all of them.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import asyncio
 import json
 import os
 import statistics
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from loadtests import traces
 from loadtests.peers import report
 from loadtests.peers.client import Client, Outcome
 from loadtests.peers.pipeline import Tuning
-from loadtests.peers.servers import OURS, ROOT, SERVERS, Server, memory_mb, running
+from loadtests.peers.servers import ROOT, SERVERS, UNTOLD, Server, memory_mb, running
 from loadtests.traces import Class
 from service import bundle
 from service.settings import SHIPPED_BUNDLES
@@ -25,7 +26,7 @@ from service.settings import SHIPPED_BUNDLES
 FOLDER = ROOT / ".cache" / "peers"
 LOADS = [0.5, 0.8, 0.95, 1.5, 3.0]
 TUNINGS = [Tuning(2, 1, 1), Tuning(2, 1, 4), Tuning(2, 1, 16), Tuning(1, 2, 16)]
-ALONE, AT_ONCE, SATURATING_S = 20, 32, 8.0
+ALONE, AT_ONCE, SATURATING_S = 20, 32, 15.0
 
 
 class Bench:
@@ -35,7 +36,7 @@ class Bench:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "measured.json"
         self.kinds = traces.classes(bundle.load_all(SHIPPED_BUNDLES)[0])
-        self.measured: dict[str, Any] = {"alone_s": {}, "per_s": {}, "tuning": {}, "points": []}
+        self.measured: dict[str, Any] = {"alone_s": {}, "saturated": {}, "points": []}
         if self.path.exists():
             self.measured = json.loads(self.path.read_text())
 
@@ -47,26 +48,43 @@ class Bench:
         return max(traces.GOOD * alone_s, traces.GOOD_S)
 
     def tuning(self, server: Server) -> Tuning:
-        return Tuning(**self.measured["tuning"].get(server.module, {}))
+        """The one with which it did most when saturated."""
+        return Tuning(**max(self.measured["saturated"][server.name], key=lambda each: each["work"])["tuning"])
 
-    def capacity(self) -> None:
-        """What each class takes alone, and how many calls of the mix a second this server answers when saturated."""
+    def alone(self) -> None:
+        """What each class takes alone on this server."""
 
         async def measure(url: str) -> None:
-            client = Client(replace(OURS, deadlines=False), url, self.good_s)
+            client = Client(UNTOLD, url, self.good_s)
             await client.await_ready(self.kinds)
             for kind in self.kinds:
                 self.measured["alone_s"][kind.name] = statistics.median(await client.alone_s(kind, ALONE))
-            calls = traces.poisson(self.kinds, 40.0, SATURATING_S, seed=1)
-            self.measured["per_s"] = len(calls) / await client.saturated_s(calls, AT_ONCE)
-            work_s = sum(kind.share * self.measured["alone_s"][kind.name] for kind in self.kinds)
-            self.measured["capacity"] = self.measured["per_s"] * work_s  # seconds' worth of lone work, a second
             await client.session.close()
 
-        with running(OURS, Tuning()) as (url, _):
+        with running(UNTOLD, Tuning()) as (url, _):
             asyncio.run(measure(url))
-        self.save()
-        print(self.measured)
+        print(self.measured["alone_s"], flush=True)
+
+    def saturate(self, server: Server) -> None:
+        """What it does when always asked for AT_ONCE calls of the mix: seconds' worth of lone work, a second."""
+        alone_s = self.measured["alone_s"]
+        calls = traces.poisson(self.kinds, 40.0, SATURATING_S, seed=1)
+
+        async def measure(url: str) -> float:
+            client = Client(server, url, self.good_s)
+            await client.await_ready(self.kinds)
+            took_s = await client.saturated_s(calls, AT_ONCE)
+            await client.session.close()
+            return sum(alone_s[call.kind.name] for call in calls) / took_s
+
+        own = self.measured["saturated"][server.name] = []
+        for tuning in TUNINGS if server.module else TUNINGS[:1]:
+            with running(server, tuning) as (url, _):
+                own.append({"tuning": asdict(tuning), "work": asyncio.run(measure(url))})
+            print(server.name, own[-1], flush=True)
+        if server is UNTOLD:
+            self.measured["capacity"] = own[0]["work"]
+            self.measured["per_s"] = own[0]["work"] / sum(kind.share * alone_s[kind.name] for kind in self.kinds)
 
     def point(
         self, server: Server, tuning: Tuning, load: float, arrivals: str, seconds: float, seed: int
@@ -92,17 +110,6 @@ class Bench:
         what = {"server": server.name, "load": load, "arrivals": arrivals, "seconds": seconds}
         return {**what, "memory_mb": [before, after], "calls": told}
 
-    def tune(self, server: Server, seconds: float) -> None:
-        """Keeps the tuning with the best goodput at 0.8 of the capacity."""
-        best = 0.0
-        for tuning in TUNINGS:
-            point = self.point(server, tuning, 0.8, "poisson", seconds, seed=2)
-            goodput = report.row([point], self.measured).goodput
-            print(server.name, asdict(tuning), f"goodput {goodput:.1%}", flush=True)
-            if goodput > best:
-                best, self.measured["tuning"][server.module] = goodput, asdict(tuning)
-        self.save()
-
 
 def machine() -> str:
     """The processor as Linux names it, and how many there are."""
@@ -117,17 +124,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each point")
     parser.add_argument("--rounds", type=int, default=1, help="of all points; the servers take turns in each")
     parser.add_argument("--servers", nargs="+", default=[server.name for server in SERVERS])
-    parser.add_argument("--tune", action="store_true", help="choose the others' workers, threads and batch first")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="keeps what is measured")
     asked = parser.parse_args()
     bench = Bench(asked.folder)
     servers = [server for server in SERVERS if server.name in asked.servers]
-    if not bench.measured["per_s"]:
-        bench.capacity()
-    if asked.tune:
-        for server in servers:
-            if server.module:
-                bench.tune(server, min(asked.seconds, 10.0))
+    if not bench.measured["alone_s"]:
+        bench.alone()
+    for server in (UNTOLD, *servers):
+        if server.name not in bench.measured["saturated"] and not server.deadlines:
+            bench.saturate(server)
+            bench.save()
     for number in range(asked.rounds):
         for load in asked.loads:
             for server in servers:

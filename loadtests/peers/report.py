@@ -63,14 +63,26 @@ def percentiles(values: Sequence[float], *shares: float) -> np.ndarray:
     return np.percentile(values, shares) if len(values) else np.full(len(shares), np.nan)
 
 
+def saturated(measured: Mapping[str, Any]) -> Iterator[str]:
+    """Each server's throughput as a share of ours, by its tuning."""
+    yield "| always asked for so much that all is busy | work, of ours, by (processes, threads, largest batch) |"
+    yield "|---|---|"
+    for server, tried in measured["saturated"].items():
+        cells = []
+        for each in tried:
+            tuning = "({workers}, {threads}, {max_batch})".format(**each["tuning"])
+            cells.append(f"{each['work'] / measured['capacity']:.2f}" + (f" {tuning}" if len(tried) > 1 else ""))
+        yield f"| {server} | " + ", ".join(cells) + " |"
+
+
 def table(arrivals: str, measured: Mapping[str, Any]) -> Iterator[str]:
     names = list(measured["alone_s"])
     yield (
         "| load | server | "
         + " | ".join(f"{name} steps" for name in names)
-        + (" | p99 slowdown, quickest | all | good | goodput | rejected | lost |")
+        + " | p99 slowdown, quickest | all | good | goodput | rejected, within (p99) | lost | memory, MB |"
     )
-    yield "|---|---|" + "---|" * (len(names) + 6)
+    yield "|---|---|" + "---|" * (len(names) + 7)
     for load, server, points in groups(arrivals, measured):
         yield line(load, server, row(points, measured))
 
@@ -87,7 +99,8 @@ def groups(arrivals: str, measured: Mapping[str, Any]) -> Iterator[tuple[float, 
 def line(load: float, server: str, row: Row) -> str:
     cells = [" / ".join(number(ms) for ms in latency_ms) for latency_ms in row.latency_ms.values()]
     cells += [f"{row.quick_slowdown:.1f}", f"{row.slowdown:.1f}", f"{row.good:.1%}", f"{row.goodput:.0%}"]
-    cells += [f"{row.rejected:.0%}", f"{row.lost:.0%}"]
+    cells += [f"{row.rejected:.0%}" + (f", {row.refusal_ms:.0f} ms" if row.rejected else ""), f"{row.lost:.0%}"]
+    cells += ["{:.0f} → {:.0f}".format(*row.memory_mb)]
     return f"| {load:g} | {server} | " + " | ".join(cells) + " |"
 
 
@@ -119,14 +132,14 @@ def write(measured: Mapping[str, Any], machine: str) -> None:
     lines = [
         f"{machine}. Alone: {alone}; {measured['per_s']:.1f} calls a second of the mix when saturated.",
         "",
+        *saturated(measured),
+        "",
         f"![slowdown and goodput over the load]({PLOT.relative_to(DOCUMENT.parent)})",
     ]
     for arrivals in dict.fromkeys(point["arrivals"] for point in measured["points"]):
         seconds = next(point["seconds"] for point in measured["points"] if point["arrivals"] == arrivals)
         lines += ["", f"{arrivals.capitalize()}, {seconds:g} s a point and round; p50 / p95 / p99 in milliseconds:", ""]
         lines += table(arrivals, measured)
-    tunings = [f"{server} {tuning}" for server, tuning in measured["tuning"].items()]
-    lines += ["", "Tuned to: " + "; ".join(tunings) + "." if tunings else "Not tuned."]
     before, _, rest = DOCUMENT.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     DOCUMENT.write_text(before + BEGIN + "\n" + "\n".join(lines) + "\n\n" + END + after)

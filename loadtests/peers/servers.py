@@ -38,10 +38,10 @@ class Server:
         return {"asked": [asked]} if self.wrapped else asked
 
 
-OURS = Server("Trilemma", deadlines=True)
+UNTOLD = Server("Trilemma, no deadlines")
 SERVERS = [
-    OURS,
-    Server("Trilemma, no deadlines"),
+    Server("Trilemma", deadlines=True),
+    UNTOLD,
     Server("FastAPI, a lock", "plain"),
     Server("LitServe", "lit"),
     Server("BentoML", "bento", wrapped=True),

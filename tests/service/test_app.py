@@ -179,7 +179,7 @@ def test_auto_answers_as_the_method_it_chose_and_says_why(tmp_path: Path) -> Non
     point = {"steps": 3, "solver": "ddim", "settings": {"eta": 1.0}, "alone_ms": 9.0, "frechet_distance": 2.5}
     write_bundle(tmp_path / "toy", measured={"points": [point]})
     with serve(tmp_path, ToyRuntime()) as client:
-        chosen = generate(client, method="auto", max_ms=10, n=2)
+        chosen = generate(client, method="auto", max_ms=60_000, n=2)
         asked = generate(client, steps=3, solver="ddim", eta=1.0, n=2)
         picture = generate(client, "image/png", method="auto", max_distance=3)
     answer = chosen.json()
@@ -187,7 +187,8 @@ def test_auto_answers_as_the_method_it_chose_and_says_why(tmp_path: Path) -> Non
     assert [image["sha256"] for image in answer["images"]] == [image["sha256"] for image in asked.json()["images"]]
     assert chosen.headers["etag"] == asked.headers["etag"]
     assert answer["chosen"] == (
-        "toy, 3 steps, solver ddim, eta = 1: distance 2.5, 9 ms; the best of 1 measured points with max_ms = 10"
+        "toy, 3 steps, solver ddim, eta = 1: distance 2.5, 9 ms; the best of 1 measured points with max_ms = 60000 "
+        "that can be promised"
     )
     assert asked.json()["chosen"] is None
     assert picture.headers["trilemma-chosen"].startswith("toy, 3 steps")

@@ -1,6 +1,7 @@
 """Starting, serving, overloaded, stopped: what the whole application says of itself."""
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,36 @@ def test_beyond_the_queue_it_answers_429_and_says_when_to_come_back(tmp_path: Pa
         asking.join()
         assert first[0].status_code == 200
         assert generate(client, n=5).status_code == 200
+
+
+def test_auto_counts_what_is_queued(tmp_path: Path) -> None:
+    points = [
+        {"steps": steps, "solver": "ddim", "settings": {"eta": 0.0}, "alone_ms": steps, "frechet_distance": 1 / steps}
+        for steps in (2, 20)
+    ]
+    write_bundle(tmp_path / "toy", measured={"points": points})
+    runtime = Held()
+    budget = {"method": "auto", "max_ms": 1_000_000}
+    with serve(tmp_path, runtime, workers=1, max_backlog_s=10_000) as client:
+        app: Any = client.app
+        service = app.state.service
+        service.engine.scheduler.costs.set(service.bundles["toy"].digest, {1: 10.0})
+        answers: list[Any] = []
+        queue: list[dict[str, Any]] = [{"steps": 75, "deadline_ms": 1_000_000}, budget]
+        asking = [threading.Thread(target=lambda body=body: answers.append(generate(client, **body))) for body in queue]
+        for count, thread in enumerate(asking, start=1):
+            thread.start()
+            assert runtime.entered.wait(60)
+            while len(service.engine.jobs) < count:
+                time.sleep(0.001)
+        runtime.go.set()
+        for thread in asking:
+            thread.join()
+        service.engine.scheduler.costs.set(service.bundles["toy"].digest, {1: 10.0})
+        answers.append(generate(client, **budget, n=2))
+    assert {answer.status_code for answer in answers} == {200}
+    assert sorted(answer.json()["steps"] for answer in answers[:2]) == [2, 75]
+    assert answers[2].json()["steps"] == 20
 
 
 def test_an_engine_that_stopped_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
