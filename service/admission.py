@@ -12,7 +12,7 @@ work it is; and as jobs are ahead of their promises when the machine has time, t
 
 import math
 from bisect import bisect_right
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator
 
 from service.core import Job
@@ -20,7 +20,7 @@ from service.errors import Overloaded
 from service.scheduler import STRETCH, Scheduler
 
 MARGIN = 1.25  # on predicted work, where a deadline hangs on it
-PROMISED = 0.8  # of the machine, at most
+PROMISED = 0.75  # of the machine, at most
 
 
 class Admission:
@@ -55,10 +55,10 @@ class Admission:
         if broken and job.deadline_s < math.inf:
             raise Overloaded("the deadline, or one already promised, would be missed", backlog_s)
         if broken:
-            job.due_s = max(job.due_s, broken[-1].due_s)  # and behind it, as it comes later
+            job.due_s = broken[-1].due_s  # and behind it, as it comes later
 
     def backlog_s(self) -> float:
-        """Seconds that all that is accepted takes, in batches like those of late."""
+        """Seconds that all that is accepted takes."""
         return sum(steps * self._row_s(model) for model, steps in self.scheduler.steps_left.items()) / self.workers
 
     def _promised(self, job: Job, now: float) -> float:
@@ -71,52 +71,31 @@ class Admission:
         return sum(rows * self._row_s(model) for model, rows in rows_per_s.items()) / self.workers
 
     def _row_s(self, model: str) -> float:
-        return self.scheduler.costs.row_s(model, self.scheduler.rows(model))
+        """A row's share of a step, with the model's rows that there are shared by the workers."""
+        rows = math.ceil(self.scheduler.unfinished[model] / self.workers)
+        rows = min(max(rows, 1), self.scheduler.rows(model))
+        return self.scheduler.costs.seconds(model, rows) / rows
 
     def _ends(self, job: Job, now: float) -> Iterator[tuple[Job, float]]:
-        """Of what was promised, each job that may end later for this one, and itself: the time by which it ends."""
+        """This job and, of those behind it, each that was promised, with the time by which it ends at the latest."""
+        models = {job.model, *(model for model, left in self.scheduler.steps_left.items() if left)}
+        full_s = {model: self.scheduler.costs.seconds(model, self.scheduler.rows(model)) for model in models}
+        row_s = {model: self._row_s(model) for model in models}
+        now += max(map(self._under_way_s, self.scheduler.running), default=0.0)
+        work_s = dict.fromkeys(models, 0.0)  # before
+        room_s = dict.fromkeys(models, 0.0)  # and what it may be more, in full batches
         place = bisect_right(self.scheduler.jobs, job.due_s, key=lambda each: each.due_s)
         order = [*self.scheduler.jobs[:place], job, *self.scheduler.jobs[place:]]
-        queues = defaultdict[str, list[Job]](list)
-        for each in order:
-            queues[each.model].append(each)
-        work = {model: Work(queue, self._row_s(model), self._full_s(model)) for model, queue in queues.items()}
-        if self.scheduler.running:
-            now += max(each.full_s for each in work.values())  # a step that may be under way
         last = max((i for i, each in enumerate(order) if each.deadline_s < math.inf), default=-1)
-        met = False  # a job of its model, with whose rows its own may ride along
-        for each in order[: last + 1]:
-            met = met or each.model == job.model
-            own = work[each.model]
-            if met and each.deadline_s < math.inf:
-                others_s = sum(other.seconds + other.riders_s() for other in work.values() if other is not own)
-                yield each, now + MARGIN * ((own.seconds + others_s) / self.workers + self.scheduler.work_s(each))
-            own.pass_next()
+        for i, each in enumerate(order[: last + 1]):
+            model = each.model
+            if i >= place and each.deadline_s < math.inf:
+                before_s = (sum(work_s.values()) + sum(room_s.values()) - room_s[model]) / self.workers
+                yield each, now + MARGIN * (before_s + self.scheduler.work_s(each))
+            work_s[model] += each.steps_left * row_s[model]
+            room_s[model] = max(room_s[model], each.longest_left * (full_s[model] - row_s[model]))
 
-    def _full_s(self, model: str) -> float:
-        return self.scheduler.costs.seconds(model, self.scheduler.rows(model))
-
-
-class Work:
-    """Of a model's jobs in the order of their due times: what those take that were passed, and what rides along."""
-
-    def __init__(self, queue: list[Job], row_s: float, full_s: float) -> None:
-        self.behind = deque(queue)
-        self.row_s = row_s
-        self.full_s = full_s
-        self.seconds = 0.0  # in batches like those of late
-        self.longest = 0  # steps
-
-    def pass_next(self) -> None:
-        each = self.behind.popleft()
-        self.seconds += each.steps_left * self.row_s
-        self.longest = max(self.longest, each.longest_left)
-
-    def riders_s(self) -> float:
-        """Seconds that the rows behind add while they ride along with those before: at most what fills the batches."""
-        most_s, total_s = self.longest * (self.full_s - self.row_s), 0.0
-        for each in self.behind:
-            if total_s >= most_s:
-                return most_s
-            total_s += min(each.steps_left, each.n * self.longest) * self.row_s
-        return min(total_s, most_s)
+    def _under_way_s(self, model: str) -> float:
+        """Seconds of a step of the model's that is under way, at most."""
+        rows = min(self.scheduler.running[model], self.scheduler.rows(model))
+        return self.scheduler.costs.seconds(model, rows) if rows else 0.0

@@ -11,7 +11,6 @@ WEIGHT = 0.1  # of a new measurement, and so the most by which ln(seconds) moves
 SHAPE = (
     0.2  # of that weight: for the sizes near the one measured alone; the rest is for all, as what slows one slows all
 )
-ROW_WEIGHT = 0.02  # of a batch in the running estimate of what a row comes to
 PAYS = 0.95  # of the best throughput: a batch that is larger than needed for this much costs latency and buys nothing
 
 
@@ -20,7 +19,6 @@ class Curve:
 
     def __init__(self, knots: Mapping[int, float]) -> None:
         self.rows = sorted(knots)
-        self.row_s: float | None = None  # of a row in the batches of late
         self.set([knots[rows] for rows in self.rows])
 
     def set(self, seconds: list[float]) -> None:
@@ -33,7 +31,6 @@ class Curve:
 
     def observe(self, rows: int, seconds: float) -> None:
         """Moves all of it, and the nearest knots some more, towards a measurement: in logarithms and clipped."""
-        self.row_s = seconds / rows if self.row_s is None else self.row_s + ROW_WEIGHT * (seconds / rows - self.row_s)
         error = WEIGHT * min(max(math.log(seconds / self.seconds(rows)), -1), 1)
         right = min(bisect_left(self.rows, rows), len(self.rows) - 1)
         left = max(right - 1, 0)
@@ -61,12 +58,6 @@ class Costs:
     def seconds(self, model: str, rows: int) -> float:
         """Of one step of `rows` rows."""
         return self._curves[model].seconds(rows) if model in self._curves else PRIOR_ROW_S * rows
-
-    def row_s(self, model: str, rows: int) -> float:
-        """Seconds of a row's share of a step as the batches of late had them: at least that in a batch of `rows`."""
-        best_s = self.seconds(model, rows) / rows
-        recent_s = self._curves[model].row_s if model in self._curves else None
-        return best_s if recent_s is None else min(max(best_s, recent_s), self.seconds(model, 1))
 
     def paying(self, model: str, most: int) -> int:
         """The smallest batch of at most `most` rows with PAYS of the best throughput; `most` if not measured."""

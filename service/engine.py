@@ -170,7 +170,7 @@ class Engine:
                         self._changed.notify()
                     self._gauge()
                     return batch
-                assert not self.jobs or self.scheduler.running, "jobs, and none of their rows to run"
+                assert not self.jobs or self.scheduler.running.total(), "jobs, and none of their rows to run"
                 if self._draining and not self.jobs:
                     self._closed = True
                     self._changed.notify_all()

@@ -30,18 +30,20 @@ class Scheduler:
         self.jobs: list[Job] = []  # not finished
         self.waiting = 0  # images not begun
         self.active = 0  # images begun and not finished
-        self.running = 0  # images in a batch that has not come back
+        self.running: Counter[str] = Counter()  # images in a batch that has not come back, by model
+        self.unfinished: Counter[str] = Counter()  # images, by model
         self.steps_left: Counter[str] = Counter()  # of all images, by model
 
     def add(self, job: Job) -> None:
         insort(self.jobs, job, key=lambda each: each.due_s)
         self.waiting += job.n
+        self.unfinished[job.model] += job.n
         self.steps_left[job.model] += job.steps_left
 
     @property
     def ready(self) -> int:
         """Images that could take a step now."""
-        return self.waiting + self.active - self.running
+        return self.waiting + self.active - self.running.total()
 
     def rows(self, model: str) -> int:
         """The most rows of a batch: as many as pay."""
@@ -76,7 +78,7 @@ class Scheduler:
                 image.job.started_s = image.job.started_s or now
                 self.waiting -= 1
                 self.active += 1
-        self.running += len(rows)
+        self.running[rows[0].job.model] += len(rows)
         return Batch(rows[0].job.method, rows)
 
     def advance(self, batch: Batch, x: States, x0: States) -> list[Image]:
@@ -94,10 +96,11 @@ class Scheduler:
             image.job.steps_left -= 1
             if image.finished:
                 self.active -= 1
+                self.unfinished[image.job.model] -= 1
                 finished.append(image)
                 if image.job.steps_left == 0:
                     self._remove(image.job)
-            self.running -= 1
+            self.running[image.job.model] -= 1
             self.steps_left[image.job.model] -= 1
         return finished
 
@@ -108,7 +111,8 @@ class Scheduler:
         self._remove(job)
         self.steps_left[job.model] -= job.steps_left
         for image in job.images:
-            self.running -= image.running
+            self.running[job.model] -= image.running
+            self.unfinished[job.model] -= not image.finished
             self.waiting -= not image.begun
             self.active -= image.begun and not image.finished
             image.running = False

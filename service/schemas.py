@@ -37,7 +37,9 @@ class GenerateRequest(BaseModel):
     max_ms: Annotated[
         float | None,
         Field(
-            gt=0, description="`auto` only: measured milliseconds of one image alone at most; the nearest to the data"
+            gt=0,
+            description="`auto` only: the nearest to the data of what was measured within so many milliseconds and can "
+            "be promised within them now, what is queued counted; as `deadline_ms`",
         ),
     ] = None
     max_distance: Annotated[

@@ -71,13 +71,14 @@ class Client:
                     except aiohttp.ClientError:
                         await asyncio.sleep(0.2)
 
-    async def alone_s(self, kind: Class, times: int) -> list[float]:
-        """Seconds of each answer, one call after the other."""
-        took = []
+    async def alone_s(self, kinds: Sequence[Class], times: int) -> dict[str, list[float]]:
+        """Seconds of each answer by class, one call after the other; the classes take turns."""
+        took: dict[str, list[float]] = {kind.name: [] for kind in kinds}
         for seed in range(times):
-            start_s = time.perf_counter()
-            await self.ask(Call(0.0, kind, 2**41 + seed))
-            took.append(time.perf_counter() - start_s)
+            for kind in kinds:
+                start_s = time.perf_counter()
+                await self.ask(Call(0.0, kind, 2**41 + seed))
+                took[kind.name].append(time.perf_counter() - start_s)
         return took
 
     async def saturated_s(self, calls: Sequence[Call], at_once: int) -> float:

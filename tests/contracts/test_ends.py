@@ -101,7 +101,7 @@ def test_after_a_thousand_cancels_disconnects_and_faults_every_request_has_ended
     assert {"trilemma_active_images 0.0", "trilemma_waiting_images 0.0"} <= set(metrics)
     scheduler = service.engine.scheduler
     assert not scheduler.jobs
-    assert scheduler.running == scheduler.active == scheduler.waiting == scheduler.steps_left.total() == 0
+    assert scheduler.running.total() == scheduler.active == scheduler.waiting == scheduler.steps_left.total() == 0
     assert not service.desk._tasks
     assert not service.flights._tasks
     assert not service.flights._waiting.total()

@@ -73,15 +73,22 @@ def test_a_dragged_budget_is_what_the_service_chooses_within(service: str, opene
     page.wait_for_url("**max_ms=**")
 
     def agrees() -> str:
-        """What was chosen, once it is what the API chooses within the budget in the address."""
+        """What was chosen, once it is within the budget in the address, and the picture is of it."""
         (max_ms,) = re.findall(r"max_ms=([\d.]+)", page.url)
-        answer = asked(service, method="auto", max_ms=float(max_ms), class_label=3, seed=7)
-        expect(chosen).to_have_text(f"Chosen: {answer['chosen']}.")
-        point = page.get_by_role("figure").first.locator(".point.chosen")
+        expect(chosen).to_contain_text(f"with max_ms = {float(max_ms):g} ")
+        said = re.match(
+            r"Chosen: (\w+), (\d+) steps, solver (\w+)(, eta = ([\d.]+))?: .*, ([\d.]+) ms;", chosen.inner_text()
+        )
+        assert said is not None
+        method, steps, solver, _, eta, ms = said.groups()
+        assert float(ms) <= float(max_ms)
+        settings = {} if eta is None else {"eta": float(eta)}
+        answer = asked(service, method=method, steps=int(steps), solver=solver, class_label=3, seed=7, **settings)
         image = page.locator("section:visible .tiles img")
         expect(image).to_have_attribute("src", f"data:image/png;base64,{answer['images'][0]['data']}")
-        expect(point).to_have_attribute("aria-label", re.compile(f"by {answer['method']}, .* {answer['steps']} steps"))
-        return str(answer["chosen"])
+        point = page.get_by_role("figure").first.locator(".point.chosen")
+        expect(point).to_have_attribute("aria-label", re.compile(f"by {method}, .* {steps} steps"))
+        return said.group()
 
     first = agrees()
     budget.press("End")
