@@ -6,8 +6,9 @@ would ride along; another model's may have room: then each step of its longest j
 
 That bound is met only just by what comes when all is busy, and everything that comes next is refused for its sake, the
 short first. So promises also add up: each takes what is left of its work over what is left of its time, of what the
-machine does, and all take PROMISED of it at most. Then a call is about as likely to be let in as another, whatever the
-work it is; and as jobs are ahead of their promises when the machine has time, that time is promised to others.
+machine does, and while all take more than PROMISED of it, no other is made. That asks nothing of who comes, so that a
+call is about as likely to be let in as another, whatever the work it is and on whichever model; and what jobs are ahead
+of their promises is promised to others.
 """
 
 import math
@@ -20,7 +21,7 @@ from service.errors import Overloaded
 from service.scheduler import STRETCH, Scheduler
 
 MARGIN = 1.25  # on predicted work, where a deadline hangs on it
-PROMISED = 0.75  # of the machine, at most
+PROMISED = 0.7  # of the machine: while that is taken, nothing more
 
 
 class Admission:
@@ -48,7 +49,7 @@ class Admission:
         if queued and backlog_s + more_s > self.max_backlog_s:
             over_s = min(backlog_s, backlog_s + more_s - self.max_backlog_s)
             raise Overloaded(f"{backlog_s:.1f} s of work are queued; {more_s:.1f} s more are too much", over_s)
-        if job.deadline_s < math.inf and self._promised(job, now) > PROMISED:
+        if job.deadline_s < math.inf and self._promised(now) > PROMISED:
             raise Overloaded("as much is promised as the machine can do", backlog_s)
         job.due_s = min(job.deadline_s, now + STRETCH[job.priority] * work_s)
         broken = [each for each, end_s in self._ends(job, now) if end_s > each.deadline_s]
@@ -61,10 +62,10 @@ class Admission:
         """Seconds that all that is accepted takes."""
         return sum(steps * self._row_s(model) for model, steps in self.scheduler.steps_left.items()) / self.workers
 
-    def _promised(self, job: Job, now: float) -> float:
-        """The share of the machine that this job and those with a deadline take until they are to be finished."""
+    def _promised(self, now: float) -> float:
+        """The share of the machine that the jobs with a deadline take until they are to be finished."""
         rows_per_s = defaultdict[str, float](float)  # by model
-        for each in (job, *self.scheduler.jobs):
+        for each in self.scheduler.jobs:
             if each.deadline_s < math.inf:
                 least_s = each.longest_left * self.scheduler.costs.seconds(each.model, 1)  # what is late takes no more
                 rows_per_s[each.model] += each.steps_left / max(each.deadline_s - now, least_s)
