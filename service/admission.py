@@ -2,7 +2,8 @@
 
 A job waits while every worker is busy with what is due before it. So it ends within the step under way, the work before
 it shared by the workers, and its own alone (Graham 1969). Rows of its own model before it are in full batches, else it
-would ride along; another model's may have room: then each step of its longest job counts as a full batch's.
+would ride along; another model's may have room: then each step of its longest job counts as one of all rows that the
+model has. As a job's rows ride along with those before, it may make all late that are behind the first of its model.
 
 That bound is met only just by what comes when all is busy, and everything that comes next is refused for its sake, the
 short first. So promises also add up: each takes what is left of its work over what is left of its time, of what the
@@ -13,7 +14,7 @@ of their promises is promised to others.
 
 import math
 from bisect import bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from service.core import Job
@@ -21,7 +22,7 @@ from service.errors import Overloaded
 from service.scheduler import STRETCH, Scheduler
 
 MARGIN = 1.25  # on predicted work, where a deadline hangs on it
-PROMISED = 0.7  # of the machine: while that is taken, nothing more
+PROMISED = 0.65  # of the machine: while that is taken, nothing more
 
 
 class Admission:
@@ -56,7 +57,7 @@ class Admission:
         if broken and job.deadline_s < math.inf:
             raise Overloaded("the deadline, or one already promised, would be missed", backlog_s)
         if broken:
-            job.due_s = broken[-1].due_s  # and behind it, as it comes later
+            job.due_s = max(job.due_s, broken[-1].due_s)  # and behind it, as it comes later
 
     def backlog_s(self) -> float:
         """Seconds that all that is accepted takes."""
@@ -78,25 +79,26 @@ class Admission:
         return self.scheduler.costs.seconds(model, rows) / rows
 
     def _ends(self, job: Job, now: float) -> Iterator[tuple[Job, float]]:
-        """This job and, of those behind it, each that was promised, with the time by which it ends at the latest."""
-        models = {job.model, *(model for model, left in self.scheduler.steps_left.items() if left)}
-        full_s = {model: self.scheduler.costs.seconds(model, self.scheduler.rows(model)) for model in models}
-        row_s = {model: self._row_s(model) for model in models}
-        now += max(map(self._under_way_s, self.scheduler.running), default=0.0)
-        work_s = dict.fromkeys(models, 0.0)  # before
-        room_s = dict.fromkeys(models, 0.0)  # and what it may be more, in full batches
+        """Of what was promised, each job that may end later for this one, and itself: the time by which it ends."""
+        rows = self.scheduler.unfinished + Counter({job.model: job.n})
+        full_s = {model: self._step_s(model, rows[model]) for model in rows}
+        row_s = {model: self._row_s(model) for model in rows}
+        now += max((self._step_s(model, rows) for model, rows in self.scheduler.running.items() if rows), default=0.0)
+        work_s = dict.fromkeys(rows, 0.0)  # before
+        room_s = dict.fromkeys(rows, 0.0)  # and what it may be more, with all the model's rows in every batch
         place = bisect_right(self.scheduler.jobs, job.due_s, key=lambda each: each.due_s)
         order = [*self.scheduler.jobs[:place], job, *self.scheduler.jobs[place:]]
         last = max((i for i, each in enumerate(order) if each.deadline_s < math.inf), default=-1)
-        for i, each in enumerate(order[: last + 1]):
+        met = False  # a job of its model, with which its rows may ride along
+        for each in order[: last + 1]:
             model = each.model
-            if i >= place and each.deadline_s < math.inf:
+            met = met or model == job.model
+            if met and each.deadline_s < math.inf:
                 before_s = (sum(work_s.values()) + sum(room_s.values()) - room_s[model]) / self.workers
                 yield each, now + MARGIN * (before_s + self.scheduler.work_s(each))
             work_s[model] += each.steps_left * row_s[model]
             room_s[model] = max(room_s[model], each.longest_left * (full_s[model] - row_s[model]))
 
-    def _under_way_s(self, model: str) -> float:
-        """Seconds of a step of the model's that is under way, at most."""
-        rows = min(self.scheduler.running[model], self.scheduler.rows(model))
-        return self.scheduler.costs.seconds(model, rows) if rows else 0.0
+    def _step_s(self, model: str, rows: int) -> float:
+        """Seconds of a step of so many rows, or of as many as pay."""
+        return self.scheduler.costs.seconds(model, min(rows, self.scheduler.rows(model)))

@@ -1,8 +1,9 @@
 """`./run bench peers`: the same models behind other servers and behind this one, under the same open-loop load.
 
 A server's first run measures what it does when saturated, with each of TUNINGS if it is not ours, and the best is used
-from then on; ours comes first, as that is the capacity which the loads are shares of. All that is measured is kept in a
-folder: later runs add points, and the report is written from all of them.
+from then on. Ours is measured anew before each of the others and each load, as the machine's speed drifts: the last one
+is the capacity that loads and goodput are shares of. All that is measured is kept in a folder: later runs add points,
+and the report is written from all of them.
 """
 
 import argparse
@@ -79,21 +80,26 @@ class Bench:
             await client.session.close()
             return sum(alone_s[call.kind.name] for call in calls) / took_s
 
-        own = self.measured["saturated"][server.name] = []
+        own = self.measured["saturated"].setdefault(server.name, [])
         for tuning in TUNINGS if server.module else [Tuning()]:
             with running(server, tuning) as (url, _):
                 own.append({"tuning": asdict(tuning), "work": asyncio.run(measure(url))})
             print(server.name, own[-1], flush=True)
-        if server is UNTOLD:
-            self.measured["capacity"] = own[0]["work"]
-            self.measured["per_s"] = own[0]["work"] / sum(kind.share * alone_s[kind.name] for kind in self.kinds)
+        self.save()
+
+    @property
+    def capacity(self) -> float:
+        """Seconds' worth of lone work, a second."""
+        capacity: float = self.measured["saturated"][UNTOLD.name][-1]["work"]
+        return capacity
 
     def point(
         self, server: Server, tuning: Tuning, load: float, arrivals: str, seconds: float, seed: int
     ) -> dict[str, Any]:
         """A fresh server under so many times the capacity; each call as when, status and latency, by class."""
         trace = {"poisson": traces.poisson, "bursts": traces.bursts}[arrivals]
-        calls = trace(self.kinds, load * self.measured["per_s"], seconds, seed)
+        call_s = sum(kind.share * self.measured["alone_s"][kind.name] for kind in self.kinds)
+        calls = trace(self.kinds, load * self.capacity / call_s, seconds, seed)
 
         async def measure(url: str) -> tuple[list[Outcome], float, float]:
             client = Client(server, url, self.good_s)
@@ -109,7 +115,13 @@ class Bench:
         told: dict[str, list[Any]] = {kind.name: [] for kind in self.kinds}
         for outcome in outcomes:
             told[outcome.call.kind.name].append([outcome.call.at_s, outcome.status, outcome.latency_s])
-        what = {"server": server.name, "load": load, "arrivals": arrivals, "seconds": seconds}
+        what = {
+            "server": server.name,
+            "load": load,
+            "arrivals": arrivals,
+            "seconds": seconds,
+            "capacity": self.capacity,
+        }
         return {**what, "memory_mb": [before, after], "calls": told}
 
 
@@ -132,12 +144,13 @@ def main() -> None:
     servers = [server for server in SERVERS if server.name in asked.servers]
     if not bench.measured["alone_s"]:
         bench.alone()
-    for server in (UNTOLD, *servers):
-        if server.name not in bench.measured["saturated"] and not server.deadlines:
+    for server in servers:
+        if server.module and server.name not in bench.measured["saturated"]:
+            bench.saturate(UNTOLD)
             bench.saturate(server)
-            bench.save()
     for number in range(asked.rounds):
         for load in asked.loads:
+            bench.saturate(UNTOLD)
             for server in servers:
                 seed = 1000 * number + int(100 * load)
                 point = bench.point(server, bench.tuning(server), load, asked.arrivals, asked.seconds, seed)

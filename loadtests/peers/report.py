@@ -1,5 +1,6 @@
 """The comparison as tables and a plot in docs/performance.md, between two marks."""
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
+from loadtests.peers.servers import UNTOLD
 from loadtests.traces import GOOD, GOOD_S
 
 mpl.use("Agg")
@@ -44,14 +46,14 @@ def row(points: Sequence[Point], measured: Mapping[str, Any]) -> Row:
     refusals = [took_s for _, _, status, took_s in calls if status in REFUSED]
     good = [(n, at_s + took_s) for n, at_s, took_s in answers if took_s <= max(GOOD * alone_s[n], GOOD_S)]
     seconds = points[0]["seconds"]
-    worth_s = sum(alone_s[name] for name, end_s in good if end_s <= seconds) / seconds / len(points)
+    worth_s = sum(alone_s[name] for name, end_s in good if end_s <= seconds)
     quick = min(alone_s, key=lambda name: alone_s[name])
     return Row(
         {name: tuple(1000 * percentiles([t for n, _, t in answers if n == name], 50, 95, 99)) for name in alone_s},
         percentiles([took_s / alone_s[n] for n, _, took_s in answers if n == quick], 99)[0],
         percentiles([took_s / alone_s[n] for n, _, took_s in answers], 99)[0],
         len(good) / max(1, len(answers)),
-        worth_s / measured["capacity"],
+        worth_s / seconds / sum(point["capacity"] for point in points),
         len(refusals) / len(calls),
         (len(calls) - len(answers) - len(refusals)) / len(calls),
         1000 * percentiles(refusals, 99)[0],
@@ -64,14 +66,15 @@ def percentiles(values: Sequence[float], *shares: float) -> np.ndarray:
 
 
 def saturated(measured: Mapping[str, Any]) -> Iterator[str]:
-    """Each server's throughput as a share of ours, by its tuning."""
-    yield "| always asked for so much that all is busy | work, of ours, by (processes, threads, largest batch) |"
+    """Each server's throughput as a share of ours in the median, by its tuning."""
+    capacity = statistics.median(each["work"] for each in measured["saturated"][UNTOLD.name])
+    yield "| saturated: 32 calls of the mix at a time | of our work in the median; (processes, threads, largest batch) |"
     yield "|---|---|"
     for server, tried in measured["saturated"].items():
         cells = []
         for each in tried:
-            tuning = "({workers}, {threads}, {max_batch})".format(**each["tuning"])
-            cells.append(f"{each['work'] / measured['capacity']:.2f}" + (f" {tuning}" if len(tried) > 1 else ""))
+            tuning = "" if server == UNTOLD.name else " ({workers}, {threads}, {max_batch})".format(**each["tuning"])
+            cells.append(f"{each['work'] / capacity:.2f}{tuning}")
         yield f"| {server} | " + ", ".join(cells) + " |"
 
 
@@ -130,7 +133,7 @@ def write(measured: Mapping[str, Any], machine: str) -> None:
     draw(measured, PLOT)
     alone = ", ".join(f"{name} steps {1000 * alone_s:.1f} ms" for name, alone_s in measured["alone_s"].items())
     lines = [
-        f"{machine}. Alone: {alone}; {measured['per_s']:.1f} calls a second of the mix when saturated.",
+        f"{machine}. Alone: {alone}.",
         "",
         *saturated(measured),
         "",

@@ -25,12 +25,12 @@ def test_the_others_pipeline_gives_the_bytes_of_the_service() -> None:
 
 
 def test_a_row_counts_good_answers_within_the_time_refusals_and_what_was_lost() -> None:
-    measured = {"alone_s": {"a 4": 0.01, "b 50": 0.1}, "capacity": 2.0}
+    measured = {"alone_s": {"a 4": 0.01, "b 50": 0.1}}
     calls = {
         "a 4": [[0.0, 200, 0.05], [1.0, 200, 0.2], [2.0, 429, 0.01], [3.0, 0, 20.0]],  # good, late, refused, lost
         "b 50": [[0.0, 200, 0.5], [9.9, 200, 0.4], [5.0, 503, 0.03], [6.0, 500, 0.1]],  # good, after the end, ...
     }
-    row = report.row([{"seconds": 10.0, "memory_mb": [100.0, 101.0], "calls": calls}], measured)
+    row = report.row([{"seconds": 10.0, "capacity": 2.0, "memory_mb": [100.0, 101.0], "calls": calls}], measured)
     assert row.good == 3 / 4
     assert row.goodput == pytest.approx((0.01 + 0.1) / 10 / 2.0)
     assert (row.rejected, row.lost) == (2 / 8, 2 / 8)

@@ -100,12 +100,13 @@ def test_rows_that_would_break_a_deadline_do_not_ride_along() -> None:
         assert batch.images == [*urgent.images, *other.images][:rows]
 
 
-def test_under_overload_short_and_long_calls_are_let_in_alike_and_their_deadlines_are_kept() -> None:
+def test_under_overload_calls_of_all_lengths_and_models_are_let_in_alike_and_their_deadlines_are_kept() -> None:
     scheduler = Scheduler(16, costs(dict.fromkeys("abc", CURVE)))
     arrivals = trace(3.0, 1000, deadlines=1.0)
     done = simulate(arrivals, scheduler, Admission(scheduler, 4096, 20.0, 2), 2, noise=0.15)
     asked, accepted = (Counter(len(each.table) for each in jobs) for jobs in ([a.job for a in arrivals], done))
-    assert accepted[4] / asked[4] > accepted[250] / asked[250] > 0.1
+    shares = [accepted[steps] / asked[steps] for steps in asked]
+    assert max(shares) < 2 * min(shares)
     assert np.mean([each.finished_s <= each.deadline_s for each in done]) > 0.98
 
 
