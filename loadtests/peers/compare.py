@@ -26,8 +26,8 @@ from service.settings import SHIPPED_BUNDLES
 
 FOLDER = ROOT / ".cache" / "peers"
 LOADS = [0.5, 0.8, 0.95, 1.5, 3.0]
-TUNINGS = [Tuning(2, 1, 1), Tuning(2, 1, 4), Tuning(2, 1, 16), Tuning(1, 2, 16)]
-ALONE, AT_ONCE, SATURATING_S = 20, 32, 15.0
+TUNINGS = [Tuning(2, 1, 2), Tuning(2, 1, 4), Tuning(2, 1, 16)]  # BentoML takes no batch of 1
+ALONE, AT_ONCE, SATURATING_S = 20, 32, 10.0
 
 
 class Bench:

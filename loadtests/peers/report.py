@@ -68,7 +68,7 @@ def percentiles(values: Sequence[float], *shares: float) -> np.ndarray:
 def saturated(measured: Mapping[str, Any]) -> Iterator[str]:
     """Each server's throughput as a share of ours in the median, by its tuning."""
     capacity = statistics.median(each["work"] for each in measured["saturated"][UNTOLD.name])
-    yield "| saturated: 32 calls of the mix at a time | of our work in the median; (processes, threads, largest batch) |"
+    yield "| saturated: 32 calls at a time | of our work in the median; (processes, threads, largest batch) |"
     yield "|---|---|"
     for server, tried in measured["saturated"].items():
         cells = []
