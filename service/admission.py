@@ -41,7 +41,7 @@ class Admission:
 
     def check(self, job: Job, now: float) -> None:
         """Gives the job its due time. Raises Overloaded."""
-        queued = self.scheduler.active + self.scheduler.waiting
+        queued = self.scheduler.unfinished.total()
         backlog_s = self.backlog_s()
         work_s = self.scheduler.work_s(job)
         if queued + job.n > self.max_queued_images:
@@ -83,7 +83,7 @@ class Admission:
         rows = self.scheduler.unfinished + Counter({job.model: job.n})
         full_s = {model: self._step_s(model, rows[model]) for model in rows}
         row_s = {model: self._row_s(model) for model in rows}
-        now += max((self._step_s(model, rows) for model, rows in self.scheduler.running.items() if rows), default=0.0)
+        now += max((self._step_s(model, n) for model, n in self.scheduler.running.items() if n), default=0.0)
         work_s = dict.fromkeys(rows, 0.0)  # before
         room_s = dict.fromkeys(rows, 0.0)  # and what it may be more, with all the model's rows in every batch
         place = bisect_right(self.scheduler.jobs, job.due_s, key=lambda each: each.due_s)

@@ -29,7 +29,6 @@ class Scheduler:
         self.costs = costs or Costs()
         self.jobs: list[Job] = []  # not finished
         self.waiting = 0  # images not begun
-        self.active = 0  # images begun and not finished
         self.running: Counter[str] = Counter()  # images in a batch that has not come back, by model
         self.unfinished: Counter[str] = Counter()  # images, by model
         self.steps_left: Counter[str] = Counter()  # of all images, by model
@@ -41,9 +40,14 @@ class Scheduler:
         self.steps_left[job.model] += job.steps_left
 
     @property
+    def active(self) -> int:
+        """Images begun and not finished."""
+        return self.unfinished.total() - self.waiting
+
+    @property
     def ready(self) -> int:
         """Images that could take a step now."""
-        return self.waiting + self.active - self.running.total()
+        return self.unfinished.total() - self.running.total()
 
     def rows(self, model: str) -> int:
         """The most rows of a batch: as many as pay."""
@@ -77,7 +81,6 @@ class Scheduler:
                 image.begin()
                 image.job.started_s = image.job.started_s or now
                 self.waiting -= 1
-                self.active += 1
         self.running[rows[0].job.model] += len(rows)
         return Batch(rows[0].job.method, rows)
 
@@ -95,11 +98,10 @@ class Scheduler:
             image.step += 1
             image.job.steps_left -= 1
             if image.finished:
-                self.active -= 1
                 self.unfinished[image.job.model] -= 1
                 finished.append(image)
                 if image.job.steps_left == 0:
-                    self._remove(image.job)
+                    self.jobs.remove(image.job)
             self.running[image.job.model] -= 1
             self.steps_left[image.job.model] -= 1
         return finished
@@ -108,17 +110,13 @@ class Scheduler:
         """Forgets what is left of a job."""
         if job not in self.jobs:
             return
-        self._remove(job)
+        self.jobs.remove(job)
         self.steps_left[job.model] -= job.steps_left
         for image in job.images:
             self.running[job.model] -= image.running
             self.unfinished[job.model] -= not image.finished
             self.waiting -= not image.begun
-            self.active -= image.begun and not image.finished
             image.running = False
-
-    def _remove(self, job: Job) -> None:
-        self.jobs.remove(job)
 
     def _ready(self, idle: int) -> list[Image]:
         """Rows that could run, of the model whose row is due first: as many as `idle` workers could take."""
