@@ -7,13 +7,14 @@ and the report is written from all of them.
 """
 
 import argparse
-import asyncio
 import json
 import os
 import statistics
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import uvloop
 
 from loadtests import traces
 from loadtests.peers import report
@@ -65,7 +66,7 @@ class Bench:
             await client.session.close()
 
         with running(UNTOLD, Tuning()) as (url, _):
-            asyncio.run(measure(url))
+            uvloop.run(measure(url))
         print(self.measured["alone_s"], flush=True)
 
     def saturate(self, server: Server) -> None:
@@ -83,7 +84,7 @@ class Bench:
         own = self.measured["saturated"].setdefault(server.name, [])
         for tuning in TUNINGS if server.module else [Tuning()]:
             with running(server, tuning) as (url, _):
-                own.append({"tuning": asdict(tuning), "work": asyncio.run(measure(url))})
+                own.append({"tuning": asdict(tuning), "work": uvloop.run(measure(url))})
             print(server.name, own[-1], flush=True)
         self.save()
 
@@ -111,7 +112,7 @@ class Bench:
             return outcomes, before, after
 
         with running(server, tuning) as (url, process):
-            outcomes, before, after = asyncio.run(measure(url))
+            outcomes, before, after = uvloop.run(measure(url))
         told: dict[str, list[Any]] = {kind.name: [] for kind in self.kinds}
         for outcome in outcomes:
             told[outcome.call.kind.name].append([outcome.call.at_s, outcome.status, outcome.latency_s])

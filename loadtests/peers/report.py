@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent.parent
 DOCUMENT, PLOT = ROOT / "docs" / "performance.md", ROOT / "docs" / "images" / "peers.png"
 BEGIN, END = "<!-- peers -->\n", "<!-- end of peers -->\n"
 REFUSED = (429, 503)
+SETTLED_S = 5.0  # from a point's start; before, a server has less under way than is cut off at the end
 
 Point = Mapping[str, Any]
 
@@ -31,7 +32,7 @@ class Row:
     quick_slowdown: float  # p99 of the class of the fewest steps
     slowdown: float  # p99 of all
     good: float  # share of the answers
-    goodput: float  # work of good answers within the trace's time, as a share of the capacity
+    goodput: float  # work of good answers from SETTLED_S to the trace's end, as a share of the capacity
     rejected: float  # share of the calls
     lost: float  # share of the calls
     refusal_ms: float  # p99
@@ -46,14 +47,14 @@ def row(points: Sequence[Point], measured: Mapping[str, Any]) -> Row:
     refusals = [took_s for _, _, status, took_s in calls if status in REFUSED]
     good = [(n, at_s + took_s) for n, at_s, took_s in answers if took_s <= max(GOOD * alone_s[n], GOOD_S)]
     seconds = points[0]["seconds"]
-    worth_s = sum(alone_s[name] for name, end_s in good if end_s <= seconds)
+    worth_s = sum(alone_s[name] for name, end_s in good if SETTLED_S <= end_s <= seconds)
     quick = min(alone_s, key=lambda name: alone_s[name])
     return Row(
         {name: tuple(1000 * percentiles([t for n, _, t in answers if n == name], 50, 95, 99)) for name in alone_s},
         percentiles([took_s / alone_s[n] for n, _, took_s in answers if n == quick], 99)[0],
         percentiles([took_s / alone_s[n] for n, _, took_s in answers], 99)[0],
         len(good) / max(1, len(answers)),
-        worth_s / seconds / sum(point["capacity"] for point in points),
+        worth_s / (seconds - SETTLED_S) / sum(point["capacity"] for point in points),
         len(refusals) / len(calls),
         (len(calls) - len(answers) - len(refusals)) / len(calls),
         1000 * percentiles(refusals, 99)[0],

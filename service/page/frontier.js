@@ -98,7 +98,7 @@ class Frontier {
     const asked = Number(params.get("max_ms"));
     const times = this.all.map((point) => point.ms).sort((a, b) => a - b);
     this.plots.forEach((plot) => plot.draw());
-    return this.setBudget(asked > 0 ? asked : times[Math.floor(times.length / 2)]);
+    return this.setBudget(asked > 0 ? asked : times[Math.floor(times.length * 0.75)]);
   }
 
   setBudget(ms) {
@@ -121,8 +121,9 @@ class Frontier {
     write("frontier", this.params);
   }
 
-  /** One request at a time; while it runs, the last budget waits for the next. */
+  /** One request at a time; while it runs, the last budget waits for the next. One that was refused gives way to it. */
   async ask() {
+    if (this.picture.refused) this.asked.abort();
     if (this.asking) return void (this.again = true);
     this.asking = true;
     do {
@@ -142,7 +143,8 @@ class Frontier {
       values: { max_ms: budgetMs },
       steps: undefined,
     };
-    const answer = await this.picture.play(auto, method, new AbortController().signal);
+    this.asked = new AbortController();
+    const answer = await this.picture.play(auto, method, this.asked.signal);
     if (!answer) return void this.plots.forEach((plot) => plot.choose(undefined));
     this.picture.notice.say("");
     this.picture.clock.textContent = duration(answer.timing.total_ms);

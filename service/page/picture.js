@@ -52,6 +52,7 @@ export class Picture {
     const { steps = 1, n } = settings; // method auto has no steps of its own yet
     const every = Math.max(1, Math.ceil((steps * n) / PREVIEWS));
     this.playing = signal; // a later play takes the tiles over
+    this.refused = false; // and about to be asked again
     if (this.images?.length !== n) this.prepare(settings, method);
     this.notice.say("Waiting for the first step");
     this.bar.max = steps * n;
@@ -91,7 +92,8 @@ export class Picture {
   }
 
   on(event, data) {
-    if (event === "waiting") this.notice.wait(data.error, data.seconds);
+    this.refused = event === "waiting";
+    if (this.refused) this.notice.wait(data.error, data.seconds);
     if (event === "queued") this.bar.value = 0;
     if (event === "step") {
       if (this.bar.value === 0) this.notice.say("Forming");

@@ -25,14 +25,15 @@ def test_the_others_pipeline_gives_the_bytes_of_the_service() -> None:
 
 
 def test_a_row_counts_good_answers_within_the_time_refusals_and_what_was_lost() -> None:
-    measured = {"alone_s": {"a 4": 0.01, "b 50": 0.1}}
+    measured = {"alone_s": {"a 4": 0.01, "b 50": 0.1, "c 20": 0.04}}
     calls = {
-        "a 4": [[0.0, 200, 0.05], [1.0, 200, 0.2], [2.0, 429, 0.01], [3.0, 0, 20.0]],  # good, late, refused, lost
-        "b 50": [[0.0, 200, 0.5], [9.9, 200, 0.4], [5.0, 503, 0.03], [6.0, 500, 0.1]],  # good, after the end, ...
+        "a 4": [[6.0, 200, 0.05], [7.0, 200, 0.2], [2.0, 429, 0.01], [3.0, 0, 20.0]],  # good, late, refused, lost
+        "b 50": [[4.7, 200, 0.5], [9.9, 200, 0.4], [5.0, 503, 0.03], [6.0, 500, 0.1]],  # good, after the end, ...
+        "c 20": [[4.0, 200, 0.1], [9.0, 200, 0.1]],  # good, but before all was settled; good
     }
     row = report.row([{"seconds": 10.0, "capacity": 2.0, "memory_mb": [100.0, 101.0], "calls": calls}], measured)
-    assert row.good == 3 / 4
-    assert row.goodput == pytest.approx((0.01 + 0.1) / 10 / 2.0)
-    assert (row.rejected, row.lost) == (2 / 8, 2 / 8)
+    assert row.good == 5 / 6
+    assert row.goodput == pytest.approx((0.01 + 0.1 + 0.04) / (10 - report.SETTLED_S) / 2.0)
+    assert (row.rejected, row.lost) == (2 / 10, 2 / 10)
     assert row.latency_ms["a 4"][0] == pytest.approx(125.0)
     assert row.quick_slowdown == pytest.approx(20, rel=0.02)
