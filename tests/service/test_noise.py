@@ -1,8 +1,11 @@
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service import noise
 
@@ -33,3 +36,12 @@ def test_a_stream_is_standard_normal() -> None:
     assert drawn.mean() == pytest.approx(0, abs=0.01)
     assert drawn.std() == pytest.approx(1, abs=0.01)
     assert (np.abs(drawn) > 1.959964).mean() == pytest.approx(0.05, abs=0.003)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 63), st.integers(0, 1000), st.integers(1, 9))))
+def test_what_was_drawn_before_and_on_which_thread_makes_no_difference(asked: list[tuple[int, int, int, int]]) -> None:
+    def draw(seed: int, index: int, stream: int, size: int) -> bytes:
+        return noise.normal(seed, index, stream, (size,)).tobytes()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert [draw(*each) for each in asked] == list(pool.map(lambda each: draw(*each), reversed(asked)))[::-1]
