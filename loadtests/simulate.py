@@ -47,7 +47,6 @@ def simulate(
     arrivals: Sequence[Arrival],
     scheduler: Scheduler,
     rule: Rule | Admission,
-    workers: int = 1,
     noise: float = 0.0,
 ) -> list[Job]:
     """Runs all that is let in to its end; returns those jobs, `finished_s` filled in. A rule lets in all.
@@ -60,7 +59,7 @@ def simulate(
     events: list[tuple[float, int, tuple[Batch, float] | Job]] = [
         (each.at_s, next(order), each.job) for each in arrivals
     ]
-    accepted, idle = list[Job](), workers
+    accepted, idle = list[Job](), scheduler.workers
     while events:
         now, _, event = heappop(events)
         if isinstance(event, tuple):
@@ -145,10 +144,10 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     for load in options.load:
         for name in (*RULES, "ours, admitting"):
-            scheduler = Scheduler(16, costs(dict.fromkeys("abc", CURVE)))
-            rule = RULES.get(name) or Admission(scheduler, 4096, options.backlog_s, WORKERS)
+            scheduler = Scheduler(16, costs(dict.fromkeys("abc", CURVE)), WORKERS)
+            rule = RULES.get(name) or Admission(scheduler, 4096, options.backlog_s)
             arrivals = trace(load, options.requests, deadlines=options.deadlines)
-            done = simulate(arrivals, scheduler, rule, WORKERS, options.noise)
+            done = simulate(arrivals, scheduler, rule, options.noise)
             print(f"| {load} | {name} | {row(arrivals, done)} |")
 
 

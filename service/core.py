@@ -105,6 +105,11 @@ class Image:
     def finished(self) -> bool:
         return self.step == len(self.job.table)
 
+    @property
+    def ready(self) -> bool:
+        """Whether it could take a step now."""
+        return not self.running and self.step < len(self.job.table)
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

@@ -46,14 +46,13 @@ class Engine:
         metrics: Metrics,
         max_queued_images: int,
         max_backlog_s: float = 60.0,
-        workers: int = 1,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.runtimes = runtimes
         self.scheduler = scheduler
         self.metrics = metrics
         self.clock = clock
-        self.admission = Admission(scheduler, max_queued_images, max_backlog_s, workers)
+        self.admission = Admission(scheduler, max_queued_images, max_backlog_s)
         self.jobs: set[Job] = set()  # accepted and not ended
         self.out_of_service: set[str] = set()  # models that kept failing
         self._failures: dict[str, int] = {}  # of each model's jobs since a row of it last succeeded
@@ -61,7 +60,7 @@ class Engine:
         self._draining = False
         self._closed = True
         self._changed = threading.Condition()  # over all of the above
-        names = [f"engine-{number}" for number in range(workers)]
+        names = [f"engine-{number}" for number in range(scheduler.workers)]
         self._workers = [threading.Thread(target=self._work, name=name, daemon=True) for name in names]
 
     def start(self) -> None:

@@ -27,6 +27,7 @@ def normal(seed: int, index: int, stream: int, shape: tuple[int, ...], use: int 
     Philox (Salmon et al. 2011) is counter-based: key = (seed, index), and the stream and its use are the counter's
     high words, so that two of an image's streams are at least 2^128 blocks apart.
     """
-    state = {"key": np.array([seed, index], np.uint64), "counter": np.array([0, 0, use, stream], np.uint64)}
-    _own.bits.state = {**_own.unused, "state": state}  # all of it: nothing is left of what was drawn before
+    key, counter = np.array([seed, index], np.uint64), np.array([0, 0, use, stream], np.uint64)
+    # All of the state: nothing is left of what was drawn before.
+    _own.bits.state = {**_own.unused, "state": {"key": key, "counter": counter}}
     return _own.generator.standard_normal(shape, dtype=np.float32)

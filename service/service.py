@@ -45,14 +45,13 @@ class Service:
         self._points: list[frontier.Point] = []
         self._runtimes: dict[str, Runtime] = {}  # by digest; those of the last reload's bundles stay for their rows
         self._loading = threading.Lock()
-        self._scheduler = Scheduler(settings.max_batch)
+        self._scheduler = Scheduler(settings.max_batch, workers=device.workers(settings.workers))
         self.engine = Engine(
             self._runtimes,
             self._scheduler,
             self.metrics,
             settings.max_queued_images,
             settings.max_backlog_s,
-            device.workers(settings.workers),
         )
         self.metrics.engine_up.set_function(lambda: self.status != "ready" or self.engine.alive)
         self.metrics.queue_limit.set(settings.max_queued_images)

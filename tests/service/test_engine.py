@@ -24,7 +24,7 @@ def job(toy: Bundle, **request: object) -> Job:
 def new_engine(
     toy: Bundle, runtime: ToyRuntime, *, max_batch: int = 4, max_queued_images: int = 100, workers: int = 1
 ) -> Engine:
-    engine = Engine({toy.digest: runtime}, Scheduler(max_batch), Metrics(), max_queued_images, workers=workers)
+    engine = Engine({toy.digest: runtime}, Scheduler(max_batch, workers=workers), Metrics(), max_queued_images)
     engine.start()
     return engine
 

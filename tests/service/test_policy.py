@@ -4,6 +4,7 @@ import math
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,9 +17,10 @@ curves = st.sampled_from([{1: 0.01, 8: 0.08}, {1: 0.01, 8: 0.01}, {1: 0.01, 8: 0
 
 
 @st.composite
-def workloads(draw: st.DrawFn) -> tuple[Scheduler, list[Arrival], int]:
-    """A scheduler, what arrives, and how many workers there are."""
-    scheduler = Scheduler(draw(st.integers(1, 8)), costs({"a": draw(curves), "b": draw(curves)}))
+def workloads(draw: st.DrawFn) -> tuple[Scheduler, list[Arrival]]:
+    """A scheduler, and what arrives."""
+    known = costs({"a": draw(curves), "b": draw(curves)})
+    scheduler = Scheduler(draw(st.integers(1, 8)), known, workers=draw(st.integers(1, 3)))
     now, arrivals = 0.0, []
     for _ in range(draw(st.integers(1, 12))):
         now += draw(st.floats(0, 0.2))
@@ -26,15 +28,15 @@ def workloads(draw: st.DrawFn) -> tuple[Scheduler, list[Arrival], int]:
         each = job(draw(st.sampled_from("ab")), draw(st.integers(1, 12)), draw(st.integers(1, 4)), now, now + within_s)
         each.priority = draw(st.sampled_from(["low", "normal", "high"]))
         arrivals.append(Arrival(now, each))
-    return scheduler, arrivals, draw(st.integers(1, 3))
+    return scheduler, arrivals
 
 
 @settings(deadline=None, derandomize=True, max_examples=2000)
 @given(workloads())
-def test_every_accepted_deadline_is_met(workload: tuple[Scheduler, list[Arrival], int]) -> None:
-    scheduler, arrivals, workers = workload
-    admission = Admission(scheduler, max_queued_images=1000, max_backlog_s=1.0, workers=workers)
-    for each in simulate(arrivals, scheduler, admission, workers):
+def test_every_accepted_deadline_is_met(workload: tuple[Scheduler, list[Arrival]]) -> None:
+    scheduler, arrivals = workload
+    admission = Admission(scheduler, max_queued_images=1000, max_backlog_s=1.0)
+    for each in simulate(arrivals, scheduler, admission):
         assert each.submitted_s < each.finished_s <= each.deadline_s + 1e-9
     assert scheduler.active == scheduler.waiting == scheduler.running.total() == 0
     assert scheduler.unfinished.total() == scheduler.steps_left.total() == 0
@@ -42,8 +44,8 @@ def test_every_accepted_deadline_is_met(workload: tuple[Scheduler, list[Arrival]
 
 @settings(deadline=None, derandomize=True, max_examples=1000)
 @given(workloads())
-def test_no_job_ends_later_than_its_due_time_and_the_backlog(workload: tuple[Scheduler, list[Arrival], int]) -> None:
-    scheduler, arrivals, workers = workload
+def test_no_job_ends_later_than_its_due_time_and_the_backlog(workload: tuple[Scheduler, list[Arrival]]) -> None:
+    scheduler, arrivals = workload
 
     def rule(each: Job, now: float, work_s: float) -> float:
         each.deadline_s = math.inf
@@ -54,7 +56,7 @@ def test_no_job_ends_later_than_its_due_time_and_the_backlog(workload: tuple[Sch
         return len(each.table) * each.n * scheduler.costs.seconds(each.model, rows)
 
     longest_step_s = 0.08
-    done = simulate(arrivals, scheduler, rule, workers)
+    done = simulate(arrivals, scheduler, rule)
     for each in done:
         accepted_s = sum(full_s(other) for other in done if other.submitted_s <= each.due_s + longest_step_s)
         assert each.finished_s <= each.due_s + accepted_s + longest_step_s + 1e-9
@@ -100,10 +102,33 @@ def test_rows_that_would_break_a_deadline_do_not_ride_along() -> None:
         assert batch.images == [*urgent.images, *other.images][:rows]
 
 
+@pytest.mark.parametrize(
+    ("steps", "within_s", "others_within_s", "first"),
+    [
+        (100, 1.28, 20, "b"),  # 25 % more than its second, and the step of b
+        (100, 1.25, 20, "a"),  # a promise that waiting might break
+        (100, 10, 1.3, "a"),  # one is broken already: no more of that
+        (15, 10, 20, "a"),  # brief
+        (100, math.inf, 20, "a"),  # not promised: it is as late as it may be
+        (100, 1.28, math.inf, "a"),  # before what was promised to nobody
+    ],
+)
+def test_a_promised_job_gives_way_to_more_rows_while_that_breaks_no_promise(
+    steps: int, within_s: float, others_within_s: float, first: str
+) -> None:
+    scheduler = Scheduler(4, costs({"a": {1: 0.01}, "b": {1: 0.01, 4: 0.02}}))
+    for each in (job("a", steps, deadline_s=within_s), job("b", 50, 4, deadline_s=others_within_s)):
+        each.due_s = 1.25 if each.method == "a" else 1.3
+        scheduler.add(each)
+    batch = scheduler.next_batch(0.0)
+    assert batch is not None
+    assert batch.method == first
+
+
 def test_under_overload_calls_of_all_lengths_and_models_are_let_in_alike_and_their_deadlines_are_kept() -> None:
-    scheduler = Scheduler(16, costs(dict.fromkeys("abc", CURVE)))
+    scheduler = Scheduler(16, costs(dict.fromkeys("abc", CURVE)), workers=2)
     arrivals = trace(3.0, 1000, deadlines=1.0)
-    done = simulate(arrivals, scheduler, Admission(scheduler, 4096, 20.0, 2), 2, noise=0.15)
+    done = simulate(arrivals, scheduler, Admission(scheduler, 4096, 20.0), noise=0.15)
     asked, accepted = (Counter(len(each.table) for each in jobs) for jobs in ([a.job for a in arrivals], done))
     shares = [accepted[steps] / asked[steps] for steps in asked]
     assert max(shares) < 2 * min(shares)
