@@ -17,9 +17,9 @@ from itertools import dropwhile
 
 from service.core import Job
 from service.errors import Overloaded
-from service.scheduler import STRETCH, Scheduler
+from service.scheduler import MARGIN, STRETCH, Scheduler
 
-PROMISED = 0.7  # of the machine: while that is taken, nothing more
+PROMISED = 0.65  # of the machine: while that is taken, nothing more
 
 
 class Admission:
@@ -46,6 +46,9 @@ class Admission:
         if queued and backlog_s + more_s > self.max_backlog_s:
             over_s = min(backlog_s, backlog_s + more_s - self.max_backlog_s)
             raise Overloaded(f"{backlog_s:.1f} s of work are queued; {more_s:.1f} s more are too much", over_s)
+        if job.deadline_s < now + MARGIN * work_s:
+            alone_ms = 1000 * MARGIN * work_s
+            raise Overloaded(f"the deadline is nearer than the {alone_ms:.0f} ms that this may take alone", backlog_s)
         if job.deadline_s < math.inf and self._promised(now) > PROMISED:
             raise Overloaded("as much is promised as the machine can do", backlog_s)
         job.due_s = min(job.deadline_s, now + STRETCH[job.priority] * work_s)

@@ -10,7 +10,7 @@ less work, the sooner, and the older, the nearer the front. Due times do not cha
   ride along cost that much at most): a slowdown of at most STRETCH + B / w.
 
 A job that has a deadline and much left to do gives way to a model with more rows, as a row costs less in a larger
-batch, while by the same bound that breaks no promise: each is then kept in time rather than before it.
+batch, while by the same bound, with EASE, that breaks no promise: each is then kept in time rather than before it.
 """
 
 import math
@@ -24,6 +24,7 @@ from service.schemas import Priority
 
 STRETCH: dict[Priority, float] = {"high": 15.0, "normal": 50.0, "low": 200.0}  # due time over work
 MARGIN = 1.25  # on predicted work, where a deadline hangs on it
+EASE = 1.5  # the same, where one is risked for the sake of throughput
 BRIEF = 8  # steps of a fuller batch: a job that takes less than that gives way to none
 
 
@@ -77,7 +78,9 @@ class Scheduler:
         rows = min(max(rows, 1), self.rows(model))
         return self.costs.seconds(model, rows) / rows
 
-    def ends(self, order: Sequence[Job], unfinished: Mapping[str, int], now: float) -> Iterator[tuple[Job, float]]:
+    def ends(
+        self, order: Sequence[Job], unfinished: Mapping[str, int], now: float, margin: float = MARGIN
+    ) -> Iterator[tuple[Job, float]]:
         """Of jobs in this order, with so many images by model, each that has a deadline: the time by which it ends.
 
         A job waits while every worker is busy with what is due before it. So it ends within the step under way, the
@@ -95,7 +98,7 @@ class Scheduler:
             model = job.model
             if job.deadline_s < math.inf:
                 waits_s = (before_s + sum(room_s.values()) - room_s[model]) / self.workers
-                yield job, now + MARGIN * (waits_s + self.work_s(job))
+                yield job, now + margin * (waits_s + self.work_s(job))
             before_s += job.steps_left * row_s[model]
             room_s[model] = max(room_s[model], job.longest_left * (full_s[model] - row_s[model]))
 
@@ -163,10 +166,10 @@ class Scheduler:
         if next(job for job in self.jobs if job.model == fullest).deadline_s == math.inf:
             return first.model  # whose rows are not to wait for what was promised to nobody
         step_s = self._step_s(fullest, rows[fullest])
-        brief = first.longest_left * self._step_s(first.model, 1) < BRIEF * step_s
-        if brief or any(end_s > job.deadline_s for job, end_s in self.ends(self.jobs, self.unfinished, now + step_s)):
+        if first.longest_left * self._step_s(first.model, 1) < BRIEF * step_s:
             return first.model
-        return fullest
+        ends = self.ends(self.jobs, self.unfinished, now + step_s, EASE)
+        return fullest if all(end_s <= job.deadline_s for job, end_s in ends) else first.model
 
     def _ready(self, model: str, idle: int) -> list[Image]:
         """The model's rows that could run: as many as `idle` workers could take."""

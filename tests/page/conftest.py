@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -81,3 +82,11 @@ def settled(page: Page) -> None:
         expect(tiles).to_have_attribute("data-state", "finished", timeout=60_000)
     if page.locator("section[data-view=load]").is_visible():
         expect(page.locator("section[data-view=load] .legend b").last).to_be_visible()
+
+
+def rows(service: str) -> float:
+    """Images in the engine."""
+    lines = httpx.get(f"{service}/metrics").text.splitlines()
+    return sum(
+        float(line.split()[1]) for line in lines if line.startswith(("trilemma_active_im", "trilemma_waiting_im"))
+    )

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.deploy.conftest import free_port, running, wait_until
-from tests.page.conftest import PHONE, OpenPage
+from tests.page.conftest import PHONE, OpenPage, rows
 
 LINK = "#generate?method=ddim&class_label=3&steps=4&solver=ddim&eta=0&seed=7"
 BODY = {"method": "ddim", "class_label": 3, "steps": 4, "solver": "ddim", "eta": 0, "seed": 7}
@@ -143,14 +143,6 @@ def test_the_slider_says_what_was_measured_at_its_value(service: str, opened: Op
     expect(
         page.get_by_text(f"Not measured at {page.get_by_role('spinbutton', name='Steps').input_value()}")
     ).to_be_visible()
-
-
-def rows(service: str) -> float:
-    """Images in the engine."""
-    lines = httpx.get(f"{service}/metrics").text.splitlines()
-    return sum(
-        float(line.split()[1]) for line in lines if line.startswith(("trilemma_active_im", "trilemma_waiting_im"))
-    )
 
 
 @pytest.mark.parametrize("leave", [lambda page: press(page, "Stop"), lambda page: page.goto("about:blank")])

@@ -12,8 +12,8 @@ import yaml
 from playwright.sync_api import expect
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.deploy.conftest import tool
-from tests.page.conftest import OpenPage
+from tests.deploy.conftest import tool, wait_until
+from tests.page.conftest import OpenPage, rows
 
 
 def asked(service: str, **body: Any) -> dict[str, Any]:
@@ -101,6 +101,21 @@ def test_a_dragged_budget_is_what_the_service_chooses_within(service: str, opene
     assert len({first, last, agreed()}) == 3
     budget.press("Home")
     expect(page.get_by_role("status").filter(has_text="422")).to_contain_text("no measured point is within it")
+
+
+def test_a_refused_budget_gives_way_to_the_next_at_once(service: str, opened: OpenPage) -> None:
+    page = opened(f"{service}/#frontier?class_label=3&seed=7&max_ms=300", expected="429")
+    budget = page.get_by_role("slider", name="Time for one image")
+    chosen = page.locator("p.chosen")
+    expect(chosen).to_contain_text("with max_ms = 300 ")
+    long = {"method": "ddim", "steps": 500, "n": 64}  # to be asked again only when all of that is done
+    with httpx.stream("POST", f"{service}/generate", json=long, headers={"Accept": "text/event-stream"}):
+        budget.press("End")
+        expect(page.get_by_role("status").filter(has_text="429")).to_contain_text("Trying again in")
+    wait_until(lambda: rows(service) == 0)
+    budget.press("ArrowLeft")
+    (max_ms,) = re.findall(r"max_ms=([\d.]+)", page.url)
+    expect(chosen).to_contain_text(f"with max_ms = {float(max_ms):g} ")
 
 
 def batches(service: str) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from loadtests.simulate import CURVE, RULES, Arrival, costs, job, simulate, trace
 from service.admission import Admission
 from service.core import Job
+from service.errors import Overloaded
 from service.scheduler import STRETCH, Scheduler
 
 curves = st.sampled_from([{1: 0.01, 8: 0.08}, {1: 0.01, 8: 0.01}, {1: 0.01, 8: 0.04}])
@@ -105,12 +106,12 @@ def test_rows_that_would_break_a_deadline_do_not_ride_along() -> None:
 @pytest.mark.parametrize(
     ("steps", "within_s", "others_within_s", "first"),
     [
-        (100, 1.28, 20, "b"),  # 25 % more than its second, and the step of b
-        (100, 1.25, 20, "a"),  # a promise that waiting might break
+        (100, 1.53, 20, "b"),  # half more than its second, and the step of b
+        (100, 1.51, 20, "a"),  # a promise that waiting might break
         (100, 10, 1.3, "a"),  # one is broken already: no more of that
         (15, 10, 20, "a"),  # brief
         (100, math.inf, 20, "a"),  # not promised: it is as late as it may be
-        (100, 1.28, math.inf, "a"),  # before what was promised to nobody
+        (100, 1.53, math.inf, "a"),  # before what was promised to nobody
     ],
 )
 def test_a_promised_job_gives_way_to_more_rows_while_that_breaks_no_promise(
@@ -118,7 +119,7 @@ def test_a_promised_job_gives_way_to_more_rows_while_that_breaks_no_promise(
 ) -> None:
     scheduler = Scheduler(4, costs({"a": {1: 0.01}, "b": {1: 0.01, 4: 0.02}}))
     for each in (job("a", steps, deadline_s=within_s), job("b", 50, 4, deadline_s=others_within_s)):
-        each.due_s = 1.25 if each.method == "a" else 1.3
+        each.due_s = 1.0 if each.method == "a" else 1.3
         scheduler.add(each)
     batch = scheduler.next_batch(0.0)
     assert batch is not None
@@ -133,6 +134,19 @@ def test_under_overload_calls_of_all_lengths_and_models_are_let_in_alike_and_the
     shares = [accepted[steps] / asked[steps] for steps in asked]
     assert max(shares) < 2 * min(shares)
     assert np.mean([each.finished_s <= each.deadline_s for each in done]) > 0.98
+
+
+def test_who_is_refused_is_told_why() -> None:
+    scheduler = Scheduler(4, costs({"a": {1: 0.01}}))
+    admission = Admission(scheduler, max_queued_images=100, max_backlog_s=60.0)
+    with pytest.raises(Overloaded, match="nearer than the 125 ms that this may take alone"):
+        admission.admit(job("a", 10, deadline_s=0.12), now=0.0)
+    admission.admit(job("a", 10, deadline_s=0.2), now=0.0)
+    with pytest.raises(Overloaded, match="the deadline, or one already promised, would be missed"):
+        admission.admit(job("a", 10, deadline_s=0.19), now=0.0)
+    admission.admit(job("a", 20, deadline_s=0.6), now=0.0)
+    with pytest.raises(Overloaded, match="as much is promised as the machine can do"):
+        admission.admit(job("a", 10, deadline_s=60.0), now=0.0)
 
 
 def test_rows_are_shared_among_the_workers_that_wait() -> None:
