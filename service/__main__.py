@@ -18,8 +18,9 @@ def main() -> None:
         app = create_app(settings)
     except (OSError, ValueError) as error:  # ValueError is pydantic's too
         sys.exit(f"./run serve: {error}")
-    # A worker that comes back from a step must not wait 5 ms for its turn while callers come in one after the other.
-    sys.setswitchinterval(0.0005)
+    # A worker that comes back from a step must not wait 5 ms for its turn while callers come in one after the other:
+    # at 3 times the capacity 1.2 % of the promises were broken with half a millisecond, and 0.5 % with a tenth.
+    sys.setswitchinterval(0.0001)
     # uvicorn drains on these, then raises them again for the handler that was there before it: this one. Before it
     # listens there is nothing to finish.
     for signum in (signal.SIGTERM, signal.SIGINT):
