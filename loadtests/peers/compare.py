@@ -141,6 +141,8 @@ def main() -> None:
     parser.add_argument("--servers", nargs="+", default=[server.name for server in SERVERS])
     parser.add_argument("--folder", type=Path, default=FOLDER, help="keeps what is measured")
     asked = parser.parse_args()
+    if asked.seconds <= report.SETTLED_S:
+        parser.error(f"--seconds must be more than {report.SETTLED_S:g}")
     bench = Bench(asked.folder)
     servers = [server for server in SERVERS if server.name in asked.servers]
     if not bench.measured["alone_s"]:
