@@ -108,7 +108,7 @@ class Image:
     @property
     def ready(self) -> bool:
         """Whether it could take a step now."""
-        return not self.running and self.step < len(self.job.table)
+        return not (self.running or self.finished)
 
 
 @dataclass(frozen=True, slots=True)

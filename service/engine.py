@@ -117,11 +117,6 @@ class Engine:
             self.out_of_service.discard(model)
 
     @property
-    def workers(self) -> int:
-        """Steps at a time."""
-        return len(self._workers)
-
-    @property
     def alive(self) -> bool:
         """Whether jobs are accepted."""
         return not self._closed
@@ -153,7 +148,7 @@ class Engine:
             while (batch := self._next()) is not None:
                 start = self.clock()
                 self._run(batch)
-                self.metrics.busy_seconds.inc((self.clock() - start) / self.workers)
+                self.metrics.busy_seconds.inc((self.clock() - start) / self.scheduler.workers)
         except Exception as error:  # a bug of ours: nothing more can be trusted, yet every job gets its answer
             with self._changed:
                 self._abandon(error)
@@ -287,7 +282,7 @@ class Engine:
         metrics.batch_size.labels(batch.method).observe(rows)
         metrics.steps.labels(batch.method).inc(rows)
         metrics.images.labels(batch.method).inc(len(stepped.pixels))
-        metrics.network_seconds.inc(stepped.seconds / self.workers)
+        metrics.network_seconds.inc(stepped.seconds / self.scheduler.workers)
 
     def _gauge(self) -> None:
         self.metrics.active_images.set(self.scheduler.active)

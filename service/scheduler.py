@@ -29,7 +29,10 @@ BRIEF = 8  # steps of a fuller batch: a job that takes less than that gives way 
 
 
 class Scheduler:
-    """Jobs in order of their due times, and of arrival where those are equal; images of a job in order of index."""
+    """Jobs in order of their due times, and of arrival where those are equal; images of a job in order of index.
+
+    `workers` is how many steps run at a time.
+    """
 
     def __init__(self, max_batch: int, costs: Costs | None = None, workers: int = 1) -> None:
         self.max_batch = max_batch
@@ -159,14 +162,16 @@ class Scheduler:
     def _turn(self, now: float) -> str:
         """The model whose row is due first or, where that has time, the one with the most rows for a batch."""
         first = next(job for job in self.jobs if any(image.ready for image in job.images))
+        if first.deadline_s == math.inf:
+            return first.model
         rows = {model: min(n, self.rows(model)) for model, n in (self.unfinished - self.running).items()}
         fullest = max(rows, key=rows.__getitem__)
-        if first.deadline_s == math.inf or rows[fullest] <= rows[first.model]:
+        if rows[fullest] <= rows[first.model]:
             return first.model
         if next(job for job in self.jobs if job.model == fullest).deadline_s == math.inf:
             return first.model  # whose rows are not to wait for what was promised to nobody
         step_s = self._step_s(fullest, rows[fullest])
-        if first.longest_left * self._step_s(first.model, 1) < BRIEF * step_s:
+        if first.longest_left * self.costs.seconds(first.model, 1) < BRIEF * step_s:
             return first.model
         ends = self.ends(self.jobs, self.unfinished, now + step_s, EASE)
         return fullest if all(end_s <= job.deadline_s for job, end_s in ends) else first.model

@@ -96,7 +96,7 @@ class Service:
             return
         runtime = self._open_runtime(loaded, self.settings.threads)
         curve = warm_up(runtime, loaded, self.settings.max_batch)
-        fill(runtime, loaded, self.settings.max_batch, self.engine.workers)
+        fill(runtime, loaded, self.settings.max_batch, self._scheduler.workers)
         self._scheduler.costs.set(loaded.digest, curve)
         self._runtimes[loaded.digest] = runtime
         self.engine.restore(loaded.digest)
