@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from export.lean import lean
 from export.step import COEFFICIENTS, DecodeModule, StepModule
 from models import checkpoint, families
 from models.checkpoint import Card
@@ -40,10 +41,10 @@ def export(source: Path, target: Path) -> Manifest:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        step, example = StepModule(network).eval(), random_inputs(card, 2, seed=0)
-        onnx.save(trace(step, example, ["x_new", "x0"]), partial / STEP)
+        exported, example = lean(network), random_inputs(card, 2, seed=0)
+        onnx.save(trace(StepModule(exported).eval(), example, ["x_new", "x0"]), partial / STEP)
         if card.decodes:
-            onnx.save(trace(DecodeModule(network).eval(), {"x": example["x"]}, ["images"]), partial / DECODE)
+            onnx.save(trace(DecodeModule(exported).eval(), {"x": example["x"]}, ["images"]), partial / DECODE)
         manifest = describe(card, partial, weights=source / checkpoint.WEIGHTS)
         difference = largest_difference(network, card, Bundle(partial, manifest))
         if not difference <= TOLERANCE:

@@ -40,7 +40,7 @@ class StepModule(nn.Module):
         coefficients: Tensor,
         z: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        columns = coefficients.view(-1, len(COEFFICIENTS), 1, 1, 1).unbind(dim=1)
+        columns = coefficients.view(-1, len(COEFFICIENTS), 1, 1).split(1, dim=1)
         k = Step(t, *columns)  # type: ignore[arg-type]  # tensors stand where a plan has floats
         out = self.network(x, t, y) if z is None else self.network(x, t, y, z)
         x_new, x0 = update(k, x, out, x0_prev, noise)

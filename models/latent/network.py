@@ -87,10 +87,10 @@ class Mixer(nn.Module):
     def forward(self, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """z (n, C, H, W), t (n,) timesteps, y (n,) int64 labels → shaped like z."""
         condition = nn.functional.silu(self.time(self.timesteps(t)) + self.label(y))
-        modulations = self.modulation(condition).unflatten(1, (len(self.blocks), MODULATIONS, 1, -1))
+        modulations = self.modulation(condition).unflatten(1, (len(self.blocks) * MODULATIONS, -1)).split(1, dim=1)
         hidden = self.first(pixel_unshuffle(z, PATCH).flatten(2).transpose(1, 2)) + self.position
-        for block, its in zip(self.blocks, modulations.unbind(dim=1), strict=True):
-            hidden = block(hidden, its)
+        for i, block in enumerate(self.blocks):
+            hidden = block(hidden, *modulations[i * MODULATIONS :][:MODULATIONS])
         return pixel_shuffle(self.last(self.norm(hidden)).transpose(1, 2).unflatten(2, self.grid), PATCH)
 
 
@@ -103,9 +103,17 @@ class MixerBlock(nn.Module):
         self.tokens = nn.Sequential(nn.Linear(tokens, 4 * tokens), nn.GELU(), nn.Linear(4 * tokens, tokens))
         self.channels = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor, modulations: Tensor) -> Tensor:
-        """x (n, tokens, width), modulations (n, MODULATIONS, 1, width)."""
-        scale, shift, gate, scale_channels, shift_channels, gate_channels = modulations.unbind(dim=1)
+    def forward(
+        self,
+        x: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        gate: Tensor,
+        scale_channels: Tensor,
+        shift_channels: Tensor,
+        gate_channels: Tensor,
+    ) -> Tensor:
+        """x (n, tokens, width); the others (n, 1, width)."""
         mixed = self.tokens((self.norm(x) * (1 + scale) + shift).transpose(1, 2)).transpose(1, 2)
         x = x + gate * mixed
         result: Tensor = x + gate_channels * self.channels(self.norm(x) * (1 + scale_channels) + shift_channels)

@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.precision import LOW, SUMS, WEIGHTED, convert, emulate, inner, key
+from export.precision import KEPT, LOW, SUMS, WEIGHTED, convert, emulate, inner, key
 from service.bundle import Bundle, load
 from service.core import Inputs
 from service.engines import Precision
@@ -101,7 +101,9 @@ def test_a_converted_step_keeps_its_inputs_and_outputs_and_halves_its_weights(
     assert list(converted.graph.output) == list(model.graph.output)
     sizes = {weight.name: len(weight.raw_data) for weight in model.graph.initializer}
     low = {weight.name: len(weight.raw_data) for weight in converted.graph.initializer if weight.name.endswith(LOW)}
-    products = [node for node in model.graph.node if node.op_type in WEIGHTED and key(node) in inner(model)]
+    products = [
+        node for node in model.graph.node if node.op_type in WEIGHTED and key(node) in inner(model, KEPT[precision])
+    ]
     assert {name + LOW for node in products for name in node.input if sizes.get(name)} <= low.keys()
     for name, size in low.items():
         assert 2 * size == sizes[name.removesuffix(LOW)]
