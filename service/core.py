@@ -91,10 +91,8 @@ class Image:
         """Drops the state, which may be a device's memory; what was made of it stays."""
         self.x = self.x0 = None
 
-    def fresh_noise(self) -> Array | float:
-        """The noise of the next step, or 0 where the step multiplies it by 0."""
-        if self.job.table[self.step, NOISE_COLUMN] == 0:
-            return 0.0
+    def fresh_noise(self) -> Array:
+        """The noise of the next step."""
         return noise.normal(self.job.seed, self.index, self.step + 1, self.job.shape)
 
     def fresh_z(self) -> Array:
@@ -127,9 +125,11 @@ class Batch:
         """The step graph's inputs, a row an image: see `export.step.StepModule`."""
         images, job = self.images, self.images[0].job
         lines = np.empty((len(images), job.table.shape[1]), dtype=np.float32)
-        fresh = np.empty((len(images), *job.shape), dtype=np.float32)
+        fresh = np.zeros((len(images), *job.shape), dtype=np.float32)
         for row, image in enumerate(images):
-            lines[row], fresh[row] = image.job.table[image.step], image.fresh_noise()
+            lines[row] = image.job.table[image.step]
+            if lines[row, NOISE_COLUMN]:
+                fresh[row] = image.fresh_noise()
         inputs: Inputs = {
             "x": stack([image.x for image in images]),
             "t": lines[:, 0],

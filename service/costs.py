@@ -19,11 +19,13 @@ class Curve:
 
     def __init__(self, knots: Mapping[int, float]) -> None:
         self.rows = sorted(knots)
+        shares = np.interp(range(self.rows[-1] + 1), self.rows, range(len(self.rows))).tolist()  # knots from the first
+        self.places = [(int(share), math.ceil(share), share % 1) for share in shares]
         self.set([knots[rows] for rows in self.rows])
 
     def set(self, seconds: list[float]) -> None:
         self.knots = seconds
-        self.table: list[float] = np.interp(range(self.rows[-1] + 1), self.rows, seconds).tolist()
+        self.table = [seconds[left] + (seconds[right] - seconds[left]) * share for left, right, share in self.places]
         self.paying: dict[int, int] = {}  # by the most rows, as far as asked
 
     def seconds(self, rows: int) -> float:

@@ -4,6 +4,7 @@ Each worker's network runs beside the others'; all else happens under one lock, 
 """
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -60,6 +61,8 @@ class Engine:
         self._draining = False
         self._closed = True
         self._changed = threading.Condition()  # over all of the above
+        metrics.active_images.set_function(lambda: self._now("active"))
+        metrics.waiting_images.set_function(lambda: self._now("waiting"))
         names = [f"engine-{number}" for number in range(scheduler.workers)]
         self._workers = [threading.Thread(target=self._work, name=name, daemon=True) for name in names]
 
@@ -125,7 +128,6 @@ class Engine:
         with self._changed:
             self._ask(self.admission.admit, job)
             self.jobs.add(job)
-            self._gauge()
             self._changed.notify(job.n)
 
     def _ask(self, admission: Callable[[Job, float], None], job: Job) -> None:
@@ -162,7 +164,6 @@ class Engine:
                     self._idle -= 1
                     if self.scheduler.ready:
                         self._changed.notify()
-                    self._gauge()
                     return batch
                 assert not self.jobs or self.scheduler.running.total(), "jobs, and none of their rows to run"
                 if self._draining and not self.jobs:
@@ -198,7 +199,7 @@ class Engine:
         runtime = self.runtimes[batch.images[0].job.model]
         x, x0 = runtime.step(batch.inputs())
         pixels = runtime.decode(x[batch.last]) if batch.last else np.empty(0, dtype=np.float32)
-        if not all(np.isfinite(each).all() for each in (x, x0, pixels) if isinstance(each, np.ndarray)):
+        if not (is_finite(x) and is_finite(pixels)):  # x0 is a part of x
             raise FloatingPointError("the step gives numbers that are not finite")
         seconds = self.clock() - start
         previews = {}
@@ -229,7 +230,6 @@ class Engine:
         for image in batch.images:
             if image.finished or image.job not in self.jobs:
                 image.let_go()
-        self._gauge()
 
     def _lose(self, batch: Batch, error: Exception) -> None:
         """The step of a single row failed: its job ends, and a model that does nothing but fail goes out of service."""
@@ -263,7 +263,6 @@ class Engine:
             self._finish(job)
             for image in idle:
                 image.let_go()
-        self._gauge()
 
     def _abandon(self, error: Exception) -> None:
         """Ends every job with an error, and asks nothing of the scheduler, which may be what is broken."""
@@ -272,8 +271,6 @@ class Engine:
         for job in list(self.jobs):
             job.error = StepFailed("the engine stopped; the server's log says why")
             self._finish(job)
-        self.metrics.active_images.set(0)
-        self.metrics.waiting_images.set(0)
         self._changed.notify_all()
 
     def _count(self, batch: Batch, stepped: Stepped) -> None:
@@ -284,6 +281,15 @@ class Engine:
         metrics.images.labels(batch.method).inc(len(stepped.pixels))
         metrics.network_seconds.inc(stepped.seconds / self.scheduler.workers)
 
-    def _gauge(self) -> None:
-        self.metrics.active_images.set(self.scheduler.active)
-        self.metrics.waiting_images.set(self.scheduler.waiting)
+    def _now(self, images: str) -> int:
+        """The scheduler's `active` or `waiting`."""
+        with self._changed:
+            return 0 if self._closed else getattr(self.scheduler, images)
+
+
+def is_finite(x: States) -> bool:
+    """Whether all numbers are, of what is an array; a device's states say so themselves."""
+    if not isinstance(x, np.ndarray) or not x.size:
+        return True
+    # One product is quicker than a look at each number. Where it is finite they are; large ones make it infinite too.
+    return math.isfinite(np.vdot(x, x)) or bool(np.isfinite(x).all())
