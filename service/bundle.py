@@ -133,8 +133,18 @@ class Bundle:
             n=request.n,
         )
 
-    def job(self, sampling: Sampling, id: str, submitted_s: float, body: GenerateRequest | None = None) -> Job:
-        """The work that a resolved request is; `body` says how soon, and what to tell on the way."""
+    def job(
+        self,
+        sampling: Sampling,
+        id: str,
+        submitted_s: float,
+        body: GenerateRequest | None = None,
+        answer_s: float = 0.0,
+    ) -> Job:
+        """The work that a resolved request is; `body` says how soon, and what to tell on the way.
+
+        `answer_s` is what the answer takes after the last step.
+        """
         within_ms = body.deadline_ms if body else None
         return Job(
             id=id,
@@ -148,7 +158,7 @@ class Bundle:
             submitted_s=submitted_s,
             model=self.digest,
             priority=body.priority if body else "normal",
-            deadline_s=math.inf if within_ms is None else submitted_s + within_ms / 1000,
+            deadline_s=math.inf if within_ms is None else submitted_s + within_ms / 1000 - answer_s,
             preview_every=(body.preview_every if body else None) or 0,
         )
 

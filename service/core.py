@@ -44,7 +44,7 @@ class Job:
     submitted_s: float
     model: str = ""  # the digest of the model that it runs on; the method where it is not given
     priority: Priority = "normal"
-    deadline_s: float = math.inf  # when it must be finished, on the engine's clock
+    deadline_s: float = math.inf  # when its last step must be done, on the engine's clock
     due_s: float = 0.0  # what the policy orders by; set at admission
     preview_every: int = 0  # steps; 0: none
     watch: Callable[[Progress], object] | None = None  # told of each step, on an engine's thread

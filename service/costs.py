@@ -1,4 +1,4 @@
-"""What a step costs: seconds by model and number of rows, measured at warm-up and kept current. Pure."""
+"""What a step costs: seconds by model and number of rows, measured at warm-up and kept current; and an answer. Pure."""
 
 import math
 from bisect import bisect_left
@@ -71,3 +71,13 @@ class Costs:
             enough = PAYS * max(throughput)
             curve.paying[most] = next(i for i, each in enumerate(throughput, start=1) if each >= enough)
         return curve.paying[most]
+
+
+class Tail:
+    """A running 90th percentile: what exceeds it moves it up by nine times as much as the rest moves it down."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def observe(self, seconds: float) -> None:
+        self.seconds *= math.exp(0.045 if seconds > self.seconds else -0.005)

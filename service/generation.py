@@ -52,7 +52,8 @@ class Generation:
 
         def promised(concrete: GenerateRequest) -> bool:
             bundle = service.find(concrete.method)
-            return service.engine.would_accept(bundle.job(bundle.resolve(concrete), "", arrived_s, concrete))
+            job = bundle.job(bundle.resolve(concrete), "", arrived_s, concrete, service.answering.seconds)
+            return service.engine.would_accept(job)
 
         body, chosen = frontier.choose(body, service.measured_points(), promised)
         bundle = service.find(body.method)
@@ -103,7 +104,7 @@ class Generation:
             return await self.service.engine.run(job)
 
     def job(self) -> Job:
-        return self.bundle.job(self.sampling, self.id, self.arrived_s, self.body)
+        return self.bundle.job(self.sampling, self.id, self.arrived_s, self.body, self.service.answering.seconds)
 
     async def files(self, job: Job) -> list[bytes]:
         """The job's images as files, encoded off the event loop and kept in the cache."""
@@ -112,7 +113,9 @@ class Generation:
         if job.deadline_s < math.inf:
             metrics.slack_seconds.labels(job.method).observe(job.deadline_s - job.finished_s)
         files = await asyncio.to_thread(answer.files, job, self.form, self.body.format)
-        tracing.record(job, answered_s=time.perf_counter())
+        answered_s = time.perf_counter()
+        self.service.answering.observe(answered_s - job.finished_s)
+        tracing.record(job, answered_s)
         self.service.cache.put(self.tag, files)
         return files
 

@@ -12,6 +12,7 @@ import structlog
 from service import bundle, frontier, watch
 from service.bundle import Bundle
 from service.cache import Cache, Flights
+from service.costs import Tail
 from service.desk import Desk
 from service.devices import Device
 from service.engine import Engine
@@ -24,6 +25,7 @@ from service.settings import Settings
 
 log = structlog.get_logger()
 
+ANSWER_S = 1e-3  # from a job's last step to its answer, until that was measured
 FILLS = 3  # full batches of each worker
 WARM_UPS, WARM_UP_ROWS = 4, 16  # steps of each size, and rows, at least: the first steps are slower
 
@@ -58,6 +60,7 @@ class Service:
         self.desk = Desk()
         self.cache = Cache(settings.cache_bytes)
         self.flights = Flights()
+        self.answering = Tail(ANSWER_S)
 
     def load(self) -> None:
         """Loads and warms up every bundle of the folder, then starts the engine; slow, so not for the event loop."""
