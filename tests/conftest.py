@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from models.ddim.plan import cosine_schedule
 from models.plan import Step, update
@@ -21,6 +22,10 @@ REPOSITORY = Path(__file__).parent.parent
 SHIPPED = REPOSITORY / "bundles" / "ddim"
 CHECKPOINT = REPOSITORY / "checkpoints" / "ddim"
 SHAPE = (1, 4, 4)
+
+# The same examples every time, and no clock.
+settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("same")
 
 
 class ToyRuntime:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -31,7 +31,6 @@ SCHEDULE = {"alphas_cumprod": ABAR.tolist()}
 COUNTS = [1, 2, 3, 4, 7, 10, 20, 30, 50, 250, 333, 1000]
 SHAPE = (2, 3, 4, 4)
 
-law = settings(deadline=None, derandomize=True)  # the same examples every time, and no clock
 schedules = st.integers(1, 200).map(cosine_schedule)
 unit = st.floats(0, 1)
 
@@ -109,7 +108,6 @@ def run_with_exact_noise(plan: Plan, abar_t: Vector, x0_true: Vector, eps: Vecto
     return xs
 
 
-@law
 @given(schedules, st.sampled_from(sorted(SOLVERS)), unit, unit, st.integers(0, 2**32 - 1))
 def test_with_the_exact_noise_every_solver_ends_at_x0(
     abar: Vector, solver: str, share: float, eta: float, seed: int
@@ -123,7 +121,6 @@ def test_with_the_exact_noise_every_solver_ends_at_x0(
     np.testing.assert_allclose(last, x0, rtol=0, atol=1e-10)
 
 
-@law
 @given(schedules, unit, st.integers(0, 2**32 - 1))
 def test_with_the_exact_noise_ddim_without_noise_stays_on_the_line(abar: Vector, share: float, seed: int) -> None:
     steps = 1 + int(share * (len(abar) - 1))
@@ -135,7 +132,6 @@ def test_with_the_exact_noise_ddim_without_noise_stays_on_the_line(abar: Vector,
     np.testing.assert_allclose(xs, line, rtol=0, atol=1e-10)
 
 
-@law
 @given(schedules, unit, unit)
 def test_ddim_puts_back_as_much_noise_as_the_schedule_wants(abar: Vector, share: float, eta: float) -> None:
     steps = 1 + int(share * (len(abar) - 1))
@@ -147,7 +143,6 @@ def test_ddim_puts_back_as_much_noise_as_the_schedule_wants(abar: Vector, share:
         assert not any(k.N for k in plan)
 
 
-@law
 @given(st.floats(1e-4, 1 - 2e-4), unit)
 def test_the_first_order_of_dpmpp_is_ddim_without_noise(abar_t: float, share: float) -> None:
     bounds = np.array([abar_t]), np.array([abar_t + share * (1 - 1e-4 - abar_t) + 1e-5])
@@ -155,7 +150,6 @@ def test_the_first_order_of_dpmpp_is_ddim_without_noise(abar_t: float, share: fl
     assert b == pytest.approx(a, rel=1e-8)
 
 
-@law
 @given(schedules, unit)
 def test_timesteps_by_log_snr_fall_strictly_each_step_near_its_place(abar: Vector, share: float) -> None:
     steps = 1 + int(share * (len(abar) - 1))
@@ -171,7 +165,6 @@ def test_timesteps_by_log_snr_fall_strictly_each_step_near_its_place(abar: Vecto
         assert (off <= np.abs(log_snr - wanted[:, None]).min(axis=1) + 1e-12).all()
 
 
-@law
 @given(st.data(), st.integers(1, 5000))
 def test_timesteps_fall_strictly_from_the_last_to_no_lower_than_the_first(data: st.DataObject, total: int) -> None:
     steps = data.draw(st.integers(1, total))

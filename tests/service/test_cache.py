@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.bundle import Bundle
@@ -12,7 +12,6 @@ from service.core import Job
 from tests.service.test_engine import job
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 12))))
 def test_the_cache_never_holds_more_than_its_bytes_and_gives_back_what_was_put(puts: list[tuple[str, int]]) -> None:
     cache = Cache(max_bytes=20)

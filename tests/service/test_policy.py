@@ -32,7 +32,7 @@ def workloads(draw: st.DrawFn) -> tuple[Scheduler, list[Arrival]]:
     return scheduler, arrivals
 
 
-@settings(deadline=None, derandomize=True, max_examples=2000)
+@settings(max_examples=2000)
 @given(workloads())
 def test_every_accepted_deadline_is_met(workload: tuple[Scheduler, list[Arrival]]) -> None:
     scheduler, arrivals = workload
@@ -43,7 +43,7 @@ def test_every_accepted_deadline_is_met(workload: tuple[Scheduler, list[Arrival]
     assert scheduler.unfinished.total() == scheduler.steps_left.total() == 0
 
 
-@settings(deadline=None, derandomize=True, max_examples=1000)
+@settings(max_examples=1000)
 @given(workloads())
 def test_no_job_ends_later_than_its_due_time_and_the_backlog(workload: tuple[Scheduler, list[Arrival]]) -> None:
     scheduler, arrivals = workload

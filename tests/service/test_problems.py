@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.schemas import GenerateRequest
@@ -143,7 +143,6 @@ def lasting_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCli
         yield client
 
 
-@settings(deadline=None, derandomize=True)
 @given(
     body=anything | st.dictionaries(names, anything).map(lambda fields: {"steps": 1, "method": "toy", **fields}),
     accept=st.sampled_from(["*/*", "image/png"]) | st.text(st.characters(codec="ascii", exclude_categories=["C"])),

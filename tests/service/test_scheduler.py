@@ -1,7 +1,7 @@
 """The policy by itself: no clock, no thread, no model."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core import Image, Job
@@ -81,7 +81,6 @@ def test_a_dropped_job_leaves_nothing_behind() -> None:
 jobs = st.builds(job, st.sampled_from("ab"), steps=st.integers(1, 5), n=st.integers(1, 4))
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.integers(1, 5), st.lists(st.one_of(jobs, st.just("step"), st.just("drop"))))
 def test_whatever_happens_every_image_that_is_not_dropped_finishes_once_after_all_its_steps(
     max_batch: int, events: list[Job | str]
