@@ -19,7 +19,7 @@ from service.core import Job
 from service.errors import Overloaded
 from service.scheduler import MARGIN, STRETCH, Scheduler
 
-PROMISED = 0.65  # of the machine: while that is taken, nothing more
+PROMISED = 0.8  # of the machine: while that is taken, nothing more
 
 
 class Admission:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import structlog
@@ -61,8 +62,8 @@ class Engine:
         self._draining = False
         self._closed = True
         self._changed = threading.Condition()  # over all of the above
-        metrics.active_images.set_function(lambda: self._now("active"))
-        metrics.waiting_images.set_function(lambda: self._now("waiting"))
+        metrics.active_images.set_function(lambda: self._images("active"))
+        metrics.waiting_images.set_function(lambda: self._images("waiting"))
         names = [f"engine-{number}" for number in range(scheduler.workers)]
         self._workers = [threading.Thread(target=self._work, name=name, daemon=True) for name in names]
 
@@ -281,10 +282,10 @@ class Engine:
         metrics.images.labels(batch.method).inc(len(stepped.pixels))
         metrics.network_seconds.inc(stepped.seconds / self.scheduler.workers)
 
-    def _now(self, images: str) -> int:
-        """The scheduler's `active` or `waiting`."""
+    def _images(self, which: Literal["active", "waiting"]) -> int:
+        """How many the scheduler has; none once the engine has stopped, whatever broke it."""
         with self._changed:
-            return 0 if self._closed else getattr(self.scheduler, images)
+            return 0 if self._closed else getattr(self.scheduler, which)
 
 
 def is_finite(x: States) -> bool:

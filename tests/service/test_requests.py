@@ -60,6 +60,17 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(tmp_path: Path) -> Non
         assert generate(client, steps=5, deadline_ms=60_000).status_code == 200
 
 
+def test_a_deadline_leaves_time_for_the_answer_which_is_measured(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "toy")
+    with serve(tmp_path, ToyRuntime()) as client:
+        answering = client.app.state.service.answering  # type: ignore[attr-defined]
+        answering.seconds = 10.0
+        assert generate(client, steps=5, deadline_ms=9000).status_code == 429
+        assert answering.seconds == 10.0
+        assert generate(client, steps=5, deadline_ms=60_000).status_code == 200
+        assert answering.seconds < 10.0
+
+
 def test_the_slack_of_each_deadline_is_counted_and_of_nothing_else(tmp_path: Path) -> None:
     write_bundle(tmp_path / "toy")
     service: Any = None
