@@ -10,7 +10,8 @@ less work, the sooner, and the older, the nearer the front. Due times do not cha
   ride along cost that much at most): a slowdown of at most STRETCH + B / w.
 
 A job that has a deadline and much left to do gives way to a model with more rows, as a row costs less in a larger
-batch, while by the same bound, with EASE, that breaks no promise: each is then kept in time rather than before it.
+batch, while by the same bound, with EASE, that breaks no promise of those who wait: each is then kept in time rather
+than before it.
 """
 
 import math
@@ -174,7 +175,8 @@ class Scheduler:
         if first.longest_left * self.costs.seconds(first.model, 1) < BRIEF * step_s:
             return first.model
         ends = self.ends(self.jobs, self.unfinished, now + step_s, EASE)
-        return fullest if all(end_s <= job.deadline_s for job, end_s in ends) else first.model
+        in_it = {image.job for image in self._ready(fullest, 1)}  # they do not wait: they take a step
+        return fullest if all(end_s <= job.deadline_s or job in in_it for job, end_s in ends) else first.model
 
     def _ready(self, model: str, idle: int) -> list[Image]:
         """The model's rows that could run: as many as `idle` workers could take."""

@@ -108,7 +108,7 @@ def test_rows_that_would_break_a_deadline_do_not_ride_along() -> None:
     [
         (100, 1.53, 20, "b"),  # half more than its second, and the step of b
         (100, 1.51, 20, "a"),  # a promise that waiting might break
-        (100, 10, 1.3, "a"),  # one is broken already: no more of that
+        (100, 10, 1.3, "b"),  # what may be late itself does not wait for that
         (15, 10, 20, "a"),  # brief
         (100, math.inf, 20, "a"),  # not promised: it is as late as it may be
         (100, 1.53, math.inf, "a"),  # before what was promised to nobody
