@@ -21,6 +21,7 @@ from service.schemas import MAX_SEED, GenerateRequest
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION: Literal[1] = 1
+ANSWER = 0.1  # of a deadline, at most, is left for the answer
 AUTO = "auto"  # as `method`: the service chooses
 STEP, DECODE = "step.onnx", "decode.onnx"
 
@@ -143,9 +144,10 @@ class Bundle:
     ) -> Job:
         """The work that a resolved request is; `body` says how soon, and what to tell on the way.
 
-        `answer_s` is what the answer takes after the last step.
+        `answer_s` is what the answer takes after the last step; no more than ANSWER of a deadline is left for it, as
+        what was refused would never show that it takes less by now.
         """
-        within_ms = body.deadline_ms if body else None
+        within_s = body.deadline_ms / 1000 if body and body.deadline_ms else math.inf
         return Job(
             id=id,
             method=sampling.method,
@@ -158,7 +160,7 @@ class Bundle:
             submitted_s=submitted_s,
             model=self.digest,
             priority=body.priority if body else "normal",
-            deadline_s=math.inf if within_ms is None else submitted_s + within_ms / 1000 - answer_s,
+            deadline_s=submitted_s + within_s - min(answer_s, ANSWER * within_s),
             preview_every=(body.preview_every if body else None) or 0,
         )
 

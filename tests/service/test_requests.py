@@ -60,15 +60,15 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(tmp_path: Path) -> Non
         assert generate(client, steps=5, deadline_ms=60_000).status_code == 200
 
 
-def test_a_deadline_leaves_time_for_the_answer_which_is_measured(tmp_path: Path) -> None:
+def test_a_deadline_leaves_time_for_the_answer_but_no_more_than_a_tenth(tmp_path: Path) -> None:
     write_bundle(tmp_path / "toy")
     with serve(tmp_path, ToyRuntime()) as client:
-        answering = client.app.state.service.answering  # type: ignore[attr-defined]
-        answering.seconds = 10.0
-        assert generate(client, steps=5, deadline_ms=9000).status_code == 429
-        assert answering.seconds == 10.0
-        assert generate(client, steps=5, deadline_ms=60_000).status_code == 200
-        assert answering.seconds < 10.0
+        service: Any = client.app.state.service  # type: ignore[attr-defined]
+        for answer_s, within_s, status in [(1e-3, 66, 200), (5.0, 66, 429), (100.0, 66, 429), (100.0, 73, 200)]:
+            service.engine.scheduler.costs.set(service.bundles["toy"].digest, {1: 10.0, 4: 10.0})
+            service.answering.seconds = answer_s
+            assert generate(client, steps=5, deadline_ms=1000 * within_s).status_code == status  # 62.5 s at worst
+        assert service.answering.seconds < 100.0  # it was measured
 
 
 def test_the_slack_of_each_deadline_is_counted_and_of_nothing_else(tmp_path: Path) -> None:
