@@ -65,9 +65,7 @@ def test_a_deadline_leaves_time_for_the_answer_but_no_more_than_a_tenth(tmp_path
     with serve(tmp_path, ToyRuntime()) as client:
         service: Any = client.app.state.service  # type: ignore[attr-defined]
         cases = [(1e-3, 66, 200), (5.0, 66, 429), (100.0, 66, 429), (100.0, 73, 200)]
-        for seed, (answer_s, within_s, status) in enumerate(
-            cases
-        ):  # each of its own, as none is to come from the cache
+        for seed, (answer_s, within_s, status) in enumerate(cases):  # seeds of their own: none comes from the cache
             service.engine.scheduler.costs.set(service.bundles["toy"].digest, {1: 10.0, 4: 10.0})
             service.answering.seconds = answer_s
             answer = generate(client, steps=5, seed=seed, deadline_ms=1000 * within_s)  # 62.5 s at worst
