@@ -27,13 +27,8 @@ RULES: dict[str, Rule] = {
     "ours": lambda job, now, work_s: min(job.deadline_s, now + STRETCH[job.priority] * work_s),
 }
 MIX = [("a", 4, 0.4), ("b", 20, 0.3), ("c", 50, 0.2), ("b", 250, 0.1)]  # model, steps, share
-CURVE = {
-    1: 0.00235,
-    2: 0.0042,
-    4: 0.0076,
-    8: 0.0143,
-    16: 0.0271,
-}  # ddim on one thread of the build machine, some time ago
+# ddim on one thread of the build machine, some time ago
+CURVE = {1: 0.00235, 2: 0.0042, 4: 0.0076, 8: 0.0143, 16: 0.0271}
 WORKERS = 2
 GOOD, GOOD_S = 5.0, 0.1  # an answer is good within so many times what it takes alone, or so many seconds
 

@@ -101,9 +101,8 @@ def test_a_converted_step_keeps_its_inputs_and_outputs_and_halves_its_weights(
     assert list(converted.graph.output) == list(model.graph.output)
     sizes = {weight.name: len(weight.raw_data) for weight in model.graph.initializer}
     low = {weight.name: len(weight.raw_data) for weight in converted.graph.initializer if weight.name.endswith(LOW)}
-    products = [
-        node for node in model.graph.node if node.op_type in WEIGHTED and key(node) in inner(model, KEPT[precision])
-    ]
+    lowered = inner(model, KEPT[precision])
+    products = [node for node in model.graph.node if node.op_type in WEIGHTED and key(node) in lowered]
     assert {name + LOW for node in products for name in node.input if sizes.get(name)} <= low.keys()
     for name, size in low.items():
         assert 2 * size == sizes[name.removesuffix(LOW)]
