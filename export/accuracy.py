@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from bundle.gpu_manifest import Accuracy, Precision
+from bundle.manifest import MANIFEST, Bundle, File, sha256
 from export.precision import emulate
-from service.bundle import MANIFEST, Bundle, File, sha256
-from service.core import Array
-from service.engines import Accuracy, Precision
-from service.runtime import OrtRuntime
-from service.scheduler import Scheduler
-from service.schemas import GenerateRequest
+from service.engine.jobs import Array
+from service.engine.scheduler import Scheduler
+from service.http.schemas import GenerateRequest
+from service.runtimes.cpu import OrtRuntime
 
 IMAGES = 16
 BATCH = 16

@@ -11,16 +11,17 @@ from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from service import devices, keys, oip, openai, openapi, refusals, routes, static
-from service.headers import SecurityHeaders
-from service.keys import KeyCheck
-from service.limits import BodyLimit
-from service.metrics import Metrics
-from service.observe import Observe
-from service.service import OpenRuntime, Service
+from service.http import auth, oip, openai, openapi, problem_responses, routes, static
+from service.http.access_log import Observe
+from service.http.auth import KeyCheck
+from service.http.body_limit import BodyLimit
+from service.http.security_headers import SecurityHeaders
+from service.registry.registry import OpenRuntime, Service
+from service.registry.watch import follow
+from service.runtimes import placement
 from service.settings import Settings
-from service.tracing import telemetry
-from service.watch import follow
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import telemetry
 
 log = structlog.get_logger()
 
@@ -46,7 +47,7 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None) -> F
 
     Loading starts with its lifespan and goes on behind `/healthz` and `/readyz`.
     """
-    service = Service(settings, devices.choose(settings), open_runtime)
+    service = Service(settings, placement.choose(settings), open_runtime)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -69,7 +70,7 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None) -> F
         app.include_router(module.router)
     openapi.install(app)
     app.router.routes.extend(static.ROUTES)
-    refusals.install(app, service.metrics)
+    problem_responses.install(app, service.metrics)
     guard(app, settings, service.metrics)
     app.add_middleware(Observe, metrics=service.metrics)
     app.add_middleware(CorrelationIdMiddleware, header_name="X-Request-ID", validator=is_request_id)
@@ -80,7 +81,7 @@ def guard(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """What stands between callers and handlers; the last added is met first."""
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, metrics=metrics)
     if settings.keys is not None:
-        app.add_middleware(KeyCheck, keys=keys.read(settings.keys), metrics=metrics)
+        app.add_middleware(KeyCheck, keys=auth.read(settings.keys), metrics=metrics)
     if settings.cors_origins:  # outside the keys: a browser asks for permission without one
         app.add_middleware(
             CORSMiddleware,

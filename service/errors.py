@@ -1,4 +1,4 @@
-"""What can go wrong with a request, each kind with its status. `service.refusals` makes answers of them.
+"""What can go wrong with a request, each kind with its status. `service.http.problem_responses` makes answers of them.
 
 Problem
 ├── InvalidRequest   422  a field is outside its range          ├── Overloaded    429  it cannot be answered in time

@@ -13,10 +13,10 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-from models.ddim.plan import cosine_schedule
-from models.plan import Step, update
-from service.bundle import STEP, Bundle, load
-from service.core import Array, Inputs
+from bundle.manifest import STEP, Bundle, load
+from models.schedules import cosine_schedule
+from models.step import Step, update
+from service.engine.jobs import Array, Inputs
 
 REPOSITORY = Path(__file__).parent.parent
 SHIPPED = REPOSITORY / "bundles" / "ddim"

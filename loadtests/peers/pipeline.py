@@ -9,11 +9,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from service import bundle
-from service.core import Batch, Image, Job
-from service.encode import encode
-from service.runtime import OrtRuntime
-from service.schemas import GenerateRequest
+from bundle import manifest
+from service.engine.jobs import Batch, Image, Job
+from service.http.schemas import GenerateRequest
+from service.requests.encoding import encode
+from service.runtimes.cpu import OrtRuntime
 from service.settings import SHIPPED_BUNDLES
 
 PNG = "image/png"
@@ -38,7 +38,7 @@ class Tuning:
 
 class Pipeline:
     def __init__(self, threads: int) -> None:
-        self.bundles, _ = bundle.load_all(SHIPPED_BUNDLES)
+        self.bundles, _ = manifest.load_all(SHIPPED_BUNDLES)
         self.runtimes = {name: OrtRuntime(loaded, threads) for name, loaded in self.bundles.items()}
         for name, loaded in self.bundles.items():
             self.runtimes[name].step(loaded.first_step(1))

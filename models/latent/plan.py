@@ -6,7 +6,10 @@ The schedule is `{"alphas_cumprod": [ᾱ_0, …, ᾱ_{T−1}], "clip": c}`: a la
 from collections.abc import Mapping
 from typing import Any
 
-from models.plan import Plan, Point, Setting, Solver, ddim, dpmpp_2m, langevin, visit, visit_by_log_snr
+from models.families import Point
+from models.schedules import visit, visit_by_log_snr
+from models.solvers import Setting, Solver, ddim, dpmpp_2m, langevin
+from models.step import Plan
 
 
 def max_steps(schedule: Mapping[str, Any]) -> int:

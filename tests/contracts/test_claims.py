@@ -6,10 +6,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from service import noise
-from service.bundle import Bundle, load
-from service.core import Array
-from service.runtime import OrtRuntime
+from bundle.manifest import Bundle, load
+from service.engine import noise
+from service.engine.jobs import Array
+from service.runtimes.cpu import OrtRuntime
 from tests.conftest import REPOSITORY, SHIPPED
 
 IMAGES = 12

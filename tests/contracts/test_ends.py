@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
 
 from service.app import create_app
-from service.core import Array, Inputs
+from service.engine.jobs import Array, Inputs
 from service.settings import Settings
 from tests.conftest import ToyRuntime, write_bundle
 

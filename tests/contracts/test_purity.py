@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service import noise
-from service.bundle import Bundle, load
-from service.core import Batch, Image
-from service.runtime import OrtRuntime
-from service.schemas import MAX_SEED, GenerateRequest
+from bundle.manifest import Bundle, load
+from service.engine import noise
+from service.engine.jobs import Batch, Image
+from service.http.schemas import MAX_SEED, GenerateRequest
+from service.runtimes.cpu import OrtRuntime
 from tests.conftest import SHIPPED
 from tests.contracts.conftest import serving
 

@@ -8,10 +8,10 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bundle.gpu_manifest import Precision
+from bundle.manifest import Bundle, load
 from export.precision import KEPT, LOW, SUMS, WEIGHTED, convert, emulate, inner, key
-from service.bundle import Bundle, load
-from service.core import Inputs
-from service.engines import Precision
+from service.engine.jobs import Inputs
 from tests.conftest import SHIPPED
 
 BUNDLES = [load(path.parent) for path in sorted(SHIPPED.parent.glob("*/manifest.json"))]

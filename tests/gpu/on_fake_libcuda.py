@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from service.bundle import Bundle, load
-from service.cuda import CudaDriver, compiled
-from service.device import DeviceRuntime, Shape
-from service.driver import Address, DriverError, Stream
-from service.engines import MAGNITUDE
-from service.runtime import OrtRuntime
+from bundle.gpu_manifest import MAGNITUDE
+from bundle.manifest import Bundle, load
+from service.runtimes.cpu import OrtRuntime
+from service.runtimes.cuda.device_runtime import DeviceRuntime, Shape
+from service.runtimes.cuda.driver import Address, DriverError, Stream
+from service.runtimes.cuda.nvidia import CudaDriver, compiled
 
 BUCKETS = [1, 2, 4]
 

@@ -13,7 +13,7 @@ from models.latent.evaluate import evaluate
 from models.latent.loss import SCHEDULE, Objective, autoencoder_loss
 from models.latent.network import Network
 from models.latent.plan import ddim_plan, langevin_plan
-from models.plan import update
+from models.step import update
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.app import create_app
-from service.core import Array, Inputs
+from service.engine.jobs import Array, Inputs
 from service.settings import Settings
 from tests.conftest import ToyRuntime, on_engine, write_bundle
 
