@@ -6,7 +6,7 @@ from fastapi.testclient import TestClient
 from loadtests.peers import summary
 from loadtests.peers.pipeline import Pipeline
 from service.app import create_app
-from service.http.schemas import GenerateRequest
+from service.requests.request import GenerateRequest
 from service.settings import Settings
 from tests.conftest import SHIPPED
 
