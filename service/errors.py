@@ -2,6 +2,7 @@
 
 Problem
 ├── InvalidRequest   422  a field is outside its range          ├── Overloaded    429  it cannot be answered in time
+│   └── TooMuchWork  422  more work than one request may be     │
 ├── MalformedBody    400  the body is not JSON                  ├── Unavailable   503  starting or draining
 ├── NotJson          415  the body does not say that it is JSON ├── StepFailed    500  the network failed
 ├── UnknownMethod    404  no model serves that method           ├── OutOfService  500  the model keeps failing
@@ -69,6 +70,18 @@ class InvalidRequest(Problem):
     def of(cls, field: str, detail: str, allowed: Any) -> "InvalidRequest":
         """For one field."""
         return cls([FieldError(field=field, detail=detail, allowed=allowed)])
+
+
+class TooMuchWork(InvalidRequest):
+    """One request's work is bounded, whatever the load."""
+
+    type = "urn:trilemma:too-much-work"
+
+    def __init__(self, work_s: float, max_s: float, *, n: int, steps: int) -> None:
+        field, value = ("n", n) if n > 1 else ("steps", steps)
+        detail = f"this is {work_s:.0f} s of work on this machine; one request may be at most {max_s:.0f} s"
+        allowed = {"min": 1, "max": max(1, int(value * max_s / work_s))}
+        super().__init__([FieldError(field=field, detail=detail, allowed=allowed)])
 
 
 class MalformedBody(Problem):

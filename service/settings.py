@@ -28,10 +28,14 @@ class Settings(BaseSettings):
     threads: PositiveInt = Field(1, description="threads of each network step")
     max_batch: PositiveInt = Field(16, description="images in one network step at most")
     max_queued_images: int = Field(
-        4096, ge=MAX_IMAGES, description="images accepted and not finished at most; a request beyond them gets 429"
+        4096, ge=MAX_IMAGES, description="images due before a request at most; beyond that it gets 429"
     )
     max_backlog_s: PositiveFloat = Field(
-        20, description="seconds of predicted work accepted and not finished at most; what is beyond gets 429"
+        20,
+        description="seconds of predicted work due before a request, and its own, at most; beyond that it gets 429",
+    )
+    max_request_s: PositiveFloat = Field(
+        300, description="seconds of predicted work of one request at most, on one worker; a larger one gets 422"
     )
     cache_bytes: NonNegativeInt = Field(64 * 2**20, description="finished images kept in memory; 0: none")
     shutdown_s: PositiveInt = Field(120, description="seconds to finish accepted requests in when told to end")

@@ -91,7 +91,7 @@ def test_the_solvers_clip_at_the_latents_bound() -> None:
 
 
 def test_a_langevin_step_is_drift_along_the_score_and_noise() -> None:
-    plan = langevin_plan({**SCHEDULE, "clip": np.inf}, 10)
+    plan = langevin_plan({**SCHEDULE, "clip": np.inf}, 10, step_size=0.5)
     abar = np.array(SCHEDULE["alphas_cumprod"])
     rng = np.random.default_rng(0)
     z, eps, noise = rng.standard_normal((3, 5))
@@ -112,7 +112,7 @@ def test_with_the_exact_score_langevin_dynamics_sample_the_data() -> None:
     rng = np.random.default_rng(0)
     z: Any = rng.standard_normal(20_000)
     x0: Any = np.zeros_like(z)
-    for k in langevin_plan({**SCHEDULE, "clip": np.inf}, 1000):
+    for k in langevin_plan({**SCHEDULE, "clip": np.inf}, 1000, step_size=0.5):
         alpha, sigma = np.sqrt(abar[int(k.t)]), np.sqrt(1 - abar[int(k.t)])
         eps = sigma * (z - alpha * mean) / (alpha**2 * deviation**2 + sigma**2)
         z, x0 = update(k, z, eps, x0, rng.standard_normal(len(z)))

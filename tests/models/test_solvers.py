@@ -212,7 +212,7 @@ STEP = Step(
 )
 
 
-@pytest.mark.parametrize("name", [name for name in Step._fields if name != "c"])
+@pytest.mark.parametrize("name", [name for name in Step._fields if name != "clip"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_plan_rejects_a_coefficient_that_is_not_finite(name: str, value: float) -> None:
     with pytest.raises(ValueError, match="step 1 has a coefficient that is not finite"):
