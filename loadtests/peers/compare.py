@@ -19,7 +19,7 @@ import uvloop
 from bundle import manifest
 from loadtests.load import traces
 from loadtests.load.traces import Class
-from loadtests.peers import summary
+from loadtests.peers import document, summary
 from loadtests.peers.client import Client, Outcome
 from loadtests.peers.pipeline import Tuning
 from loadtests.peers.servers import ROOT, SERVERS, UNTOLD, Server, memory_mb, running
@@ -159,8 +159,8 @@ def main() -> None:
                 point = bench.point(server, bench.tuning(server), load, asked.arrivals, asked.seconds, seed)
                 bench.measured["points"].append(point)
                 bench.save()
-                print(summary.line(load, server.name, summary.row([point], bench.measured)), flush=True)
-    summary.write(bench.measured, machine())
+                print(summary.line(summary.row([point], bench.measured)), flush=True)
+    document.save(summary.summary(bench.measured, machine()))
 
 
 if __name__ == "__main__":
