@@ -53,7 +53,10 @@ class Settings(BaseSettings):
     judges: Path = Field(
         REPOSITORY / "checkpoints", description="folder of trained classifiers; a new one is put there"
     )
-    report: Path = Field(REPOSITORY / "docs" / "trilemma.md", description="gets the table, the plot and the pictures")
+    report: Path = Field(
+        REPOSITORY / "docs" / "benchmarks" / "quality.md",
+        description="page that gets the table; plot, pictures and CSV go beside it",
+    )
 
     def cli_cmd(self) -> None:
         evaluate(self)
@@ -78,7 +81,7 @@ def evaluate(settings: Settings) -> None:
             if not settings.steps and (more := of_family(method, settings, test)) is not None:
                 record.measured |= more
                 record.save()
-            draw(client, method, settings.report.parent / "images")
+            draw(client, method, report.images(settings.report))
     report.write(settings.report, settings.bundles)
 
 

@@ -16,7 +16,7 @@ READ = [page for page in PAGES if "raw" not in page.parts]  # what a command wri
 MAX_WORDS, MAX_COLUMNS = 30, 6
 PRIVATE = re.compile(
     r"\b(was tried|were tried|has tried|not tried|told|of late|so many|so much|dearer|sober|gives? way|giving way|"
-    r"lets? in|for its sake|for the sake of|as else|who is in|is asked of|as it is asked|not before it|what there is)\b",
+    r"lets? in|for its sake|for the sake of|as else|who is in|is asked of|as it is asked|what there is)\b",
     re.IGNORECASE,
 )
 PARSER = MarkdownIt().enable("table")
