@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     cache_bytes: NonNegativeInt = Field(64 * 2**20, description="finished images kept in memory; 0: none")
     shutdown_s: PositiveInt = Field(120, description="seconds to finish accepted requests in when told to end")
     max_body_bytes: PositiveInt = Field(65536, description="longest body of a request; a longer one gets 413")
-    keys: Path | None = Field(None, description="file of API keys (docs/operations.md); without it anybody may call")
+    keys: Path | None = Field(None, description="file of API keys (docs/deployment.md); without it anybody may call")
     cors_origins: list[str] = Field([], description="origins whose pages may call, e.g. https://example.org; * for all")
     trace: bool = Field(False, description="send OpenTelemetry spans to where OTEL_EXPORTER_OTLP_ENDPOINT says")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level to log")
