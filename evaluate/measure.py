@@ -152,8 +152,8 @@ def generate(client: httpx.Client, asked: dict[str, Any], labels: NDArray[np.int
 
 
 def of_family(method: dict[str, Any], settings: Settings, test: Dataset) -> dict[str, Any] | None:
-    """What `models/FAMILY/evaluate.py`, if there is one, measures of the model's checkpoint on the test set."""
-    name = f"models.{method['family']}.evaluate"
+    """What `models/FAMILY/measures.py`, if there is one, measures of the model's checkpoint on the test set."""
+    name = f"models.{method['family']}.measures"
     if find_spec(name) is None:
         return None
     for path in settings.checkpoints.glob(f"*/{checkpoint.CARD}"):

@@ -1,10 +1,10 @@
 """Writes a bundle: exports a checkpoint's graphs, simplifies them, checks them against PyTorch, hashes them."""
 
-import json
 import shutil
 import warnings
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,13 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bundle.manifest import DECODE, FORMAT_VERSION, MANIFEST, STEP, Bundle, File, Manifest, Parity, sha256
+from bundle.manifest import DECODE, FORMAT_VERSION, STEP, Bundle, File, Manifest, Parity, sha256
 from export.fuse import lean
 from export.step_module import COEFFICIENTS, DecodeModule, StepModule
 from models import checkpoint, families
 from models.checkpoint import Card
-from service.engine.jobs import Inputs
+from service.engine.runtime import StepInputs
 from service.runtimes.cpu import OrtRuntime
+
+Arrays = dict[str, NDArray[Any]]  # the inputs of a graph, by name
 
 OPSET = 20
 TOLERANCE = 1e-4  # on x_new, x0 and images, whose values lie in about [−4, 4]
@@ -50,7 +52,7 @@ def export(source: Path, target: Path) -> Manifest:
         if not difference <= TOLERANCE:
             raise ExportError(f"the graph is off PyTorch by {difference}, more than {TOLERANCE}")
         manifest.parity.largest_difference = difference
-        (partial / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
+        manifest.write(partial)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
     finally:
@@ -67,7 +69,7 @@ def describe(card: Card, folder: Path, weights: Path) -> Manifest:
         shape=card.shape,
         state_shape=card.state_shape,
         classes=card.classes,
-        latent=card.latent,
+        z_dim=card.latent,
         noise_schedule=card.noise_schedule,
         recommended_steps=card.recommended_steps,
         opset=OPSET,
@@ -84,7 +86,7 @@ def describe(card: Card, folder: Path, weights: Path) -> Manifest:
     )
 
 
-def trace(module: nn.Module, inputs: Inputs, outputs: list[str]) -> onnx.ModelProto:
+def trace(module: nn.Module, inputs: Arrays, outputs: list[str]) -> onnx.ModelProto:
     """The module as a simplified ONNX graph, dynamic in the batch axis only."""
     rows = torch.export.Dim("rows", min=1, max=4096)
     with warnings.catch_warnings():
@@ -105,7 +107,7 @@ def trace(module: nn.Module, inputs: Inputs, outputs: list[str]) -> onnx.ModelPr
     return slim
 
 
-def random_inputs(card: Card, rows: int, seed: int) -> Inputs:
+def random_inputs(card: Card, rows: int, seed: int) -> Arrays:
     """Inputs of the step graph as it may meet them, in the order of `StepModule.forward`."""
     rng = np.random.default_rng(seed)
 
@@ -114,7 +116,7 @@ def random_inputs(card: Card, rows: int, seed: int) -> Inputs:
 
     every_step = families.find(card.family).max_steps(card.noise_schedule)
     plan = families.default_plan(card.family, card.noise_schedule, every_step)
-    inputs: Inputs = {
+    inputs: Arrays = {
         "x": normal(),
         "t": rng.choice([k.t for k in plan], size=rows).astype(np.float32),
         "y": rng.integers(len(card.classes) + 1, size=rows),
@@ -133,11 +135,12 @@ def largest_difference(network: nn.Module, card: Card, bundle: Bundle) -> float:
     differences = []
     for rows in BATCH_SIZES:
         inputs = random_inputs(card, rows, seed=rows)
-        got = [*runtime.step(inputs)]
+        x_new, x0 = runtime.step(StepInputs(**inputs))
+        outputs = [x_new.array, x0.array]
         with torch.no_grad():
             expected = [*StepModule(network)(*map(torch.from_numpy, inputs.values()))]
             if card.decodes:
-                got.append(runtime.decode(got[1]))
+                outputs.append(runtime.decode(x0))
                 expected.append(DecodeModule(network)(expected[1]))
-        differences += [np.abs(a - b.numpy()).max() for a, b in zip(got, expected, strict=True)]
+        differences += [np.abs(a - b.numpy()).max() for a, b in zip(outputs, expected, strict=True)]
     return float(np.max(differences))  # unlike max(), it keeps a NaN

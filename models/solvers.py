@@ -124,9 +124,16 @@ class Setting(NamedTuple):
     default: float
 
 
+SettingValues = tuple[tuple[str, float], ...]
+
+
 class Solver(NamedTuple):
     """A way of sampling: `plan(schedule, steps, **settings)`, the settings it takes, and what it is in a line."""
 
     plan: Callable[..., Plan]
     summary: str
     settings: Mapping[str, Setting] = {}
+
+    @property
+    def defaults(self) -> SettingValues:
+        return tuple((name, setting.default) for name, setting in self.settings.items())

@@ -22,7 +22,7 @@ from loadtests.load.process_monitor import Watch, total
 from loadtests.server_process import serving
 from service.settings import SHIPPED_BUNDLES
 
-LOCUSTFILE = Path(__file__).parent / "locustfile.py"
+LOCUSTFILE = Path(__file__).parent.parent / "locustfile.py"
 CLIENTS, REQUESTS = 4, 8  # that keep the server busy while it is measured
 
 

@@ -1,58 +1,10 @@
-"""Wire types: what a request may say and what an answer says. Shape and fixed ranges only; a model's own limits are
-its bundle's."""
+"""What the service's own answers say on the wire."""
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-MAX_IMAGES = 64
-MAX_SEED = 2**64 - 1
-
-Format = Literal["png", "jpeg", "webp", "npy"]
-Priority = Literal["low", "normal", "high"]
-
-
-class GenerateRequest(BaseModel):
-    """Images to generate. The same request, seed included, always gives the same images."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        json_schema_extra={"examples": [{"method": "ddim", "steps": 20, "seed": 7, "class_label": 3}]},
-    )
-
-    method: Annotated[str, Field(description="one of `GET /methods`, or `auto` with `max_ms` or `max_distance`")]
-    steps: Annotated[
-        int | None, Field(ge=1, description="network evaluations an image; default: the model's recommended number")
-    ] = None
-    seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="drawn, and returned, when absent")] = None
-    n: Annotated[int, Field(ge=1, le=MAX_IMAGES, description="how many images")] = 1
-    class_label: Annotated[
-        int | str | None, Field(description="a class by number or name; null or absent: no class")
-    ] = None
-    solver: Annotated[str | None, Field(description="how to sample; default: the model's first solver")] = None
-    eta: Annotated[float | None, Field(ge=0, le=1, description="solver `ddim` only: 0 is deterministic, 1 is DDPM")] = (
-        None
-    )
-    max_ms: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            description="`auto` only: the nearest to the data of what was measured within so many milliseconds and can "
-            "be promised within them now, what is queued counted; as `deadline_ms`",
-        ),
-    ] = None
-    max_distance: Annotated[
-        float | None, Field(gt=0, description="`auto` only: measured Fréchet distance at most; the fastest")
-    ] = None
-    format: Annotated[Format, Field(description="of `images[].data` in a JSON answer")] = "png"
-    deadline_ms: Annotated[
-        int | None, Field(ge=1, le=86_400_000, description="answered within this time, or refused at once with 429")
-    ] = None
-    priority: Annotated[Priority, Field(description="how soon, where there is no deadline")] = "normal"
-    preview_every: Annotated[
-        int | None, Field(ge=1, description="in an event stream: a picture of the predicted image every so many steps")
-    ] = None
+from service.requests.models import Status
 
 
 class GeneratedImage(BaseModel):
@@ -120,23 +72,10 @@ class MethodInfo(BaseModel):
     measured: dict[str, Any] = Field(description="quality and speed, where they were measured")
 
 
-Status = Literal["starting", "ready", "draining", "no model", "engine stopped"]
+class ReadinessInfo(BaseModel):
+    """How far along the service is."""
 
-
-class Readiness(BaseModel):
     status: Status
     methods: list[str]
     failed_bundles: dict[str, str] = Field(description="bundles that were refused, and why")
     out_of_service: list[str] = Field(description="methods whose model kept failing")
-
-
-def allowed(field: str, model: type[BaseModel]) -> Any:
-    """What `field` of a request may be, in JSON Schema's terms, or the known fields where there is no such field."""
-    properties = model.model_json_schema()["properties"]
-    if field not in properties:
-        return sorted(properties)
-    schema = properties[field]
-    members = [member for member in schema.get("anyOf", [schema]) if member.get("type") != "null"]
-    keys = ("type", "minimum", "maximum", "enum")
-    described = [{key: member[key] for key in keys if key in member} for member in members]
-    return described[0] if len(described) == 1 else described

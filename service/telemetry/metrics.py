@@ -1,9 +1,10 @@
 """What Prometheus sees. A registry for each app, so that two apps in one process do not mix."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+
+from service.engine.placement import Placement
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 STEP_BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1)
@@ -81,11 +82,29 @@ class Metrics:
             registry=registry,
         )
 
-    def publish_measured(self, method: str, points: list[Mapping[str, Any]]) -> None:
-        """Every number of the manifest's measured points, each point named by its solver, steps and settings."""
-        for point in points:
-            settings = " ".join(f"{name}={value}" for name, value in point.get("settings", {}).items())
-            for measure, value in point.items():
-                if measure != "steps" and isinstance(value, int | float):
-                    labels = method, point.get("solver", ""), point.get("steps", ""), settings, measure
-                    self.measured.labels(*labels).set(value)
+    def stepped(self, method: str, rows: int, finished: int, seconds: float, share: float) -> None:
+        """A step of a batch, in one worker, which is this share of the machine."""
+        self.step_seconds.labels(method).observe(seconds)
+        self.batch_size.labels(method).observe(rows)
+        self.steps.labels(method).inc(rows)
+        self.images.labels(method).inc(finished)
+        self.network_seconds.inc(seconds * share)
+
+    def busy(self, seconds: float) -> None:
+        """A worker had work for this share of the time of all workers."""
+        self.busy_seconds.inc(seconds)
+
+    def missed_deadline(self, method: str) -> None:
+        self.missed_deadlines.labels(method).inc()
+
+    def publish_models(self, models: Mapping[str, Placement]) -> None:
+        """The models that are served, and each number that was measured of them, in place of those before."""
+        self.model_info.clear()
+        self.measured.clear()
+        for name, model in models.items():
+            manifest = model.bundle.manifest
+            self.model_info.labels(name, manifest.family, model.digest, model.device).set(1)
+            for point in manifest.measured.points:
+                settings = " ".join(f"{setting}={value}" for setting, value in point.settings.items())
+                for measure, value in point.model_dump(exclude={"solver", "steps", "settings"}).items():
+                    self.measured.labels(name, point.solver, point.steps, settings, measure).set(value)

@@ -6,7 +6,7 @@ import pytest
 
 from bundle.manifest import MANIFEST, STEP, Bundle, BundleError, Manifest, load, load_all
 from service.errors import InvalidRequest
-from service.http.schemas import GenerateRequest
+from service.requests.request import GenerateRequest
 from tests.conftest import write_bundle
 
 CLASSES = {"min": 0, "max": 2, "names": ["zero", "one", "2"]}

@@ -17,6 +17,7 @@ from export import gpu_bundle as export_engines
 from export.__main__ import main
 from export.gpu_bundle import Order, make, with_magnitude
 from export.tensorrt_builder import EngineError
+from service.engine.denoise import first_step
 from tests.conftest import REPOSITORY
 
 ORDER = Order("cuda", "fp16", buckets=[1, 4])
@@ -131,10 +132,10 @@ def test_what_was_measured_does_not_decide_the_digest_and_all_else_does(bundle: 
 def test_the_magnitude_is_finite_where_a_row_is(bundle: Bundle) -> None:
     model = with_magnitude(onnx.load(bundle.step_file))
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    inputs = bundle.first_step(4)
-    inputs["x"][1, 0, 0, 0] = np.nan
-    inputs["noise"][2, 0, 0, 0] = np.inf
-    inputs["coefficients"][2, -1] = 1
+    inputs = first_step(bundle, 4)
+    inputs.x[1, 0, 0, 0] = np.nan
+    inputs.noise[2, 0, 0, 0] = np.inf
+    inputs.coefficients[2, -1] = 1
     x, x0, magnitude = session.run(["x_new", "x0", MAGNITUDE], inputs)
     expected = np.abs(x).sum(axis=(1, 2, 3), dtype=np.float64) + np.abs(x0).sum(axis=(1, 2, 3), dtype=np.float64)
     np.testing.assert_allclose(magnitude[[0, 3]], expected[[0, 3]], rtol=1e-5)

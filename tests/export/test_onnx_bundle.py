@@ -19,7 +19,7 @@ from models import checkpoint
 from models.checkpoint import Card
 from models.ddim.loss import SCHEDULE
 from service.engine.scheduler import Scheduler
-from service.http.schemas import GenerateRequest
+from service.requests.request import GenerateRequest
 from service.runtimes.cpu import OrtRuntime
 from tests.conftest import REPOSITORY
 

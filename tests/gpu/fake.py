@@ -15,13 +15,13 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bundle.gpu_manifest import MAGNITUDE, Engines
-from service.engine.jobs import Inputs
+from service.engine.runtime import StepInputs
 from service.runtimes.cuda.device_runtime import Shape
 from service.runtimes.cuda.driver import Address, Bytes, CudaGraph, DriverError, Event, Stream
 
 BASE = 1 << 20  # the first address
 Operation = Callable[[], None]
-Step = Callable[[Inputs], tuple[Any, Any]]
+Step = Callable[[StepInputs], tuple[Any, Any]]
 
 
 @dataclass
@@ -255,7 +255,7 @@ class InFakeMemory:
         self.graph = made.graphs[path.name]
         self.bound: dict[int, dict[str, Address]] = {}
 
-    def compute(self, inputs: Inputs) -> list[NDArray[Any]]:
+    def compute(self, inputs: StepInputs) -> list[NDArray[Any]]:
         outputs: list[NDArray[Any]] = self.session.run(None, inputs)
         return outputs
 

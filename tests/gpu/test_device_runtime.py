@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from tests.service.test_engine import REQUESTS, alone, job
 
 from bundle.manifest import Bundle, load
-from service.engine.jobs import Array, Batch, Inputs, Job
+from service.engine.denoise import first_step
+from service.engine.jobs import Batch, Job
 from service.engine.loop import Engine
+from service.engine.runtime import Array, StepInputs
 from service.engine.scheduler import Scheduler
 from service.errors import StepFailed
-from service.registry.registry import warm_up
+from service.registry.warmup import warm_up
 from service.runtimes.cpu import OrtRuntime
 from service.runtimes.cuda.device_runtime import DeviceRuntime, Shape
 from service.runtimes.cuda.driver import DriverError
@@ -105,7 +107,7 @@ def test_nothing_is_allocated_after_it_is_made_and_a_step_is_one_launch(toy: Bun
 
 def test_a_step_makes_these_calls_in_this_order(toy: Bundle) -> None:
     gpu = Fixture()
-    inputs = toy.first_step(3)
+    inputs = first_step(toy, 3)
     x, x0 = gpu.runtime.step(inputs)
     uploads_of_x = ["upload"] * 3
     step = ["upload", "record", "wait", "copy", "launch", "download", "record"]
@@ -119,9 +121,9 @@ def test_a_step_makes_these_calls_in_this_order(toy: Bundle) -> None:
 def test_the_host_goes_on_while_the_device_has_done_nothing_yet(toy: Bundle) -> None:
     gpu = Fixture()
     before = len(gpu.network.ran)
-    gpu.runtime.step(toy.first_step(3))
+    gpu.runtime.step(first_step(toy, 3))
     assert len(gpu.network.ran) == before
-    gpu.runtime.step(toy.first_step(5))
+    gpu.runtime.step(first_step(toy, 5))
     assert gpu.network.ran[before:] == [4]  # rows of the smallest bucket that holds three
 
 
@@ -176,15 +178,15 @@ def test_places_come_back_when_requests_end_however_they_end(toy: Bundle) -> Non
 
     asyncio.run(mixed())
     engine.stop()
-    gpu.runtime.decode(toy.first_step(1)["x"])  # what the last step left is let go
+    gpu.runtime.decode(first_step(toy, 1)["x"])  # what the last step left is let go
     gc.collect()
     assert gpu.free_places == at_first
 
 
 def test_there_is_room_at_the_worst_of_moments(toy: Bundle) -> None:
     gpu = Fixture(images=8)
-    inputs = toy.first_step(8)
-    inputs["x0_prev"] = inputs["x"]
+    inputs = first_step(toy, 8)
+    inputs.x0_prev = inputs.x
     held = gpu.runtime.step(inputs)  # by every image that may be accepted
     gpu.runtime.step(inputs)  # of a batch that was cancelled: held until it is known whether it is finite
     now = gpu.runtime.step(inputs)  # its rows come from the host
@@ -193,10 +195,10 @@ def test_there_is_room_at_the_worst_of_moments(toy: Bundle) -> None:
         assert np.isfinite(gpu.runtime.decode(states)).all()
 
 
-def poisoned(inputs: Inputs) -> tuple[Array, Array]:
+def poisoned(inputs: StepInputs) -> tuple[Array, Array]:
     """Rows of class 1 become NaN in their third step of five."""
     x, x0 = toy_step(inputs)
-    x[(inputs["y"] == 1) & (inputs["t"] < 700)] = np.nan
+    x[(inputs.y == 1) & (inputs.t < 700)] = np.nan
     return x, x0
 
 
@@ -214,20 +216,20 @@ def test_only_the_poisoned_request_fails(toy: Bundle, steps: int) -> None:
 
 
 def test_a_step_that_is_refused_does_not_touch_the_one_under_way(toy: Bundle) -> None:
-    gpu, inputs = Fixture(), toy.first_step(2)
+    gpu, inputs = Fixture(), first_step(toy, 2)
     x, _ = gpu.runtime.step(inputs)
     with pytest.raises(ValueError, match="broadcast"):
-        gpu.runtime.step({**inputs, "t": np.zeros(7), "y": inputs["y"] + 1, "noise": inputs["noise"] + 1})
-    gpu.runtime.step({**inputs, "y": inputs["y"] + 2, "noise": inputs["noise"] + 2})
+        gpu.runtime.step({**inputs, "t": np.zeros(7), "y": inputs.y + 1, "noise": inputs.noise + 1})
+    gpu.runtime.step({**inputs, "y": inputs.y + 2, "noise": inputs.noise + 2})
     np.testing.assert_array_equal(gpu.runtime.decode(x), toy_step(inputs)[0])
 
 
 def test_an_error_of_the_driver_reaches_the_caller_and_names_the_call(toy: Bundle) -> None:
     gpu = Fixture()
-    gpu.runtime.step(toy.first_step(1))
+    gpu.runtime.step(first_step(toy, 1))
     gpu.driver.fails_at = 0
     with pytest.raises(DriverError, match="cuEventSynchronize"):
-        gpu.runtime.step(toy.first_step(1))
+        gpu.runtime.step(first_step(toy, 1))
 
 
 def test_a_device_that_is_too_small_is_an_error_when_the_runtime_is_made() -> None:
@@ -240,7 +242,7 @@ def test_a_device_that_is_too_small_is_an_error_when_the_runtime_is_made() -> No
 
 def test_a_batch_larger_than_every_bucket_is_refused(toy: Bundle) -> None:
     with pytest.raises(ValueError, match="9 rows: a batch has 1 to 8"):
-        Fixture().runtime.step(toy.first_step(9))
+        Fixture().runtime.step(first_step(toy, 9))
 
 
 def test_a_preview_is_the_x0_that_numpy_gives(toy: Bundle) -> None:
@@ -250,7 +252,7 @@ def test_a_preview_is_the_x0_that_numpy_gives(toy: Bundle) -> None:
     asked.preview_every = 1
     finished(engine_over(toy, gpu.runtime), [asked])
     (image,) = job(toy, steps=4, seed=asked.seed).images
-    image.begin()
+    image.draw_initial()
     for preview in told:
         x, x0 = toy_step(Batch("toy", [image]).inputs())
         image.x, image.x0, image.step = x[0], x0[0], image.step + 1
@@ -274,7 +276,7 @@ def test_a_shipped_model_gives_the_same_bytes_through_the_runtime_of_a_gpu(
     bundle: Bundle, buckets: tuple[int, ...]
 ) -> None:
     manifest, driver = bundle.manifest, FakeDriver()
-    shape = Shape(manifest.state_shape, manifest.shape, manifest.latent)
+    shape = Shape(manifest.state_shape, manifest.shape, manifest.z_dim)
     cpu = OrtRuntime(bundle, threads=2)
     network = FakeNetwork(driver, shape, cpu.step, buckets)
     decoder = FakeDecoder(driver, shape, cpu.decode, buckets) if bundle.decode_file else None

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from loadtests.peers import document, summary
 from loadtests.peers.pipeline import Pipeline
 from service.app import create_app
-from service.http.schemas import GenerateRequest
+from service.requests.request import GenerateRequest
 from service.settings import Settings
 from tests.conftest import SHIPPED
 

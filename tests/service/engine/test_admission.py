@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from service.engine.admission import Admission
 from service.engine.jobs import Job
-from service.engine.scheduler import STRETCH, Scheduler
+from service.engine.scheduler import DUE_FACTOR, Scheduler
 from service.engine.simulate import CURVE, RULES, Arrival, costs, job, simulate, trace
 from service.errors import Overloaded
 
@@ -50,11 +50,11 @@ def test_no_job_ends_later_than_its_due_time_and_the_backlog(workload: tuple[Sch
 
     def rule(each: Job, now: float, work_s: float) -> float:
         each.deadline_s = math.inf
-        return now + STRETCH[each.priority] * work_s
+        return now + DUE_FACTOR[each.priority] * work_s
 
     def full_s(each: Job) -> float:
-        rows = scheduler.costs.paying(each.model, scheduler.max_batch)
-        return len(each.table) * each.n * scheduler.costs.seconds(each.model, rows)
+        rows = scheduler.costs.efficient_batch_size(each.model, scheduler.max_batch)
+        return each.steps * each.n * scheduler.costs.seconds(each.model, rows)
 
     longest_step_s = 0.08
     done = simulate(arrivals, scheduler, rule)
@@ -69,7 +69,7 @@ def test_a_flood_of_short_jobs_of_one_model_does_not_starve_another() -> None:
     victim = job("b", 10)
     simulate([Arrival(0.0, victim), *flood], scheduler, RULES["ours"])
     assert (
-        victim.finished_s <= STRETCH["normal"] * 0.1 + 0.1 + 0.02
+        victim.finished_s <= DUE_FACTOR["normal"] * 0.1 + 0.1 + 0.02
     )  # its due time, its work and what was there before it
     starved = job("b", 10)
     flood = [Arrival(0.01 * i, job("a", 1, at_s=0.01 * i)) for i in range(1000)]
@@ -130,7 +130,7 @@ def test_under_overload_calls_of_all_lengths_and_models_are_let_in_alike_and_the
     scheduler = Scheduler(16, costs(dict.fromkeys("abc", CURVE)), workers=2)
     arrivals = trace(3.0, 1000, deadlines=1.0)
     done = simulate(arrivals, scheduler, Admission(scheduler, 4096, 20.0), noise=0.15)
-    asked, accepted = (Counter(len(each.table) for each in jobs) for jobs in ([a.job for a in arrivals], done))
+    asked, accepted = (Counter(each.steps for each in jobs) for jobs in ([a.job for a in arrivals], done))
     shares = [accepted[steps] / asked[steps] for steps in asked]
     assert max(shares) < 2 * min(shares)
     assert np.mean([each.finished_s <= each.deadline_s for each in done]) > 0.98
@@ -162,6 +162,6 @@ def test_ours_keeps_short_jobs_quick_and_long_ones_from_starving() -> None:
     slowdown = {}
     for name, rule in RULES.items():
         done = simulate(trace(0.9, 400), Scheduler(16, costs(dict.fromkeys("abc", CURVE))), rule)
-        short = [each.finished_s - each.submitted_s for each in done if len(each.table) == 4]
+        short = [each.finished_s - each.submitted_s for each in done if each.steps == 4]
         slowdown[name] = np.percentile(short, 99) / (4 * CURVE[1])
     assert slowdown["ours"] < slowdown["first come"]

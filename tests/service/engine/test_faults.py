@@ -8,8 +8,9 @@ import pytest
 from tests.service.test_engine import Held, alone, job, new_engine, sample
 
 from bundle.manifest import Bundle
-from service.engine.jobs import Array, Inputs, Job
+from service.engine.jobs import Job
 from service.engine.loop import FAILURES, Engine
+from service.engine.runtime import HostStates, StepInputs
 from service.engine.scheduler import Scheduler
 from service.errors import OutOfService, Overloaded, StepFailed
 from service.telemetry.metrics import Metrics
@@ -19,9 +20,9 @@ from tests.conftest import ToyRuntime
 class Poisoned(ToyRuntime):
     """Gives NaN to rows of class 1."""
 
-    def step(self, inputs: Inputs) -> tuple[Array, Array]:
+    def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
         x, x0 = super().step(inputs)
-        x[inputs["y"] == 1] = np.nan
+        x[inputs.y == 1] = np.nan
         return x, x0
 
 
@@ -138,7 +139,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_and_a_missed_one_is_counted(to
     now = 0.0
 
     class Slow(ToyRuntime):
-        def step(self, inputs: Inputs) -> tuple[Array, Array]:
+        def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
             nonlocal now
             now += 100.0
             return super().step(inputs)

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from bundle.manifest import Bundle
-from service.engine.jobs import Array, Batch, Image, Inputs, Job
+from service.engine.jobs import Batch, Image, Job
 from service.engine.loop import Engine
+from service.engine.runtime import Array, HostStates, StepInputs
 from service.engine.scheduler import Scheduler
 from service.errors import Overloaded, StepFailed, Unavailable
-from service.http.schemas import GenerateRequest
+from service.requests.request import GenerateRequest
 from service.telemetry.metrics import Metrics
 from tests.conftest import ToyRuntime, toy_step
 
@@ -33,7 +34,7 @@ def alone(asked: Job) -> list[Array]:
     """Each image of a job by a plain loop over its steps, one row at a time."""
     images = []
     for image in asked.images:
-        image.begin()
+        image.draw_initial()
         while not image.finished:
             x, x0 = toy_step(Batch("toy", [image]).inputs())
             image.x, image.x0, image.step = x[0], x0[0], image.step + 1
@@ -116,7 +117,7 @@ class Held(ToyRuntime):
         super().__init__()
         self.entered, self.go = threading.Event(), threading.Event()
 
-    def step(self, inputs: Inputs) -> tuple[Array, Array]:
+    def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
         self.entered.set()
         assert self.go.wait(60)
         return super().step(inputs)
@@ -129,8 +130,8 @@ class Logging(Held):
         super().__init__()
         self.log: list[list[int]] = []
 
-    def step(self, inputs: Inputs) -> tuple[Array, Array]:
-        self.log.append(inputs["y"].tolist())
+    def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
+        self.log.append(inputs.y.tolist())
         return super().step(inputs)
 
 
@@ -158,7 +159,7 @@ def test_steps_run_on_all_workers_at_once(toy: Bundle) -> None:
     together = threading.Barrier(3, timeout=60)
 
     class Meeting(ToyRuntime):
-        def step(self, inputs: Inputs) -> tuple[Array, Array]:
+        def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
             together.wait()
             return super().step(inputs)
 

@@ -107,4 +107,4 @@ def test_whatever_happens_every_image_that_is_not_dropped_finishes_once_after_al
     assert not left()
     assert scheduler.next_batch(now=0.0) is None
     assert len(set(finished)) == len(finished)
-    assert all(image.step == len(image.job.table) for image in finished)
+    assert all(image.step == image.job.steps for image in finished)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tests.service.test_engine import Held
 
 from service.errors import KeySpent
-from service.http.auth import Account, read
+from service.http.auth import read
+from service.requests.quota import WorkBudget
 from tests.conftest import ToyRuntime, write_bundle
 from tests.service.conftest import serve
 
@@ -105,7 +106,7 @@ def test_a_request_is_cancelled_by_its_own_key_or_an_administrators_and_by_no_ot
 def predict(client: TestClient, row_step_s: float) -> None:
     """Makes the service reckon so long for a step of an image."""
     scheduler = client.app.state.service.engine.scheduler  # type: ignore[attr-defined]
-    scheduler.work_s = lambda job: job.n * len(job.table) * row_step_s
+    scheduler.work_s = lambda job: job.n * job.steps * row_step_s
 
 
 def test_a_key_whose_work_is_used_up_waits_while_another_goes_on(keys: Path) -> None:
@@ -137,7 +138,7 @@ def test_a_request_that_comes_to_nothing_costs_nothing(keys: Path) -> None:
 
 @given(st.lists(st.tuples(st.floats(0.01, 10), st.floats(0, 30)), min_size=1, max_size=60))
 def test_no_key_gets_more_than_its_rate_a_burst_and_one_request_more(requests: list[tuple[float, float]]) -> None:
-    account, now, taken_s = Account("any", 6.0), 1000.0, 0.0
+    account, now, taken_s = WorkBudget("any", 6.0), 1000.0, 0.0
     for work_s, pause_s in requests:
         now += pause_s
         try:
@@ -149,7 +150,7 @@ def test_no_key_gets_more_than_its_rate_a_burst_and_one_request_more(requests: l
 
 
 def test_a_key_has_its_work_again_when_it_was_told_to_come_back() -> None:
-    account = Account("any", 6.0)
+    account = WorkBudget("any", 6.0)
     account.take(9.0, 0.0)
     with pytest.raises(KeySpent) as spent:
         account.take(1.0, 10.0)

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.http.schemas import GenerateRequest
+from service.requests.request import GenerateRequest
 from tests.conftest import ToyRuntime, write_bundle
 from tests.service.conftest import generate, serve
 

@@ -20,8 +20,8 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from models.schedules import cosine_schedule
-from service.engine.jobs import Array, Inputs
 from service.engine.loop import FAILURES
+from service.engine.runtime import HostStates, StepInputs
 from tests.conftest import REPOSITORY, ToyRuntime, write_bundle
 from tests.service.conftest import Held, NotANumber, generate, serve
 
@@ -78,8 +78,8 @@ def test_the_slack_of_each_deadline_is_counted_and_of_nothing_else(tmp_path: Pat
     service: Any = None
 
     class Slow(ToyRuntime):
-        def step(self, inputs: Inputs) -> tuple[Array, Array]:
-            if service is not None and inputs["y"][0] == 1:
+        def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
+            if service is not None and inputs.y[0] == 1:
                 service.engine.clock = lambda: time.perf_counter() + 100
             return super().step(inputs)
 

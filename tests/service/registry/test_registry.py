@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from bundle.manifest import Bundle
 from service.app import create_app
-from service.engine.jobs import Array, Inputs
+from service.engine.runtime import HostStates, StepInputs
 from service.settings import Settings
 from tests.conftest import ToyRuntime, write_bundle
 from tests.service.conftest import Held, NotANumber, generate, serve
@@ -89,7 +89,7 @@ def test_a_bad_bundle_is_reported_and_the_good_one_serves(tmp_path: Path, runtim
 
 
 class LosesARow(ToyRuntime):
-    def step(self, inputs: Inputs) -> tuple[Array, Array]:
+    def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
         x, x0 = super().step(inputs)
         return x[1:], x0[1:]
 

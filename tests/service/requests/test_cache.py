@@ -9,7 +9,7 @@ from tests.service.test_engine import job
 
 from bundle.manifest import Bundle
 from service.engine.jobs import Job
-from service.requests.cache import Cache, Flights
+from service.requests.cache import Cache, Coalescer
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 12))))
@@ -41,7 +41,7 @@ def test_identical_requests_share_one_job_and_one_that_leaves_does_not_end_it(to
         return asked
 
     async def share() -> None:
-        flights = Flights()
+        flights = Coalescer()
         first, second, third = (asyncio.create_task(flights.run("key", start)) for _ in range(3))
         await asyncio.sleep(0)
         first.cancel()
@@ -66,7 +66,7 @@ def test_a_shared_job_is_cancelled_when_the_last_leaves_and_is_not_joined_after(
         raise AssertionError
 
     async def leave() -> None:
-        flights = Flights()
+        flights = Coalescer()
         tasks = [asyncio.create_task(flights.run("key", start)) for _ in range(2)]
         await asyncio.sleep(0.0)
         for task in tasks:
