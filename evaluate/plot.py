@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
+
+from bundle.manifest import MeasuredPoint
 
 matplotlib.use("Agg")
 from matplotlib import pyplot, ticker
@@ -13,7 +14,7 @@ NAME = "trilemma"  # of the files, .svg and .png
 MARKERS = ("o", "s", "^", "D", "v")  # by solver, in each method's own order
 LINES = ("-", "--", ":", "-.", "-")
 
-Points = Sequence[Mapping[str, Any]]
+Points = Sequence[MeasuredPoint]
 
 
 def draw(methods: Mapping[str, Points], floor: float, folder: Path) -> None:
@@ -22,8 +23,8 @@ def draw(methods: Mapping[str, Points], floor: float, folder: Path) -> None:
     for number, (name, points) in enumerate(methods.items()):
         for style, (way, line) in enumerate(by_solver(points)):
             axes.plot(
-                [point["alone_ms"] for point in line],
-                [point["frechet_distance"] for point in line],
+                [point.alone_ms for point in line],
+                [point.frechet_distance for point in line],
                 linestyle=LINES[style % len(LINES)],
                 marker=MARKERS[style % len(MARKERS)],
                 markersize=5,
@@ -31,8 +32,8 @@ def draw(methods: Mapping[str, Points], floor: float, folder: Path) -> None:
                 label=f"{name}, {way}",
             )
             for point in line:
-                at = (point["alone_ms"], point["frechet_distance"])
-                axes.annotate(str(point["steps"]), at, (4, 4), textcoords="offset points", fontsize=7)
+                at = (point.alone_ms, point.frechet_distance)
+                axes.annotate(str(point.steps), at, (4, 4), textcoords="offset points", fontsize=7)
     axes.axhline(floor, color="grey", linewidth=0.8, label="training images")
     axes.set(xscale="log", yscale="log", xlabel="ms for one image alone", ylabel="Fréchet distance to the test set")
     for axis in (axes.xaxis, axes.yaxis):
@@ -49,9 +50,9 @@ def draw(methods: Mapping[str, Points], floor: float, folder: Path) -> None:
 def by_solver(points: Points) -> Iterator[tuple[str, Points]]:
     """The points of each solver with its settings, in order of steps."""
     for name in dict.fromkeys(map(solver, points)):
-        yield name, sorted((point for point in points if solver(point) == name), key=lambda point: point["steps"])
+        yield name, sorted((point for point in points if solver(point) == name), key=lambda point: point.steps)
 
 
-def solver(point: Mapping[str, Any]) -> str:
+def solver(point: MeasuredPoint) -> str:
     """The solver and its settings in a few characters."""
-    return " ".join([point["solver"], *(f"{name}={value:g}" for name, value in sorted(point["settings"].items()))])
+    return " ".join([point.solver, *(f"{name}={value:g}" for name, value in sorted(point.settings.items()))])

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bundle.manifest import Manifest
+from bundle.manifest import Manifest, MeasuredPoint, Quality
 from evaluate import plot
 from models import families
 
@@ -18,9 +18,8 @@ POINTS = (
 )
 BOUNDS = "| bits per dimension of the test set | prior | reconstruction | diffusion | total |\n|---|--:|--:|--:|--:|"
 AUTOENCODERS = "| squared error of the autoencoder | of a test image | of a latent z from N(0, I) |\n|---|--:|--:|"
+NAMED = {"solver", "settings", "steps"}  # what makes a point, before what was measured of it
 SPREADS = "| standard deviation of x0 over z, from one x_t | of all pixels | of the largest pixel |\n|---|--:|--:|"
-
-Point = dict[str, Any]
 
 
 def write(path: Path, bundles: Path) -> None:
@@ -28,7 +27,7 @@ def write(path: Path, bundles: Path) -> None:
     manifests = [
         Manifest.model_validate_json(file.read_bytes()) for file in sorted(bundles.glob("[!.]*/manifest.json"))
     ]
-    manifests = [manifest for manifest in manifests if manifest.measured.get("points")]
+    manifests = [manifest for manifest in manifests if manifest.measured.points]
     if not manifests:
         return
     (path.parent / "raw").mkdir(parents=True, exist_ok=True)
@@ -37,7 +36,7 @@ def write(path: Path, bundles: Path) -> None:
     path.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(sections(manifests)) + f"\n\n{after}")
     save(manifests, path.parent / "raw" / "quality.csv")
     images(path).mkdir(parents=True, exist_ok=True)
-    plot.draw({m.name: ordered(m) for m in manifests}, floor(manifests)["frechet_distance"], images(path))
+    plot.draw({m.name: ordered(m) for m in manifests}, floor(manifests).frechet_distance, images(path))
 
 
 def images(path: Path) -> Path:
@@ -50,9 +49,9 @@ def sections(manifests: list[Manifest]) -> Iterator[str]:
     every = [(manifest, point) for manifest in manifests for point in ordered(manifest)]
     best = [each for each in every if is_best(each[1], [point for _, point in every]) or is_default(*each)]
     last = f"| *training images* | {quality(floor(manifests))} | |"
-    yield f"Measured on {manifests[0].measured['machine']}, {every[0][1]['images']:,} images a point."
+    yield f"Measured on {manifests[0].measured.machine}, {every[0][1].images:,} images a point."
     yield f"![Fréchet distance against latency](../images/{plot.NAME}.svg)"
-    yield "\n".join([POINTS, *(row(*each) for each in sorted(best, key=lambda each: each[1]["alone_ms"])), last])
+    yield "\n".join([POINTS, *(row(*each) for each in sorted(best, key=lambda each: each[1].alone_ms)), last])
     yield "`*`: what a request without `steps` gets. The others: no point is both faster and nearer the data."
     yield f"<details><summary>All {len(every)} points</summary>"
     yield "\n".join([POINTS, *(row(*each) for each in every), last])
@@ -62,59 +61,72 @@ def sections(manifests: list[Manifest]) -> Iterator[str]:
             yield "\n".join([head, *lines])
 
 
-def ordered(manifest: Manifest) -> list[Point]:
-    return sorted(manifest.measured["points"], key=lambda point: (plot.solver(point), point["steps"]))
+def ordered(manifest: Manifest) -> list[MeasuredPoint]:
+    return sorted(manifest.measured.points, key=lambda point: (plot.solver(point), point.steps))
 
 
-def floor(manifests: list[Manifest]) -> Point:
+def floor(manifests: list[Manifest]) -> Quality:
     """The measures of training images in place of generated ones."""
-    found: Point = manifests[0].measured["floor"]
+    found = manifests[0].measured.floor
+    assert found is not None, "measured with the points"
     return found
 
 
-def is_best(point: Point, points: Iterable[Point]) -> bool:
+def is_best(point: MeasuredPoint, points: Iterable[MeasuredPoint]) -> bool:
     """Whether the point is on the Pareto front of latency and Fréchet distance."""
-    axes = ("alone_ms", "frechet_distance")
-    return not any(all(other[a] <= point[a] for a in axes) and other != point for other in points)
+    return not any(
+        other.alone_ms <= point.alone_ms and other.frechet_distance <= point.frechet_distance and other != point
+        for other in points
+    )
 
 
-def is_default(manifest: Manifest, point: Point) -> bool:
+def is_default(manifest: Manifest, point: MeasuredPoint) -> bool:
     name, solver = next(iter(families.find(manifest.family).SOLVERS.items()))
     settings = {key: setting.default for key, setting in solver.settings.items()}
-    return (point["solver"], point["settings"], point["steps"]) == (name, settings, manifest.recommended_steps)
+    return (point.solver, point.settings, point.steps) == (name, settings, manifest.recommended_steps)
 
 
-def row(manifest: Manifest, point: Point) -> str:
+def row(manifest: Manifest, point: MeasuredPoint) -> str:
     mark = " `*`" if is_default(manifest, point) else ""
-    name = f"{manifest.name}, {plot.solver(point)}, {point['steps']}{mark}"
-    return f"| {name} | {quality(point)} | {point['alone_ms']:.1f} |"
+    name = f"{manifest.name}, {plot.solver(point)}, {point.steps}{mark}"
+    return f"| {name} | {quality(point)} | {point.alone_ms:.1f} |"
 
 
-def quality(point: Point) -> str:
+def quality(point: Quality) -> str:
     numbers = "{frechet_distance:.2f} | {precision:.3f} | {recall:.3f} | {class_agreement:.1%}"
-    return numbers.format(**point)
+    return numbers.format(**point.model_dump())
+
+
+def extra(manifest: Manifest, name: str) -> dict[str, Any]:
+    """What a family measures besides; empty if it does not."""
+    found: dict[str, Any] = (manifest.measured.model_extra or {}).get(name, {})
+    return found
 
 
 def bounds(manifest: Manifest) -> Iterator[str]:
-    for timesteps, terms in manifest.measured.get("bits_per_dimension", {}).items():
+    for timesteps, terms in extra(manifest, "bits_per_dimension").items():
         yield f"| {manifest.name}, {timesteps} | " + " | ".join(f"{term:.4f}" for term in terms.values()) + " |"
 
 
 def autoencoders(manifest: Manifest) -> Iterator[str]:
-    if errors := manifest.measured.get("autoencoder"):
+    if errors := extra(manifest, "autoencoder"):
         yield f"| {manifest.name} | {errors['reconstruction']:.4f} | {errors['consistency']:.4f} |"
 
 
 def spreads(manifest: Manifest) -> Iterator[str]:
-    for timestep, spread in manifest.measured.get("spread", {}).items():
+    for timestep, spread in extra(manifest, "spread").items():
         yield f"| {manifest.name}, {timestep} | {spread['pixels']:.3f} | {spread['largest']:.3f} |"
 
 
 def save(manifests: list[Manifest], path: Path) -> None:
     """Every number of every point, as CSV."""
-    rows = [{"method": m.name, **point, "solver": plot.solver(point)} for m in manifests for point in ordered(m)]
+    rows = [
+        {"method": m.name, "solver": plot.solver(point), "steps": point.steps, **point.model_dump(exclude=NAMED)}
+        for m in manifests
+        for point in ordered(m)
+    ]
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [name for name in rows[0] if name != "settings"], extrasaction="ignore")
+        writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
 

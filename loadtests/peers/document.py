@@ -16,7 +16,7 @@ PAGE, RAW, CHART = (
 )
 BEGIN, END = "<!-- measured: written by ./run bench peers -->\n", "<!-- end of measured -->\n"
 SHOWN = (0.5, 0.8, 1.5)  # loads in the table: light, nearly full, overloaded
-STYLES = {  # ours in colour
+STYLES: dict[str, dict[str, Any]] = {  # ours in colour
     "Trilemma": {"color": "#b35900", "linewidth": 3},
     "Trilemma, no deadlines": {"color": "#b35900", "linewidth": 2, "linestyle": "--"},
     "LitServe": {"color": "#222222", "marker": "s"},
@@ -74,9 +74,9 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
     for server, style in STYLES.items():
         own = [point for point in points(summary, "poisson") if point["server"] == server]
         loads = [point["load"] for point in own]
-        style = {"marker": "o", **style}
-        left.plot(loads, [point["quick_slowdown"] for point in own], label=server, **style)
-        right.plot(loads, [point["goodput"] for point in own], label=server, **style)
+        look = {"marker": "o", "label": server, **style}
+        left.plot(loads, [point["quick_slowdown"] for point in own], **look)
+        right.plot(loads, [point["goodput"] for point in own], **look)
     left.set(yscale="log", xlabel="load (1 = capacity)", title="p99 slowdown of 4-step calls (lower is better)")
     right.set(xlabel="load (1 = capacity)", title="goodput (higher is better)", ylim=0)
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
