@@ -21,7 +21,7 @@ FILE = re.compile(r"^`(models/flow/\w+\.py)`.*?^```python\n(.*?)^```", re.MULTIL
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """The project's packages with the page's folder added, and a data set of two images."""
-    for package in ("models", "export", "service"):
+    for package in ("bundle", "models", "export", "service"):
         shutil.copytree(REPOSITORY / package, tmp_path / package)
     (tmp_path / "models" / "flow").mkdir()
     (tmp_path / "models" / "flow" / "__init__.py").touch()
