@@ -106,5 +106,7 @@ class Metrics:
             self.model_info.labels(name, manifest.family, model.digest, model.device).set(1)
             for point in manifest.measured.points:
                 settings = " ".join(f"{setting}={value}" for setting, value in point.settings.items())
-                for measure, value in point.model_dump(exclude={"solver", "steps", "settings"}).items():
+                for measure, value in point.model_dump(
+                    exclude={"solver", "steps", "settings"}, exclude_none=True
+                ).items():
                     self.measured.labels(name, point.solver, point.steps, settings, measure).set(value)

@@ -89,7 +89,7 @@ def test_after_a_thousand_cancels_disconnects_and_faults_every_request_has_ended
                 await asyncio.sleep(0)
             for start in range(0, REQUESTS, 40):
                 await asyncio.gather(*(one(c, number) for number in range(start, start + 40)))
-                service.engine.restore(service.bundles["toy"].digest)
+                service.engine.restore(service.models.served()["toy"].digest)
             while service.engine.jobs:  # of those whose clients went away
                 await asyncio.sleep(0)
             return (await c.get("/metrics")).text
@@ -102,6 +102,6 @@ def test_after_a_thousand_cancels_disconnects_and_faults_every_request_has_ended
     scheduler = service.engine.scheduler
     assert not scheduler.jobs
     assert scheduler.running.total() == scheduler.active == scheduler.waiting == scheduler.steps_left.total() == 0
-    assert not service.desk._tasks
-    assert not service.flights._tasks
-    assert not service.flights._waiting.total()
+    assert not service.in_flight._tasks
+    assert not service.coalescer._tasks
+    assert not service.coalescer._waiting.total()

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.service.test_engine import REQUESTS, alone, job
 
 from bundle.manifest import Bundle, load
 from service.engine.denoise import first_step
@@ -25,6 +24,7 @@ from service.runtimes.cuda.driver import DriverError
 from service.telemetry.metrics import Metrics
 from tests.conftest import REPOSITORY, SHAPE, toy_step
 from tests.gpu.fake import FakeDecoder, FakeDriver, FakeNetwork
+from tests.service.engine.test_loop import REQUESTS, alone, job
 
 BUCKETS = (1, 2, 4, 8)
 IMAGES = 64

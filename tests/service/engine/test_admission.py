@@ -39,8 +39,8 @@ def test_every_accepted_deadline_is_met(workload: tuple[Scheduler, list[Arrival]
     admission = Admission(scheduler, max_queued_images=1000, max_backlog_s=1.0)
     for each in simulate(arrivals, scheduler, admission):
         assert each.submitted_s < each.finished_s <= each.deadline_s + 1e-9
-    assert scheduler.active == scheduler.waiting == scheduler.running.total() == 0
-    assert scheduler.unfinished.total() == scheduler.steps_left.total() == 0
+    assert scheduler.active == scheduler.waiting == scheduler.counts.running.total() == 0
+    assert scheduler.counts.unfinished.total() == scheduler.counts.steps_left.total() == 0
 
 
 @settings(max_examples=1000)
@@ -155,7 +155,7 @@ def test_rows_are_shared_among_the_workers_that_wait() -> None:
     batches = [scheduler.next_batch(0.0, idle) for idle in (3, 2, 1)]
     assert [len(batch.images) for batch in batches if batch] == [2, 2, 1]
     assert scheduler.next_batch(0.0) is None
-    assert (scheduler.running.total(), scheduler.ready) == (5, 0)
+    assert (scheduler.counts.running.total(), scheduler.ready) == (5, 0)
 
 
 def test_ours_keeps_short_jobs_quick_and_long_ones_from_starving() -> None:
