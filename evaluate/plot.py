@@ -5,7 +5,7 @@ from pathlib import Path
 
 import matplotlib
 
-from bundle.manifest import MeasuredPoint
+from bundle.manifest import MeasuredPoint, Quality
 
 matplotlib.use("Agg")
 from matplotlib import pyplot, ticker
@@ -17,7 +17,7 @@ LINES = ("-", "--", ":", "-.", "-")
 Points = Sequence[MeasuredPoint]
 
 
-def draw(methods: Mapping[str, Points], floor: float, folder: Path) -> None:
+def draw(methods: Mapping[str, Points], floor: Quality | None, folder: Path) -> None:
     """One line for each method and solver, the number of steps at each point; `floor` is that of training images."""
     figure, axes = pyplot.subplots(figsize=(8, 5.5), layout="constrained")
     for number, (name, points) in enumerate(methods.items()):
@@ -34,7 +34,8 @@ def draw(methods: Mapping[str, Points], floor: float, folder: Path) -> None:
             for point in line:
                 at = (point.alone_ms, point.frechet_distance)
                 axes.annotate(str(point.steps), at, (4, 4), textcoords="offset points", fontsize=7)
-    axes.axhline(floor, color="grey", linewidth=0.8, label="training images")
+    if floor:
+        axes.axhline(floor.frechet_distance, color="grey", linewidth=0.8, label="training images")
     axes.set(xscale="log", yscale="log", xlabel="ms for one image alone", ylabel="Fréchet distance to the test set")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))

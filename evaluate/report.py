@@ -36,7 +36,7 @@ def write(path: Path, bundles: Path) -> None:
     path.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(sections(manifests)) + f"\n\n{after}")
     save(manifests, path.parent / "raw" / "quality.csv")
     images(path).mkdir(parents=True, exist_ok=True)
-    plot.draw({m.name: ordered(m) for m in manifests}, floor(manifests).frechet_distance, images(path))
+    plot.draw({m.name: ordered(m) for m in manifests}, floor(manifests), images(path))
 
 
 def images(path: Path) -> Path:
@@ -48,13 +48,14 @@ def sections(manifests: list[Manifest]) -> Iterator[str]:
     """The plot, the points that matter, all points folded away, and what families measure besides."""
     every = [(manifest, point) for manifest in manifests for point in ordered(manifest)]
     best = [each for each in every if is_best(each[1], [point for _, point in every]) or is_default(*each)]
-    last = f"| *training images* | {quality(floor(manifests))} | |"
-    yield f"Measured on {manifests[0].measured.machine}, {every[0][1].images:,} images a point."
+    real = floor(manifests)
+    last = [f"| *training images* | {quality(real)} | |"] if real else []
+    yield f"Measured on {manifests[0].measured.machine}, {number(every[0][1].images, ',')} images a point."
     yield f"![Fréchet distance against latency](../images/{plot.NAME}.svg)"
-    yield "\n".join([POINTS, *(row(*each) for each in sorted(best, key=lambda each: each[1].alone_ms)), last])
+    yield "\n".join([POINTS, *(row(*each) for each in sorted(best, key=lambda each: each[1].alone_ms)), *last])
     yield "`*`: what a request without `steps` gets. The others: no point is both faster and nearer the data."
     yield f"<details><summary>All {len(every)} points</summary>"
-    yield "\n".join([POINTS, *(row(*each) for each in every), last])
+    yield "\n".join([POINTS, *(row(*each) for each in every), *last])
     yield "</details>"
     for head, rows in ((BOUNDS, bounds), (AUTOENCODERS, autoencoders), (SPREADS, spreads)):
         if lines := [line for manifest in manifests for line in rows(manifest)]:
@@ -65,11 +66,9 @@ def ordered(manifest: Manifest) -> list[MeasuredPoint]:
     return sorted(manifest.measured.points, key=lambda point: (plot.solver(point), point.steps))
 
 
-def floor(manifests: list[Manifest]) -> Quality:
+def floor(manifests: list[Manifest]) -> Quality | None:
     """The measures of training images in place of generated ones."""
-    found = manifests[0].measured.floor
-    assert found is not None, "measured with the points"
-    return found
+    return next((manifest.measured.floor for manifest in manifests if manifest.measured.floor), None)
 
 
 def is_best(point: MeasuredPoint, points: Iterable[MeasuredPoint]) -> bool:
@@ -93,8 +92,14 @@ def row(manifest: Manifest, point: MeasuredPoint) -> str:
 
 
 def quality(point: Quality) -> str:
-    numbers = "{frechet_distance:.2f} | {precision:.3f} | {recall:.3f} | {class_agreement:.1%}"
-    return numbers.format(**point.model_dump())
+    shares = (
+        f"{number(point.precision, '.3f')} | {number(point.recall, '.3f')} | {number(point.class_agreement, '.1%')}"
+    )
+    return f"{point.frechet_distance:.2f} | {shares}"
+
+
+def number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
 def extra(manifest: Manifest, name: str) -> dict[str, Any]:
