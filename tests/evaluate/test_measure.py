@@ -85,6 +85,7 @@ def test_an_evaluation_asks_the_service_once_a_point_and_fills_manifest_and_repo
     for point in measured.points:
         assert point.images == 30
         assert point.frechet_distance > measured.floor.frechet_distance
+        assert None not in (point.precision, point.recall, point.class_agreement, point.class_coverage)
     report = settings.report.read_text()
     lines = [line.split(" | ")[0] for line in report.splitlines() if line.startswith("| ddim")]
     assert lines[-3:] == ["| ddim, ddim eta=0, 4", "| ddim, ddim eta=1, 4", "| ddim, dpmpp_2m, 4"]

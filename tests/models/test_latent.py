@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
+from models.discrete import ddim_plan
 from models.latent import loss
 from models.latent.loss import SCHEDULE, Objective, autoencoder_loss
 from models.latent.measures import evaluate
 from models.latent.network import Network
-from models.latent.plan import ddim_plan, langevin_plan
+from models.latent.plan import langevin_plan
 from models.step import update
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -86,7 +87,7 @@ def test_the_autoencoder_is_trained_then_measured_then_frozen_under_the_diffusio
 
 
 def test_the_solvers_clip_at_the_latents_bound() -> None:
-    assert {k.c for k in ddim_plan({**SCHEDULE, "clip": 4.5}, 3, eta=0.0)} == {4.5}
+    assert {k.clip for k in ddim_plan({**SCHEDULE, "clip": 4.5}, 3, eta=0.0)} == {4.5}
 
 
 def test_a_langevin_step_is_drift_along_the_score_and_noise() -> None:
