@@ -70,7 +70,7 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None) -> F
     app = FastAPI(
         title="Trilemma",
         version=VERSION,
-        summary="Images from diffusion models that sample fast",
+        summary="Step-level continuous batching for diffusion models",
         lifespan=lifespan,
         telemetry=telemetry(settings.trace),
     )

@@ -163,7 +163,7 @@ class KeySpent(Problem):
     type = "urn:trilemma:key-spent"
 
     def __init__(self, name: str, retry_after_s: float) -> None:
-        detail = f"the key {name!r} has used up its work for now"
+        detail = f"the key {name!r} has used up its work budget for now"
         super().__init__(detail, headers={"Retry-After": str(max(1, math.ceil(retry_after_s)))})
 
 
@@ -183,7 +183,9 @@ class OutOfService(Problem):
     type = "urn:trilemma:out-of-service"
 
     def __init__(self, method: str) -> None:
-        super().__init__(f"{method} kept failing and was taken out of service; POST /admin/reload brings it back")
+        super().__init__(
+            f"{method} was taken out of service after repeated failures; POST /admin/reload loads it again"
+        )
 
 
 class Cancelled(Problem):

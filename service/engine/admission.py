@@ -45,7 +45,7 @@ class Admission:
             self._check_deadline(job, work_s, now)
         broken = self._broken(job, due_s, now)
         if broken and job.deadline_s < math.inf:
-            raise Overloaded("the deadline, or one already promised, would be missed", self.backlog_s())
+            raise Overloaded("this deadline, or an accepted one, would be missed", self.backlog_s())
         return max(due_s, broken[-1].due_s) if broken else due_s  # equal due times keep the order of arrival
 
     def backlog_s(self) -> float:
@@ -79,10 +79,10 @@ class Admission:
     def _check_deadline(self, job: Job, work_s: float, now: float) -> None:
         least_s = ADMISSION_MARGIN * work_s
         if job.deadline_s < now + least_s:
-            detail = f"the deadline is nearer than the {1000 * least_s:.0f} ms that this may take alone"
+            detail = f"the deadline is shorter than the {1000 * least_s:.0f} ms that this request may take alone"
             raise Overloaded(detail, self.backlog_s())
         if self._promised_utilization(now) > MAX_PROMISED_UTILIZATION:
-            raise Overloaded("as much is promised as the machine can do", self.backlog_s())
+            raise Overloaded("accepted deadlines already use the capacity of the machine", self.backlog_s())
 
     def _promised_utilization(self, now: float) -> float:
         """The share of the machine that guaranteed jobs need until their deadlines."""
