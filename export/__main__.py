@@ -6,8 +6,9 @@ The two run in environments of their own: the first has PyTorch, the second Tens
 import argparse
 from pathlib import Path
 
+from bundle.files import BundleError
 from bundle.gpu_manifest import PRECISIONS, TARGETS
-from bundle.manifest import BundleError, load
+from bundle.loading import load
 
 
 def main() -> None:

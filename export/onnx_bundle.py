@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bundle.manifest import DECODE, FORMAT_VERSION, STEP, Bundle, File, Manifest, Parity, sha256
+from bundle.loading import Bundle, sha256
+from bundle.manifest import DECODE, FORMAT_VERSION, STEP, File, Manifest, Parity
 from export.fuse import lean
 from export.step_module import PLAIN, DecodeModule, StepModule
 from models import checkpoint, families

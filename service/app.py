@@ -38,13 +38,14 @@ def is_request_id(value: str) -> bool:
     return re.fullmatch(r"[\w.:-]{1,128}", value) is not None
 
 
-def load_or_exit(registry: Registry) -> None:
+async def load_or_exit(registry: Registry) -> None:
     """Loads. What is wrong there and is not a bundle's fault ends the process: it would be starting for ever."""
     try:
-        registry.load()
+        await asyncio.wrap_future(registry.reload())
+        registry.begin()
     except Exception as error:
         log.critical("loading failed", exc_info=error)
-        os._exit(1)  # from a thread, at once: nothing is accepted yet
+        os._exit(1)  # at once: nothing is accepted yet
 
 
 def create_app(settings: Settings, open_runtime: OpenRuntime | None = None) -> FastAPI:
@@ -59,12 +60,14 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None) -> F
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(asyncio.to_thread(load_or_exit, registry))
-        changes = follow(settings.bundles, lambda: registry.loaded, registry.reload, settings.watch_s)
+        loading = asyncio.create_task(load_or_exit(registry))
+        changes = follow(
+            settings.bundles, lambda: registry.loaded, lambda: asyncio.wrap_future(registry.reload()), settings.watch_s
+        )
         following = asyncio.create_task(changes)
         yield
-        following.cancel()
-        await loading
+        for task in (loading, following):
+            task.cancel()
         await asyncio.to_thread(registry.drain)
 
     app = FastAPI(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
-from bundle.manifest import Bundle
+from bundle.loading import Bundle
 from models.solvers import Setting, SettingValues
 from service.engine.jobs import Job
 from service.engine.placement import Placement

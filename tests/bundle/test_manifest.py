@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from bundle.manifest import MANIFEST, STEP, Bundle, BundleError, Manifest, load, load_all
+from bundle.files import BundleError
+from bundle.loading import Bundle, load, load_all
+from bundle.manifest import MANIFEST, STEP, Manifest
 from models.step import Step
 from tests.conftest import write_bundle
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bundle.manifest import load
+from bundle.loading import load
 from evaluate import report
 from evaluate.report import is_best
 from tests.conftest import REPOSITORY, SHIPPED

@@ -10,8 +10,9 @@ import onnxruntime as ort
 import pytest
 
 from bundle import gpu_manifest
+from bundle.files import BundleError
 from bundle.gpu_manifest import MAGNITUDE, Engines
-from bundle.manifest import Bundle, BundleError, load
+from bundle.loading import Bundle, load
 from export import accuracy
 from export import gpu_bundle as export_engines
 from export.__main__ import main

@@ -14,7 +14,8 @@ from fastapi.testclient import TestClient
 from structlog.testing import capture_logs
 
 from bundle import gpu_manifest
-from bundle.manifest import Bundle, BundleError, load
+from bundle.files import BundleError
+from bundle.loading import Bundle, load
 from export import accuracy
 from export.gpu_bundle import Order, make
 from service.app import create_app

@@ -295,10 +295,10 @@ def test_a_stopped_engine_makes_the_process_unhealthy(tmp_path: Path, monkeypatc
 
 def test_an_error_in_loading_that_is_no_bundles_fault_ends_the_process(tmp_path: Path) -> None:
     script = """if True:
-        from bundle import manifest
+        from bundle import loading
         from service.__main__ import main
 
-        manifest.load_all = lambda _: 1 / 0
+        loading.load_all = lambda *_: 1 / 0
         main()
     """
     ended = subprocess.run(
