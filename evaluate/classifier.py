@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from models import data
-from models.checkpoint import save_replacing
+from models import atomic, data
+from models.checkpoint import write_tensors
 from models.data import Dataset
 
 EPOCHS = 5
@@ -57,7 +57,7 @@ def trained(dataset: Dataset, size: int, folder: Path) -> Classifier:
         if not path.exists():
             train(classifier, dataset, size)
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_replacing(classifier.state_dict(), path)
+            atomic.replace(path, lambda partial: write_tensors(classifier.state_dict(), partial))
     classifier.load_state_dict(load_file(path))
     return classifier.eval()
 

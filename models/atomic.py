@@ -7,7 +7,7 @@ new ones, and are moved to their places now or, after a crash, by `finish`.
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 PARTIAL, COMPLETE = ".partial", ".complete"
@@ -48,6 +48,16 @@ def finish(folder: Path) -> None:
     _to_disk(folder)
     with contextlib.suppress(OSError):  # another process took it away, or has the next one ready
         complete.rmdir()
+
+
+def versions(folder: Path, names: Iterable[str]) -> list[tuple[int, int]]:
+    """What changes when one of the files is replaced: for who reads several, to see that they are of one time.
+
+    Raises FileNotFoundError if one is missing.
+    """
+    finish(folder)
+    stats = [(folder / name).stat() for name in names]
+    return [(stat.st_ino, stat.st_mtime_ns) for stat in stats]
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:

@@ -92,17 +92,22 @@ def load(folder: Path) -> tuple[Card, nn.Module]:
 
     Raises CheckpointError naming the file that is missing, unreadable or unlike the other.
     """
-    atomic.finish(folder)
-    card = read_card(folder)
-    weights = read_tensors(folder / WEIGHTS)
-    while (newer := read_card(folder)) != card:  # replaced between the two
-        card, weights = newer, read_tensors(folder / WEIGHTS)
+    card, weights = _read(folder)
     try:
         network = card.build()
         network.load_state_dict(weights)
     except (RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / WEIGHTS}: not the network that {CARD} says ({one_line(error)})") from error
     return card, network.eval()
+
+
+def _read(folder: Path) -> tuple[Card, dict[str, Tensor]]:
+    try:
+        before = atomic.versions(folder, (CARD, WEIGHTS))
+        card, weights = read_card(folder), read_tensors(folder / WEIGHTS)
+        return (card, weights) if atomic.versions(folder, (CARD, WEIGHTS)) == before else _read(folder)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{error.filename}: {error.strerror}") from error
 
 
 def read_card(folder: Path) -> Card:
@@ -131,7 +136,9 @@ def load_matching(network: nn.Module, folder: Path) -> None:
     stored = read_tensors(folder / WEIGHTS)
     aliases = getattr(network, "ALIASES", {})
     candidates = {name: stored.get(name, stored.get(aliases.get(name, name))) for name in own}
-    matching = {name: value for name, value in candidates.items() if value is not None and value.shape == own[name].shape}
+    matching = {
+        name: value for name, value in candidates.items() if value is not None and value.shape == own[name].shape
+    }
     if not matching:
         raise CheckpointError(f"{folder}: no weight fits the network")
     if name := not_finite(matching):

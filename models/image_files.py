@@ -31,7 +31,7 @@ class File(NamedTuple):
 
     path: PurePath
     name: str
-    bytes: int
+    size: int  # bytes
     regular: bool
     content: Callable[[], bytes]
 
@@ -57,8 +57,8 @@ class File(NamedTuple):
 
     def read(self) -> bytes:
         """Raises DataError for a file that is far too large for an image."""
-        if self.bytes > MAX_FILE_BYTES:
-            raise DataError(f"{self.name}: {self.bytes:,} bytes are more than {MAX_FILE_BYTES:,}: make it smaller")
+        if self.size > MAX_FILE_BYTES:
+            raise DataError(f"{self.name}: {self.size:,} bytes are more than {MAX_FILE_BYTES:,}: make it smaller")
         return self.content()
 
 

@@ -16,7 +16,7 @@ def stop_signals() -> Iterator[list[int]]:
 
     def receive(number: int, _frame: FrameType | None) -> None:
         received.append(number)
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
         with contextlib.suppress(OSError):
             os.write(2, b"\nstopping after this batch; once more to stop at once\n")  # print is not reentrant
 

@@ -1,4 +1,4 @@
-"""`./run train --family ddim --data FOLDER --output CHECKPOINT`: the options. Without PyTorch, so that --help is quick."""
+"""The options of `./run train --family ddim --data FOLDER --output CHECKPOINT`: --help needs no PyTorch."""
 
 import re
 from pathlib import Path

@@ -4,6 +4,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,7 +55,8 @@ class Training:
         self.summary = str(dataset)
         self.card = training_card.create(settings, dataset)
         size = self.card.shape[1]
-        check_fits(4 * settings.batch_size * math.prod(self.card.shape), f"--batch-size {settings.batch_size}: the images")
+        batch_bytes = 4 * settings.batch_size * math.prod(self.card.shape)
+        check_fits(batch_bytes, f"--batch-size {settings.batch_size}: the images")
         self.images = torch.from_numpy(data.to_model(dataset.images, size)).to(settings.device)
         self.labels = torch.from_numpy(dataset.labels).to(settings.device)
         torch.manual_seed(settings.seed)
@@ -64,9 +66,7 @@ class Training:
         training_card.check_one_image(self.card, network)
         network.to(settings.device)
         family = training_card.loss_module(settings.family)
-        self.objective: Objective = family.Objective(
-            network, settings.learning_rate, **self.card.training["objective"]
-        )
+        self.objective: Objective = family.Objective(network, settings.learning_rate, **self.card.training["objective"])
         ema = {name: value.clone() for name, value in network.state_dict().items()}
         self.state = State(self.objective.modules, self.objective.optimizers, ema)
         self._saved_batches = 0
@@ -170,11 +170,8 @@ class Training:
         """Takes up the state that is in the folder, if there is one. Raises TrainError if that is not this run's."""
         output = self.settings.output
         atomic.finish(output)
-        names = {path.name for path in output.iterdir() if not path.name.startswith(".")}
-        if STATE not in names:
-            if names:
-                start = f", and --start {output} to begin from its weights" if checkpoint.WEIGHTS in names else ""
-                raise TrainError(f"{output}: it has files and no training to go on with: choose another --output{start}")
+        if not (output / STATE).exists():
+            _check_empty(output)
             return
         before, now = checkpoint.read_card(output).training, self.card.training
         changed = sorted(key for key in now if key not in MAY_CHANGE and before.get(key) != now[key])
@@ -183,7 +180,8 @@ class Training:
         try:
             self.state.restore(checkpoint.read_tensors(output / STATE))
         except (KeyError, ValueError, RuntimeError) as error:
-            raise TrainError(f"{output / STATE}: not a state of this training ({checkpoint.one_line(error)})") from error
+            problem = checkpoint.one_line(error)
+            raise TrainError(f"{output / STATE}: not a state of this training ({problem})") from error
         self._saved_batches = self.state.batches_done
 
     def _left(self) -> str:
@@ -207,6 +205,14 @@ class _Unfailing:
     def flush(self) -> None:
         with contextlib.suppress(OSError):
             sys.stderr.flush()
+
+
+def _check_empty(output: Path) -> None:
+    """Raises TrainError for a folder with files: a training would replace some of them."""
+    names = {path.name for path in output.iterdir() if not path.name.startswith(".")}
+    if names:
+        start = f", and --start {output} to begin from its weights" if checkpoint.WEIGHTS in names else ""
+        raise TrainError(f"{output}: it has files and no training to go on with: choose another --output{start}")
 
 
 def _seed(*key: int) -> int:

@@ -87,8 +87,8 @@ def r1_penalty(discriminator: Discriminator, real: Pair) -> Tensor:
 
 
 class Objective:
-    """See `models.training_loop.Objective`. The discriminator is alone for the first `discriminator_batches`; from then on each
-    batch is an update of each player. The penalty comes every R1_EVERY batches.
+    """See `models.training_loop.Objective`. The discriminator is alone for the first `discriminator_batches`; from then
+    on each batch is an update of each player. The penalty comes every R1_EVERY batches.
 
     A generator that begins with a DDIM's weights is too good for a discriminator without a start on it.
     """

@@ -8,6 +8,7 @@ import torch
 
 from models import training_loop
 from models.training_loop import Training
+from tests.models.data_files import Store, write, write_zip
 from tests.models.tiny_training import settings, write_images
 
 
@@ -33,3 +34,12 @@ def unbroken(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     Training(settings(images, output)).run()
     torch.set_num_threads(threads)
     return output
+
+
+@pytest.fixture(params=["folder", "zip", "zip of a folder"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Writes files where `load` finds them: in a folder, in a zip, or a folder down in a zip."""
+    if request.param == "folder":
+        return lambda files: write(tmp_path / "pets", files)
+    prefix = "pets/" if request.param == "zip of a folder" else ""
+    return lambda files: write_zip(tmp_path / "pets.zip", {prefix + name: content for name, content in files.items()})

@@ -1,10 +1,9 @@
 """Trains in children that kill themselves, and goes on: `python -m tests.models.killed_training DATA FOLDER`.
 
-FOLDER gets `unbroken`, and for each of DEATHS moments I `I.killed`, as the kill left it, and `I`, where training went on.
+FOLDER gets `unbroken`, and for each of DEATHS moments I `I.killed`, as the kill left it, and `I`, where it went on.
 """
 
 import os
-import random
 import shutil
 import signal
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 
 from models import atomic, checkpoint, pictures, training_loop, training_state
@@ -88,7 +88,8 @@ def main(data: Path, folder: Path) -> None:
     pictures.draw_history = pictures.draw_samples = lambda *_: None  # they take most of the time
     Training(options("warm"))  # imports what every child would, and computes nothing that could not be forked
     in_child(lambda: lines_of(options("unbroken"), folder / "lines"))
-    moments = random.Random(0).sample(range(1, int((folder / "lines").read_text())), DEATHS)
+    lines = int((folder / "lines").read_text())
+    moments = np.random.default_rng(0).choice(np.arange(1, lines), DEATHS, replace=False)
     for i, moment in enumerate(moments):
         assert in_child(lambda: run_and_die(options(f"{i}"), moment)) == signal.SIGKILL  # noqa: B023  # ends in this turn
         shutil.copytree(folder / f"{i}", folder / f"{i}.killed")

@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from bundle.manifest import Manifest
-from models import checkpoint, command_line, families, training_card, training_loop
+from models import checkpoint, command_line, families, training_card
 from models.failures import TrainError
 from models.train import NAME, Settings
 from models.training_card import loss_module
@@ -114,7 +114,10 @@ def test_a_size_below_that_of_the_images_is_refused(tmp_path: Path, capsys: pyte
         (["--network", '{"channels": [-8]}'], '"channels": [-8]'),
         (["--objective", '{"alpha": 1}'], "--objective: no setting 'alpha': this family has none"),
         (["--family", "latent", "--objective", '{"alpha": "x"}'], "--objective: alpha is like 10.0, not 'x'"),
-        (["--family", "latent", "--size", "32", "--network", '{"state_shape": [4, 4, 4]}'], "a latent's sides are 1/4 of an image's"),
+        (
+            ["--family", "latent", "--size", "32", "--network", '{"state_shape": [4, 4, 4]}'],
+            "a latent's sides are 1/4 of an image's",
+        ),
         (["--start", "nowhere"], "nowhere/model.safetensors: No such file or directory"),
         (["--batch-size", str(10**12)], "GB of memory"),
     ],
@@ -166,7 +169,7 @@ def test_a_network_that_fails_on_its_images_is_found_before_the_first_batch(
         raise RuntimeError("mat1 and mat2\nshapes cannot be multiplied")
 
     monkeypatch.setattr(training_card, "sample", fail)
-    with pytest.raises(TrainError, match="does not take images of .1, 8, 8.: mat1 and mat2 shapes cannot"):
+    with pytest.raises(TrainError, match=r"does not take images of .1, 8, 8.: mat1 and mat2 shapes cannot"):
         Training(settings(images, tmp_path / "o"))
 
 
@@ -205,9 +208,7 @@ def test_the_command_line_trains(images: Path, tmp_path: Path) -> None:
     assert card.training["images_seen"] == 4
 
 
-def test_a_run_says_what_it_reads_and_what_it_leaves_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_says_what_it_reads_and_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = data_of(tmp_path / "data", 8, 8)
     for name in (".DS_Store", "Thumbs.db", "notes.txt", "more.txt"):
         (data / "train" / "x" / name).touch()
@@ -224,7 +225,9 @@ def test_an_interrupt_ends_the_command_with_the_exit_code_of_the_signal(
     average = Training._average
     monkeypatch.setattr(Training, "_average", lambda *of: (average(*of), os.kill(os.getpid(), 2)))
     with pytest.raises(SystemExit) as caught:
-        command_line.run(Settings, ["--data", str(images), "--output", str(tmp_path), "--network", '{"channels": [8, 32]}'])
+        command_line.run(
+            Settings, ["--data", str(images), "--output", str(tmp_path), "--network", '{"channels": [8, 32]}']
+        )
     assert caught.value.code == 130
     assert "batch 1 of 11250; the same command goes on\n" in capsys.readouterr().err
 

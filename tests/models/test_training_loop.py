@@ -34,7 +34,9 @@ def test_a_run_may_begin_from_anothers_weights_where_they_fit(images: Path, tmp_
     own = training.objective.modules["network"].state_dict()
     fitting = [name for name, value in given.items() if value.shape == own[name].shape]
     assert 0 < len(fitting) < len(given)
-    assert all(torch.equal(own[name], given[name]) and torch.equal(training.state.ema[name], given[name]) for name in fitting)
+    assert all(
+        torch.equal(own[name], given[name]) and torch.equal(training.state.ema[name], given[name]) for name in fitting
+    )
     assert training.card.training["start"] == hashlib.sha256((unbroken / checkpoint.WEIGHTS).read_bytes()).hexdigest()
 
 

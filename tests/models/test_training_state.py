@@ -3,50 +3,28 @@
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
 from models import atomic, checkpoint
-from models.failures import Failure, Interrupted, TrainError
+from models.failures import Failure, TrainError
 from models.training_loop import Training
 from models.training_state import locked
 from tests.conftest import REPOSITORY
 from tests.models.killed_training import DEATHS
-from tests.models.tiny_training import BATCHES, contents, settings, watch
+from tests.models.tiny_training import assert_consistent, at_batch, contents, settings, watch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def at_batch(training: Training, number: int, act: Callable[[], object]) -> Training:
-    """Has `act` happen when `number` batches are done and the next one begins."""
-    watch(training, lambda *_: act() if training.state.batches_done == number else None)
-    return training
-
-
 def crash() -> None:
     raise MemoryError("the machine is out of memory")
-
-
-def state_of(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "state.safetensors")
-
-
-def assert_consistent(folder: Path) -> None:
-    """The checkpoint loads, and its weights and its card are those of the state beside it."""
-    card, _ = checkpoint.load(folder)
-    state, weights = state_of(folder), load_file(folder / checkpoint.WEIGHTS)
-    assert card.training["images_seen"] == 5 * int(state["batches_done"])
-    assert weights
-    assert all(torch.equal(value, state[f"ema.{name}"]) for name, value in weights.items())
 
 
 # --- crashes -------------------------------------------------------------------------------------------------------
@@ -110,87 +88,6 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_as_one(
 
 def read_both(folder: Path) -> tuple[checkpoint.Card, int]:
     return checkpoint.read_card(folder), hash((folder / checkpoint.WEIGHTS).read_bytes())
-
-
-# --- signals -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_saves_after_the_batch_under_way(
-    images: Path, tmp_path: Path, unbroken: Path, number: signal.Signals
-) -> None:
-    output = tmp_path / "stopped"
-    training = at_batch(Training(settings(images, output)), 5, lambda: os.kill(os.getpid(), number))
-    before = signal.getsignal(number)
-    with pytest.raises(Interrupted, match=rf"^stopped: {output} has batch 6 of 12; the same command goes on$") as caught:
-        training.run()
-    assert caught.value.exit_code == 128 + number
-    assert signal.getsignal(number) == before
-    assert_consistent(output)
-    assert int(state_of(output)["batches_done"]) == 6
-    Training(settings(images, output)).run()
-    assert contents(output) == contents(unbroken)
-
-
-def test_a_second_interrupt_stops_at_once_and_leaves_what_was_saved(images: Path, tmp_path: Path) -> None:
-    training = Training(settings(images, tmp_path / "run"))
-    twice = at_batch(training, 6, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
-    with pytest.raises(KeyboardInterrupt):
-        twice.run()
-    assert_consistent(tmp_path / "run")
-    assert int(state_of(tmp_path / "run")["batches_done"]) == 4
-
-
-def test_an_ignored_signal_stays_ignored(images: Path, tmp_path: Path) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
-    try:
-        at_batch(Training(settings(images, tmp_path)), 5, lambda: os.kill(os.getpid(), signal.SIGHUP)).run()
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    assert int(state_of(tmp_path)["batches_done"]) == BATCHES
-
-
-# --- what is not finite --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("batch", "keeps"), [(6, "keeps batch 4, whole"), (2, "nothing is saved yet")])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_the_run(
-    images: Path, tmp_path: Path, batch: int, keeps: str, value: float
-) -> None:
-    output = tmp_path / "run"
-    training = Training(settings(images, output))
-    step = training.objective.step
-    training.objective.step = lambda *of: value if training.state.batches_done == batch else step(*of)  # type: ignore[method-assign]
-    with pytest.raises(TrainError) as caught:
-        training.run()
-    assert f"batch {batch + 1} has a loss of {value}" in str(caught.value)
-    assert keeps in str(caught.value)
-    assert "lower --learning-rate" in str(caught.value)
-    if batch > 4:
-        assert f"--start {output}" in str(caught.value)
-        assert_consistent(output)
-
-
-@pytest.mark.parametrize("part", ["network", "ema", "optimizer"])
-def test_weights_that_are_not_finite_are_not_saved(images: Path, tmp_path: Path, part: str) -> None:
-    training = Training(settings(images, tmp_path))
-
-    def spoil() -> None:
-        if part == "network":
-            next(training.objective.modules["network"].parameters()).data[0] = float("nan")
-        elif part == "ema":
-            next(iter(training.state.ema.values()))[0] = float("inf")
-        else:
-            (optimizer,) = training.objective.optimizers.values()
-            next(iter(optimizer.state.values()))["exp_avg"][0] = float("nan")
-
-    step = training.objective.step
-    training.objective.step = lambda *of: (step(*of), training.state.batches_done == 7 and spoil())[0]  # type: ignore[method-assign]
-    with pytest.raises(TrainError, match=r"^after batch 8, .* is not finite: stopped; .* keeps batch 4, whole"):
-        training.run()
-    assert_consistent(tmp_path)
-    assert int(state_of(tmp_path)["batches_done"]) == 4
 
 
 # --- disks and other processes -------------------------------------------------------------------------------------
@@ -268,7 +165,9 @@ def test_a_folder_with_other_files_is_not_trained_into(images: Path, tmp_path: P
     assert contents(tmp_path) == {name: b"precious"}
 
 
-@pytest.mark.parametrize("damage", [lambda state: state[:-40], lambda _: b"", lambda state: state[:9] + b"\0" + state[10:]])
+@pytest.mark.parametrize(
+    "damage", [lambda state: state[:-40], lambda _: b"", lambda state: state[:9] + b"\0" + state[10:]]
+)
 def test_a_state_that_cannot_be_read_is_refused_by_name(
     images: Path, tmp_path: Path, unbroken: Path, damage: Callable[[bytes], bytes]
 ) -> None:

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Generator, Tensor
 
+from models import checkpoint
 from models.train import Settings
 from models.training_loop import Training
 
@@ -53,3 +56,22 @@ def watch(training: Training, before: Callable[..., None], *, learn: bool = True
 def contents(folder: Path) -> dict[str, bytes]:
     """The files that a run leaves, without its lock."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+
+
+def at_batch(training: Training, number: int, act: Callable[[], object]) -> Training:
+    """Has `act` happen when `number` batches are done and the next one begins."""
+    watch(training, lambda *_: act() if training.state.batches_done == number else None)
+    return training
+
+
+def state_of(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "state.safetensors")
+
+
+def assert_consistent(folder: Path) -> None:
+    """The checkpoint loads, and its weights and its card are those of the state beside it."""
+    card, _ = checkpoint.load(folder)
+    state, weights = state_of(folder), load_file(folder / checkpoint.WEIGHTS)
+    assert card.training["images_seen"] == 5 * int(state["batches_done"])
+    assert weights
+    assert all(torch.equal(value, state[f"ema.{name}"]) for name, value in weights.items())
