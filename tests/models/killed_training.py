@@ -82,7 +82,7 @@ def lines_of(options: Settings, report: Path) -> None:
 
 def main(data: Path, folder: Path) -> None:
     def options(output: str) -> Settings:
-        return settings(data, folder / output, images=30, save_every=2)
+        return settings(data, folder / output, images=20, save_every=2)
 
     torch.set_num_threads(1)
     pictures.draw_history = pictures.draw_samples = lambda *_: None  # they take most of the time

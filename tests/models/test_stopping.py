@@ -1,4 +1,4 @@
-"""A training that is asked to stop, or whose numbers are not finite, leaves a sound checkpoint and says how to go on."""
+"""A training that is asked to stop, or whose numbers are not finite, leaves a sound checkpoint and says the way on."""
 
 import os
 import signal
