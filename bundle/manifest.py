@@ -2,29 +2,29 @@
 
 import hashlib
 import json
-import math
-import secrets
 import time
-from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from typing_extensions import TypeAliasType
 
 from models import families
 from models.families import Family
-from models.solvers import Setting
-from service.engine.jobs import Array, Batch, Inputs, Job
-from service.errors import FieldError, InvalidRequest
-from service.http.schemas import MAX_SEED, GenerateRequest
+from models.solvers import SettingValues
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION: Literal[1] = 1
-ANSWER = 0.1  # of a deadline, at most, is left for the answer
 AUTO = "auto"  # as `method`: the service chooses
 STEP, DECODE = "step.onnx", "decode.onnx"
+
+
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+Milliseconds = Annotated[FiniteFloat, Field(gt=0)]
+Figures = TypeAliasType("Figures", "FiniteFloat | dict[str, Figures]")
 
 
 class BundleError(Exception):
@@ -44,10 +44,45 @@ class Parity(BaseModel):
     batch_sizes: list[int]
 
 
+class Quality(BaseModel):
+    """How far images are from a data set, as `./run evaluate` measures it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    frechet_distance: Annotated[FiniteFloat, Field(ge=0)]
+    images: Annotated[int, Field(ge=1)] | None = None
+    precision: Share | None = None
+    recall: Share | None = None
+    class_agreement: Share | None = None  # of a data set with classes
+    class_coverage: Share | None = None
+    class_entropy: Annotated[FiniteFloat, Field(ge=0)] | None = None  # bits
+
+
+class MeasuredPoint(Quality):
+    """What was measured of one way of sampling."""
+
+    solver: str
+    steps: Annotated[int, Field(ge=1)]
+    settings: dict[str, FiniteFloat]
+    alone_ms: Milliseconds  # latency of a request for one image, alone
+    saturated_ms: Milliseconds | None = None  # an image, of a saturated server
+
+
+class Measured(BaseModel):
+    """Quality and speed. Further members are a family's own figures: numbers, in dictionaries of any depth."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Figures] = Field(init=False)
+
+    machine: str = ""
+    floor: Quality | None = None  # the same measures of training images
+    points: list[MeasuredPoint] = []
+
+
 class Manifest(BaseModel):
     """`manifest.json`. All of it but `parity`, `checkpoint` and `measured` decides the images, and so the digest."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", validate_by_name=True)
 
     format_version: Literal[1]
     name: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_.-]*$")]  # what callers ask for as `method`
@@ -55,7 +90,8 @@ class Manifest(BaseModel):
     shape: tuple[int, int, int]  # (C, H, W) of an image
     state_shape: tuple[int, int, int]  # of what the steps denoise: an image, or what `decode.onnx` makes one of
     classes: list[str]
-    latent: Annotated[int, Field(ge=0)]  # how many standard normal numbers z the network takes a step; 0: none
+    # How many standard normal numbers z the network takes a step; 0: none.
+    z_dim: Annotated[int, Field(ge=0, alias="latent")]
     noise_schedule: dict[str, Any]  # the family's own
     recommended_steps: Annotated[int, Field(ge=1)]
     opset: int
@@ -63,27 +99,19 @@ class Manifest(BaseModel):
     files: dict[Annotated[str, Field(pattern=r"^\w[\w.-]*$")], File]  # names in the bundle's own folder
     parity: Parity
     checkpoint: dict[str, Any]  # where it was exported from: digest of the weights and the training record
-    measured: dict[str, Any] = {}  # quality and speed, filled in by `./run evaluate`
+    measured: Measured = Measured()  # filled in by `./run evaluate`
 
     @property
     def digest(self) -> str:
-        deciding = self.model_dump(mode="json", exclude={"parity", "checkpoint", "measured"})
+        """SHA-256 of all that decides the images."""
+        deciding = self.model_dump(mode="json", by_alias=True, exclude={"parity", "checkpoint", "measured"})
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
-
-class Sampling(BaseModel):
-    """What a request comes to on a model, its defaults filled in: with the digest, all that decides the images."""
-
-    model_config = ConfigDict(frozen=True)
-
-    digest: str
-    method: str
-    steps: int
-    solver: str
-    settings: tuple[tuple[str, float], ...]
-    label: int
-    seed: int
-    n: int
+    def write(self, folder: Path) -> None:
+        """Writes `manifest.json`, in one step: a reader sees the old one or the new one."""
+        partial = folder / f".{MANIFEST}.partial"
+        partial.write_text(json.dumps(self.model_dump(mode="json", by_alias=True), indent=1) + "\n")
+        partial.replace(folder / MANIFEST)
 
 
 class Bundle:
@@ -92,10 +120,8 @@ class Bundle:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
-        self.digest = manifest.digest  # and of the device, where that decides bits
-        self.device = "cpu"
         self.loaded_at = int(time.time())  # Unix time
-        self.table = lru_cache(maxsize=256)(self._table)
+        self.coefficients = lru_cache(maxsize=256)(self._coefficients)
 
     @cached_property
     def family(self) -> Family:
@@ -114,78 +140,12 @@ class Bundle:
         """None for a model whose steps end at the image."""
         return self.folder / DECODE if DECODE in self.manifest.files else None
 
-    def resolve(self, request: GenerateRequest) -> Sampling:
-        """Checks a request against the model's limits and fills in its defaults. Raises InvalidRequest."""
-        steps = self.manifest.recommended_steps if request.steps is None else request.steps
-        if steps > self.max_steps:
-            raise _invalid(
-                "steps", f"{self.manifest.name} takes at most {self.max_steps}", {"min": 1, "max": self.max_steps}
-            )
-        solver = next(iter(self.family.SOLVERS)) if request.solver is None else request.solver
-        if solver not in self.family.SOLVERS:
-            raise _invalid("solver", f"{self.manifest.name} has no solver {solver!r}", list(self.family.SOLVERS))
-        return Sampling(
-            digest=self.digest,
-            method=self.manifest.name,
-            steps=steps,
-            solver=solver,
-            settings=_settings(solver, self.family.SOLVERS[solver].settings, {"eta": request.eta}),
-            label=self._label(request.class_label),
-            seed=secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed,
-            n=request.n,
-        )
+    @property
+    def default_solver(self) -> str:
+        return next(iter(self.family.SOLVERS))
 
-    def job(
-        self,
-        sampling: Sampling,
-        id: str,
-        submitted_s: float,
-        body: GenerateRequest | None = None,
-        answer_s: float = 0.0,
-    ) -> Job:
-        """The work that a resolved request is; `body` says how soon, and what to tell on the way.
-
-        `answer_s` is what the answer takes after the last step; no more than ANSWER of a deadline is left for it, as
-        what was refused would never show that it takes less by now.
-        """
-        within_s = body.deadline_ms / 1000 if body and body.deadline_ms else math.inf
-        return Job(
-            id=id,
-            method=sampling.method,
-            table=self.table(sampling.steps, sampling.solver, sampling.settings),
-            shape=self.manifest.state_shape,
-            latent=self.manifest.latent,
-            label=sampling.label,
-            seed=sampling.seed,
-            n=sampling.n,
-            submitted_s=submitted_s,
-            model=self.digest,
-            priority=body.priority if body else "normal",
-            deadline_s=submitted_s + within_s - min(answer_s, ANSWER * within_s),
-            preview_every=(body.preview_every if body else None) or 0,
-        )
-
-    def first_step(self, rows: int) -> Inputs:
-        """The step graph's inputs for the first step of `rows` images with default settings, seed 0 and no class."""
-        sampling = self.resolve(GenerateRequest(method=self.manifest.name, seed=0)).model_copy(update={"n": rows})
-        job = self.job(sampling, id="", submitted_s=0.0)
-        for image in job.images:
-            image.begin()
-        return Batch(job.method, job.images).inputs()
-
-    def _label(self, class_label: int | str | None) -> int:
-        classes = self.manifest.classes
-        if class_label is None:
-            return len(classes)
-        if isinstance(class_label, str) and class_label in classes:
-            return classes.index(class_label)
-        if isinstance(class_label, int) and 0 <= class_label < len(classes):
-            return class_label
-        allowed = {"min": 0, "max": len(classes) - 1, "names": classes}
-        raise _invalid("class_label", f"{self.manifest.name} has no class {class_label!r}", allowed)
-
-    def _table(self, steps: int, solver: str, settings: tuple[tuple[str, float], ...]) -> Array:
-        """The plan as float32 (steps, 9), a line a step; `table` is this, cached."""
+    def _coefficients(self, steps: int, solver: str, settings: SettingValues) -> NDArray[np.float32]:
+        """The plan as float32 (steps, 9), a row a step; `coefficients` is this, cached."""
         plan = self.family.SOLVERS[solver].plan(self.manifest.noise_schedule, steps, **dict(settings))
         return np.array(plan, dtype=np.float32)
 
@@ -247,22 +207,3 @@ def load_all(folder: Path) -> tuple[dict[str, Bundle], dict[str, str]]:
         except BundleError as error:
             failed[path.name] = str(error)
     return bundles, failed
-
-
-def _settings(
-    solver: str, known: Mapping[str, Setting], asked: Mapping[str, float | None]
-) -> tuple[tuple[str, float], ...]:
-    """The solver's settings, asked ones over defaults. Raises InvalidRequest for one that the solver does not take."""
-    for name, value in asked.items():
-        if value is None:
-            continue
-        if name not in known:
-            raise _invalid(name, f"solver {solver!r} takes no {name}", None)
-        if not known[name].low <= value <= known[name].high:
-            raise _invalid(name, f"{value} is outside", {"min": known[name].low, "max": known[name].high})
-    values = {name: asked.get(name) for name in known}
-    return tuple((n, known[n].default if value is None else float(value)) for n, value in values.items())
-
-
-def _invalid(field: str, detail: str, allowed: Any) -> InvalidRequest:
-    return InvalidRequest([FieldError(field=field, detail=detail, allowed=allowed)])

@@ -1,4 +1,4 @@
-"""`./run check-gpu`: builds engines for the GPU that is here, tries them against the CPU, and writes a report.
+"""`./run check-gpu`: builds engines for this machine's GPU, compares them with the CPU, and writes a report.
 
 `tests/gpu/test_check_gpu.py` runs it on a fake GPU; docs/gpu.md says on which real one it has been.
 """
@@ -7,7 +7,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from bundle.manifest import Bundle, BundleError
 from export import gpu_bundle as export_engines
 from export.gpu_bundle import Order
 from export.tensorrt_builder import FLAVOURS, EngineError, TensorRt
-from service.engine.jobs import Batch, Inputs
-from service.http.schemas import GenerateRequest
+from service.engine.denoise import default_job, first_step, take_step
+from service.engine.jobs import Batch
+from service.engine.runtime import StepInputs
 from service.runtimes import placement
 from service.runtimes.cpu import OrtRuntime
 from service.runtimes.cuda.device_runtime import DeviceRuntime
@@ -35,11 +37,11 @@ Found = dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="./run check-gpu", description=str(__doc__).split("\n")[0])
-    parser.add_argument("--bundles", type=Path, default=SHIPPED_BUNDLES, help="folder of bundles; they get the engines")
+    parser.add_argument("--bundles", type=Path, default=SHIPPED_BUNDLES, help="folder of bundles; engines go into them")
     parser.add_argument("--targets", type=lambda text: text.split(","), default=TARGETS, help="default: all")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp16")
-    parser.add_argument("--rounds", type=int, default=100, help="timings of each step")
-    parser.add_argument("--report", type=Path, default=Path("check-gpu.json"), help="gets all that was found")
+    parser.add_argument("--rounds", type=int, default=100, help="number of timings of each step")
+    parser.add_argument("--report", type=Path, default=Path("check-gpu.json"), help="file for the full report")
     arguments = parser.parse_args()
     try:
         driver = placement.open_driver()
@@ -126,57 +128,60 @@ def measure(driver: Driver, loaded: Bundle, made: Engines, rounds: int) -> Found
     }
 
 
-def trajectory(loaded: Bundle) -> Iterator[Inputs]:
+def trajectory(bundle: Bundle) -> Iterator[StepInputs]:
     """The inputs of STORED steps, evenly spaced, of one image on the CPU, noise and all: its default request."""
-    runtime = OrtRuntime(loaded, threads=1)
-    sampling = loaded.resolve(GenerateRequest(method=loaded.manifest.name, seed=0, class_label=0))
-    (image,) = loaded.job(sampling, id="", submitted_s=0.0).images
-    image.begin()
-    wanted = set(np.linspace(0, sampling.steps - 1, STORED).astype(int).tolist())
+    runtime = OrtRuntime(bundle, threads=1)
+    (image,) = default_job(bundle, label=0).images
+    stored = set(np.linspace(0, image.job.steps - 1, STORED).astype(int).tolist())
     while not image.finished:
-        inputs = Batch(loaded.manifest.name, [image]).inputs()
-        if image.step in wanted:
-            yield inputs
-        x, x0 = runtime.step(inputs)
-        image.x, image.x0, image.step = x[0], x0[0], image.step + 1
+        if image.step in stored:
+            yield Batch([image]).inputs()
+        take_step([image], runtime)
 
 
-def difference(gpu: DeviceRuntime, cpu: OrtRuntime, inputs: Inputs) -> float:
+def difference(gpu: DeviceRuntime, cpu: OrtRuntime, inputs: StepInputs) -> float:
     """How far a step from the same state is from the CPU's, by the images of its x and x0."""
     pairs = zip(gpu.step(inputs), cpu.step(inputs), strict=True)
     return max(float(np.sqrt(np.square(gpu.decode(a) - cpu.decode(b)).mean())) for a, b in pairs)
 
 
-def row(runtime: DeviceRuntime, mine: Inputs, others: Inputs, rows: int, place: int) -> bytes:
+def row(runtime: DeviceRuntime, mine: StepInputs, others: StepInputs, rows: int, place: int) -> bytes:
     """The bytes of what a step makes of one image in a batch of so many, the others all alike."""
     batch = [others] * rows
     batch[place] = mine
-    x, x0 = runtime.step({name: np.concatenate([each[name] for each in batch]) for name in mine})
-    return b"".join(runtime.decode([states[place]]).tobytes() for states in (x, x0))
+    x, x0 = runtime.step(together(batch))
+    return b"".join(runtime.decode(states.select([place])).tobytes() for states in (x, x0))
+
+
+def together(rows: Sequence[StepInputs]) -> StepInputs:
+    """The inputs of one step of all these rows."""
+    arrays = [each.arrays() for each in rows]
+    return StepInputs(**{name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]})
 
 
 def speed(gpu: DeviceRuntime, plain: DeviceRuntime, loaded: Bundle, bucket: int, rounds: int) -> Found:
     """Milliseconds of a step, and images a second at the model's recommended steps."""
     steps = loaded.manifest.recommended_steps
-    alone = timed(gpu, loaded.first_step(bucket), rounds, waits=True)
-    ahead = timed(gpu, loaded.first_step(bucket), rounds, waits=False)
+    alone = timed(gpu, first_step(loaded, bucket), rounds, waits=True)
+    ahead = timed(gpu, first_step(loaded, bucket), rounds, waits=False)
     return {
         "rows": bucket,
         "ms_alone": alone,  # each is waited for, its images brought to the host
         "ms": ahead,  # one after the other, as the service runs them
-        "ms_plain_launches": timed(plain, loaded.first_step(bucket), rounds, waits=False),
+        "ms_plain_launches": timed(plain, first_step(loaded, bucket), rounds, waits=False),
         "images_per_s": 1000 * bucket / (steps * ahead),
         "steps": steps,
     }
 
 
-def timed(runtime: DeviceRuntime, inputs: Inputs, rounds: int, *, waits: bool) -> float:
+def timed(runtime: DeviceRuntime, inputs: StepInputs, rounds: int, *, waits: bool) -> float:
     """Milliseconds a step, after one that does not count."""
     x, x0 = runtime.step(inputs)
     runtime.decode(x)
+    rows = range(x.shape[0])
     start_s = time.perf_counter()
     for _ in range(rounds):
-        x, x0 = runtime.step({**inputs, "x": x, "x0_prev": x0})
+        x, x0 = runtime.step(replace(inputs, x=[x[row] for row in rows], x0_prev=[x0[row] for row in rows]))
         if waits:
             runtime.decode(x)
     runtime.decode(x)

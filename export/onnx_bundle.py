@@ -1,10 +1,10 @@
 """Writes a bundle: exports a checkpoint's graphs, simplifies them, checks them against PyTorch, hashes them."""
 
-import json
 import shutil
 import warnings
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,8 +20,10 @@ from export.fuse import lean
 from export.step_module import COEFFICIENTS, DecodeModule, StepModule
 from models import checkpoint, families
 from models.checkpoint import Card
-from service.engine.jobs import Inputs
+from service.engine.runtime import StepInputs
 from service.runtimes.cpu import OrtRuntime
+
+Arrays = dict[str, NDArray[Any]]  # the inputs of a graph, by name
 
 OPSET = 20
 TOLERANCE = 1e-4  # on x_new, x0 and images, whose values lie in about [−4, 4]
@@ -55,7 +57,7 @@ def export(source: Path, target: Path) -> Manifest:
         if not difference <= TOLERANCE:
             raise ExportError(f"the graph is off PyTorch by {difference}, more than {TOLERANCE}")
         manifest.parity.largest_difference = difference
-        (partial / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
+        manifest.write(partial)
         replacement.check(target, is_of_bundle)  # it may have changed meanwhile
         replacement.swap(partial, target)
     finally:
@@ -82,7 +84,7 @@ def describe(card: Card, folder: Path, weights: Path) -> Manifest:
         shape=card.shape,
         state_shape=card.state_shape,
         classes=card.classes,
-        latent=card.latent,
+        z_dim=card.latent,
         noise_schedule=card.noise_schedule,
         recommended_steps=card.recommended_steps,
         opset=OPSET,
@@ -99,7 +101,7 @@ def describe(card: Card, folder: Path, weights: Path) -> Manifest:
     )
 
 
-def trace(module: nn.Module, inputs: Inputs, outputs: list[str]) -> onnx.ModelProto:
+def trace(module: nn.Module, inputs: Arrays, outputs: list[str]) -> onnx.ModelProto:
     """The module as a simplified ONNX graph, dynamic in the batch axis only."""
     rows = torch.export.Dim("rows", min=1, max=4096)
     with warnings.catch_warnings():
@@ -120,7 +122,7 @@ def trace(module: nn.Module, inputs: Inputs, outputs: list[str]) -> onnx.ModelPr
     return slim
 
 
-def random_inputs(card: Card, rows: int, seed: int) -> Inputs:
+def random_inputs(card: Card, rows: int, seed: int) -> Arrays:
     """Inputs of the step graph as it may meet them, in the order of `StepModule.forward`."""
     rng = np.random.default_rng(seed)
 
@@ -129,7 +131,7 @@ def random_inputs(card: Card, rows: int, seed: int) -> Inputs:
 
     every_step = families.find(card.family).max_steps(card.noise_schedule)
     plan = families.default_plan(card.family, card.noise_schedule, every_step)
-    inputs: Inputs = {
+    inputs: Arrays = {
         "x": normal(),
         "t": rng.choice([k.t for k in plan], size=rows).astype(np.float32),
         "y": rng.integers(len(card.classes) + 1, size=rows),
@@ -148,11 +150,12 @@ def largest_difference(network: nn.Module, card: Card, bundle: Bundle) -> float:
     differences = []
     for rows in BATCH_SIZES:
         inputs = random_inputs(card, rows, seed=rows)
-        got = [*runtime.step(inputs)]
+        x_new, x0 = runtime.step(StepInputs(**inputs))
+        outputs = [x_new.array, x0.array]
         with torch.no_grad():
             expected = [*StepModule(network)(*map(torch.from_numpy, inputs.values()))]
             if card.decodes:
-                got.append(runtime.decode(got[1]))
+                outputs.append(runtime.decode(x0))
                 expected.append(DecodeModule(network)(expected[1]))
-        differences += [np.abs(a - b.numpy()).max() for a, b in zip(got, expected, strict=True)]
+        differences += [np.abs(a - b.numpy()).max() for a, b in zip(outputs, expected, strict=True)]
     return float(np.max(differences))  # unlike max(), it keeps a NaN

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bundle import manifest
 from bundle.manifest import Bundle
 from loadtests.server_process import serving
+from service.engine.denoise import first_step
 from service.runtimes.cpu import OrtRuntime
 from service.settings import SHIPPED_BUNDLES
 
@@ -51,10 +52,12 @@ CHOICES = [Choice(1, 1), Choice(1, CORES), Choice(1, CORES, spinning=False), Cho
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="./run bench", description="Measure the step and the saturated server.")
+    parser = argparse.ArgumentParser(
+        prog="./run bench", description="Measure the cost of a step, and a saturated server."
+    )
     parser.add_argument("--bundles", type=Path, default=SHIPPED_BUNDLES, help="folder of bundles")
-    parser.add_argument("--rounds", type=int, default=5, help="of the step's timings, half a second for each case")
-    parser.add_argument("--requests", type=int, default=40, help="requests to the saturated server")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the step's timings, half a second a case")
+    parser.add_argument("--requests", type=int, default=40, help="number of requests to the saturated server")
     arguments = parser.parse_args()
     print(f"{CORES} cores, {processor()}\n")
     for loaded in manifest.load_all(arguments.bundles)[0].values():
@@ -94,7 +97,7 @@ def step_table(loaded: Bundle, rounds: int) -> float:
 def decoding_s(loaded: Bundle, times: int = 10) -> float:
     """Seconds that an image's decoding takes, in batches of the largest size; on as many threads as there are cores."""
     runtime, rows = OrtRuntime(loaded, CORES), BATCH_SIZES[-1]
-    x, _ = runtime.step(loaded.first_step(rows))
+    x, _ = runtime.step(first_step(loaded, rows))
     took_s = []
     for _ in range(times):
         start_s = time.perf_counter()
@@ -105,7 +108,7 @@ def decoding_s(loaded: Bundle, times: int = 10) -> float:
 
 def rate(choice: Choice, session: ort.InferenceSession, loaded: Bundle, rows: int, seconds: float = 0.5) -> float:
     """Steps of an image a second of bare loops."""
-    inputs = loaded.first_step(rows)
+    inputs = first_step(loaded, rows).arrays()
     session.run(None, inputs)
 
     def loop(_: int) -> float:

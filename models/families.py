@@ -43,4 +43,4 @@ def find(name: str) -> Family:
 def default_plan(name: str, schedule: Mapping[str, Any], steps: int) -> Plan:
     """The family's plan by its first solver, with that solver's default settings."""
     solver = next(iter(find(name).SOLVERS.values()))
-    return solver.plan(schedule, steps, **{key: setting.default for key, setting in solver.settings.items()})
+    return solver.plan(schedule, steps, **dict(solver.defaults))

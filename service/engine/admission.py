@@ -1,82 +1,107 @@
-"""Who is let in: requests in predicted work, refused at once where they could not be answered in time. Pure.
+"""Which jobs are accepted: in predicted work, refused at once where they could not be answered in time. Pure.
 
-A promise is made where `Scheduler.ends` has it met, and every other one too. As a job's rows ride along with those
-before, it may make all late that are behind the first of its model.
-
-That bound is met only just by what comes when all is busy, and everything that comes next is refused for its sake, the
-short first. So promises also add up: each takes what is left of its work over what is left of its time, of what the
-machine does, and while all take more than PROMISED of it, no other is made. That asks nothing of who comes, so that a
-call is about as likely to be let in as another, whatever the work it is and on whichever model; and what jobs are ahead
-of their promises is promised to others.
+A deadline is guaranteed if `Scheduler.predicted_ends` meets it and every deadline guaranteed before. Guaranteed jobs
+also add up: each needs what is left of its work in what is left of its time, and together they may need at most
+MAX_PROMISED_UTILIZATION of the machine. docs/design.md has the reasons.
 """
 
 import math
 from bisect import bisect_right
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from itertools import dropwhile
 
 from service.engine.jobs import Job
-from service.engine.scheduler import MARGIN, STRETCH, Scheduler
-from service.errors import Overloaded
+from service.engine.scheduler import ADMISSION_MARGIN, DUE_FACTOR, Scheduler
+from service.errors import Overloaded, TooMuchWork
 
-PROMISED = 0.8  # of the machine: while that is taken, nothing more
+MAX_PROMISED_UTILIZATION = 0.8  # of the machine, by guaranteed jobs
 
 
 class Admission:
-    """Asks the scheduler what is there already."""
+    """Decides by what the scheduler has already."""
 
-    def __init__(self, scheduler: Scheduler, max_queued_images: int, max_backlog_s: float) -> None:
+    def __init__(
+        self, scheduler: Scheduler, max_queued_images: int, max_backlog_s: float, max_request_s: float = math.inf
+    ) -> None:
         self.scheduler = scheduler
         self.max_queued_images = max_queued_images
         self.max_backlog_s = max_backlog_s
+        self.max_request_s = max_request_s
 
     def admit(self, job: Job, now: float) -> None:
-        """Has the scheduler add the job. Raises Overloaded."""
-        self.check(job, now)
+        """Adds the job to the scheduler, due as `quote` says. Raises Overloaded or TooMuchWork."""
+        job.due_s = self.quote(job, now)
         self.scheduler.add(job)
 
-    def check(self, job: Job, now: float) -> None:
-        """Gives the job its due time. Raises Overloaded."""
-        queued = self.scheduler.unfinished.total()
-        backlog_s = self.backlog_s()
+    def quote(self, job: Job, now: float) -> float:
+        """When the job would be due if it came now. Raises what `admit` raises. Changes nothing."""
         work_s = self.scheduler.work_s(job)
-        if queued + job.n > self.max_queued_images:
-            raise Overloaded(f"{queued} images are queued; {job.n} more are too many", backlog_s)
-        more_s = work_s / min(job.n, self.scheduler.workers)
-        if queued and backlog_s + more_s > self.max_backlog_s:
-            over_s = min(backlog_s, backlog_s + more_s - self.max_backlog_s)
-            raise Overloaded(f"{backlog_s:.1f} s of work are queued; {more_s:.1f} s more are too much", over_s)
-        if job.deadline_s < now + MARGIN * work_s:
-            alone_ms = 1000 * MARGIN * work_s
-            raise Overloaded(f"the deadline is nearer than the {alone_ms:.0f} ms that this may take alone", backlog_s)
-        if job.deadline_s < math.inf and self._promised(now) > PROMISED:
-            raise Overloaded("as much is promised as the machine can do", backlog_s)
-        job.due_s = min(job.deadline_s, now + STRETCH[job.priority] * work_s)
-        broken = self._broken(job, now)
+        if work_s > self.max_request_s:
+            raise TooMuchWork(work_s, self.max_request_s, n=job.n, steps=job.steps)
+        due_s = min(job.deadline_s, now + DUE_FACTOR[job.priority] * work_s)
+        self._check_queue(job, work_s, due_s)
+        if job.deadline_s < math.inf:
+            self._check_deadline(job, work_s, now)
+        broken = self._broken(job, due_s, now)
         if broken and job.deadline_s < math.inf:
-            raise Overloaded("the deadline, or one already promised, would be missed", backlog_s)
-        if broken:
-            job.due_s = max(job.due_s, broken[-1].due_s)  # and behind it, as it comes later
+            raise Overloaded("this deadline, or an accepted one, would be missed", self.backlog_s())
+        return max(due_s, broken[-1].due_s) if broken else due_s  # equal due times keep the order of arrival
 
     def backlog_s(self) -> float:
-        """Seconds that all that is accepted takes."""
-        scheduler = self.scheduler
-        return sum(n * scheduler.row_s(model) for model, n in scheduler.steps_left.items()) / scheduler.workers
+        """Seconds that all accepted work takes."""
+        return self._seconds(self.scheduler.counts.steps_left)
 
-    def _promised(self, now: float) -> float:
-        """The share of the machine that the jobs with a deadline take until they are to be finished."""
+    def _check_queue(self, job: Job, work_s: float, due_s: float) -> None:
+        """Counts only what is due before the job: it does not wait for the rest, however much that is."""
+        queued, backlog_s = self.scheduler.counts.unfinished.total(), self.backlog_s()
+        more_s = work_s / min(job.n, self.scheduler.workers)
+        if queued + job.n <= self.max_queued_images and backlog_s + more_s <= self.max_backlog_s:
+            return
+        jobs = self.scheduler.jobs
+        before = jobs[: bisect_right(jobs, due_s, key=lambda other: other.due_s)]
+        queued = sum(other.unfinished for other in before)
+        if queued + job.n > self.max_queued_images:
+            raise Overloaded(f"{queued} images are queued; {job.n} more are too many", backlog_s)
+        steps_left = Counter[str]()
+        for other in before:
+            steps_left[other.model] += other.steps_left
+        before_s = self._seconds(steps_left)
+        if before and before_s + more_s > self.max_backlog_s:
+            over_s = min(before_s, before_s + more_s - self.max_backlog_s)
+            raise Overloaded(f"{before_s:.1f} s of work are queued; {more_s:.1f} s more are too much", over_s)
+
+    def _seconds(self, steps_left: Mapping[str, int]) -> float:
+        """Of so many steps by model, shared by the workers."""
+        scheduler = self.scheduler
+        return sum(n * scheduler.row_s(model) for model, n in steps_left.items()) / scheduler.workers
+
+    def _check_deadline(self, job: Job, work_s: float, now: float) -> None:
+        least_s = ADMISSION_MARGIN * work_s
+        if job.deadline_s < now + least_s:
+            detail = f"the deadline is shorter than the {1000 * least_s:.0f} ms that this request may take alone"
+            raise Overloaded(detail, self.backlog_s())
+        if self._promised_utilization(now) > MAX_PROMISED_UTILIZATION:
+            raise Overloaded("accepted deadlines already use the capacity of the machine", self.backlog_s())
+
+    def _promised_utilization(self, now: float) -> float:
+        """The share of the machine that guaranteed jobs need until their deadlines."""
         rows_per_s = defaultdict[str, float](float)  # by model
-        for each in self.scheduler.jobs:
-            if each.deadline_s < math.inf:
-                least_s = each.longest_left * self.scheduler.costs.seconds(each.model, 1)  # what is late takes no more
-                rows_per_s[each.model] += each.steps_left / max(each.deadline_s - now, least_s)
+        for job in self.scheduler.jobs:
+            if job.deadline_s < math.inf:
+                least_s = job.longest_left * self.scheduler.costs.seconds(job.model, 1)  # a late job needs no more
+                rows_per_s[job.model] += job.steps_left / max(job.deadline_s - now, least_s)
         return sum(n * self.scheduler.row_s(model) for model, n in rows_per_s.items()) / self.scheduler.workers
 
-    def _broken(self, job: Job, now: float) -> list[Job]:
-        """What might miss its deadline, itself or, of what was promised, one that may end later for it."""
+    def _broken(self, job: Job, due_s: float, now: float) -> list[Job]:
+        """The jobs that might miss their deadlines: this one, or guaranteed ones that may end later because of it.
+
+        Its rows ride along with those before it, so it may delay all jobs behind the first of its model.
+        """
         jobs = self.scheduler.jobs
-        place = bisect_right(jobs, job.due_s, key=lambda each: each.due_s)
+        place = bisect_right(jobs, due_s, key=lambda other: other.due_s)
         order = [*jobs[:place], job, *jobs[place:]]
-        late = {*dropwhile(lambda each: each.model != job.model, order)}
-        ends = self.scheduler.ends(order, self.scheduler.unfinished + Counter({job.model: job.n}), now)
-        return [each for each, end_s in ends if end_s > each.deadline_s and each in late]
+        delayed = {*dropwhile(lambda other: other.model != job.model, order)}
+        unfinished = self.scheduler.counts.unfinished + Counter({job.model: job.n})
+        ends = self.scheduler.predicted_ends(order, unfinished, now)
+        return [other for other, end_s in ends if end_s > other.deadline_s and other in delayed]

@@ -1,60 +1,59 @@
-"""The loop, in a few threads: choose a batch, run a step of it, hand on what finished; again.
+"""The engine: a loop over steps, in a few threads. Choose a batch, run its step, hand on what finished; again.
 
-Each worker's network runs beside the others'; all else happens under one lock, whose holder owns the jobs.
+The workers' networks run beside each other; all else happens under one lock, whose holder owns the jobs.
 """
 
 import asyncio
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
-import numpy as np
 import structlog
 
 from service.engine.admission import Admission
-from service.engine.jobs import Array, Batch, Image, Job, Progress, States
+from service.engine.attempt import StepResult, attempt
+from service.engine.jobs import Batch, Job, Progress
+from service.engine.runtime import Runtime
 from service.engine.scheduler import Scheduler
 from service.errors import Cancelled, OutOfService, Problem, StepFailed, Unavailable
-from service.runtimes.cpu import Runtime
-from service.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 
-FAILURES = 5  # jobs of a model that fail one after the other, with no row between that succeeds: it is taken out
+FAILURES = 5  # jobs of a model that fail one after the other, with no successful row between: it is taken out
+STOPPED = "the engine stopped; the server's log says why"
 
 
-@dataclass(frozen=True)
-class Stepped:
-    """What a step of a batch gives."""
+class Observer(Protocol):
+    """What the engine reports, for metrics."""
 
-    x: States
-    x0: States
-    pixels: dict[Image, Array]  # of the rows that finish
-    previews: dict[Image, Array]  # of the rows whose callers want a picture now
-    seconds: float
+    def stepped(self, method: str, rows: int, finished: int, seconds: float, share: float) -> None: ...
+    def busy(self, seconds: float) -> None: ...
+    def missed_deadline(self, method: str) -> None: ...
 
 
 class Engine:
-    """`run` is called on the event loop, `start` and `stop` elsewhere; from `_work` on all belongs to the workers."""
+    """`submit` is called on the event loop, `start` and `stop` elsewhere; the private verbs are the workers'.
+
+    A worker: `_next_batch` → `_run` → `attempt`, off the lock → `_settle` → `_finish` each job that is done.
+    A batch that fails is tried row by row; a row that fails alone ends its job (`_lose`). A model that keeps failing is
+    taken out of service. A bug in the engine itself ends every job with an error (`_abandon`).
+    """
 
     def __init__(
         self,
-        runtimes: dict[str, Runtime],  # by model
+        runtimes: dict[str, Runtime],  # by model digest
         scheduler: Scheduler,
-        metrics: Metrics,
-        max_queued_images: int,
-        max_backlog_s: float = 60.0,
+        admission: Admission,
+        observer: Observer,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.runtimes = runtimes
         self.scheduler = scheduler
-        self.metrics = metrics
+        self.admission = admission
+        self.observer = observer
         self.clock = clock
-        self.admission = Admission(scheduler, max_queued_images, max_backlog_s)
         self.jobs: set[Job] = set()  # accepted and not ended
         self.out_of_service: set[str] = set()  # models that kept failing
         self._failures: dict[str, int] = {}  # of each model's jobs since a row of it last succeeded
@@ -62,8 +61,6 @@ class Engine:
         self._draining = False
         self._closed = True
         self._changed = threading.Condition()  # over all of the above
-        metrics.active_images.set_function(lambda: self._images("active"))
-        metrics.waiting_images.set_function(lambda: self._images("waiting"))
         names = [f"engine-{number}" for number in range(scheduler.workers)]
         self._workers = [threading.Thread(target=self._work, name=name, daemon=True) for name in names]
 
@@ -80,83 +77,100 @@ class Engine:
         for worker in self._workers:
             worker.join()
 
-    async def run(self, job: Job) -> Job:
-        """Accepts the job and waits until it has ended; cancelled, it frees the job's rows before the next step.
+    def submit(self, job: Job) -> asyncio.Future[Job]:
+        """Accepts the job. The future ends with it; cancelling the future frees the job's rows before the next step.
 
-        Raises Overloaded if it cannot be answered in time, Unavailable if the engine does not run, OutOfService if the
-        model was taken out, StepFailed if a step failed.
+        Raises at once: Overloaded if it cannot be answered in time, Unavailable if the engine does not run,
+        OutOfService if the model was taken out. The future raises StepFailed if a step failed, or OutOfService.
         """
         loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
+        future: asyncio.Future[Job] = loop.create_future()
 
         def done() -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(ended.set)
+            with suppress(RuntimeError):  # the event loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_resolve, future, job)
 
         job.done = done
-        self._accept(job)
-        try:
-            await ended.wait()
-        except asyncio.CancelledError:
-            with self._changed:
-                self._fail([job] if job in self.jobs else [], Cancelled(job.id))
-            raise
-        if job.error is not None:
-            raise job.error
-        return job
+        with self._changed:
+            self._require_running(job)
+            try:
+                self.admission.admit(job, self.clock())
+            except Problem:
+                raise
+            except Exception as error:  # a bug of ours
+                self._abandon(error)
+                raise StepFailed(STOPPED) from error
+            self.jobs.add(job)
+            self._changed.notify(job.n)
+        future.add_done_callback(lambda ended: self.cancel(job) if ended.cancelled() else None)
+        return future
 
     def would_accept(self, job: Job) -> bool:
         """Whether the job would be accepted now."""
         with self._changed:
             try:
-                self._ask(self.admission.check, job)
+                self._require_running(job)
+                self.admission.quote(job, self.clock())
             except Problem:
                 return False
             return True
 
-    def restore(self, model: str) -> None:
-        """Takes a model into service that was out of it, once it has been loaded anew."""
+    def cancel(self, job: Job) -> None:
+        """Ends the job, unless it has ended."""
         with self._changed:
+            if job in self.jobs:
+                self._fail([job], Cancelled(job.id))
+
+    def predicted_work_s(self, job: Job) -> float:
+        """Seconds of the network that the job takes alone, on one worker."""
+        with self._changed:
+            return self.scheduler.work_s(job)
+
+    def install(self, model: str, runtime: Runtime, curve: dict[int, float]) -> None:
+        """Takes a model into service that was loaded: with seconds of a step by rows."""
+        with self._changed:
+            self.runtimes[model] = runtime
+            self.scheduler.costs.set(model, curve)
             self._failures[model] = 0
             self.out_of_service.discard(model)
+
+    def retain(self, models: set[str]) -> None:
+        """Lets go of the runtimes of all other models, but of those that an accepted job still needs."""
+        with self._changed:
+            needed = models | {job.model for job in self.jobs}
+            for model in set(self.runtimes) - needed:
+                del self.runtimes[model]
 
     @property
     def alive(self) -> bool:
         """Whether jobs are accepted."""
         return not self._closed
 
-    def _accept(self, job: Job) -> None:
+    def images(self, which: Literal["active", "waiting"]) -> int:
+        """How many the scheduler has; none once the engine has stopped, whatever broke it."""
         with self._changed:
-            self._ask(self.admission.admit, job)
-            self.jobs.add(job)
-            self._changed.notify(job.n)
+            return 0 if self._closed else getattr(self.scheduler, which)
 
-    def _ask(self, admission: Callable[[Job, float], None], job: Job) -> None:
-        """Raises what `run` raises of a job that is not accepted."""
+    def _require_running(self, job: Job) -> None:
         if self._closed:
             raise Unavailable("the engine is not running")
         if job.model in self.out_of_service:
             raise OutOfService(job.method)
-        try:
-            admission(job, self.clock())
-        except Problem:
-            raise
-        except Exception as error:  # a bug of ours
-            self._abandon(error)
-            raise StepFailed("the engine stopped; the server's log says why") from error
+        if job.model not in self.runtimes:
+            raise Unavailable(f"{job.method} was replaced; send the request again")
 
     def _work(self) -> None:
         """A worker's life."""
         try:
-            while (batch := self._next()) is not None:
-                start = self.clock()
+            while (batch := self._next_batch()) is not None:
+                start_s = self.clock()
                 self._run(batch)
-                self.metrics.busy_seconds.inc((self.clock() - start) / self.scheduler.workers)
+                self.observer.busy((self.clock() - start_s) / self.scheduler.workers)
         except Exception as error:  # a bug of ours: nothing more can be trusted, yet every job gets its answer
             with self._changed:
                 self._abandon(error)
 
-    def _next(self) -> Batch | None:
+    def _next_batch(self) -> Batch | None:
         """The next batch, waiting for one; None when all is done."""
         with self._changed:
             self._idle += 1
@@ -166,7 +180,7 @@ class Engine:
                     if self.scheduler.ready:
                         self._changed.notify()
                     return batch
-                assert not self.jobs or self.scheduler.running.total(), "jobs, and none of their rows to run"
+                assert not self.jobs or self.scheduler.counts.running.total(), "jobs, and none of their rows to run"
                 if self._draining and not self.jobs:
                     self._closed = True
                     self._changed.notify_all()
@@ -177,7 +191,7 @@ class Engine:
     def _run(self, batch: Batch) -> None:
         """Takes the batch's step; if that fails, each row's by itself, so that only what fails alone is lost."""
         try:
-            stepped = self._attempt(batch)
+            result = attempt(batch, self.runtimes[batch.model], self.clock)
         except Exception as error:
             if len(batch.images) == 1:
                 with self._changed:
@@ -186,73 +200,55 @@ class Engine:
             log.warning("step failed; its rows are tried singly", method=batch.method, exc_info=error)
             for image in batch.images:
                 if image.running:
-                    self._run(Batch(batch.method, [image]))
+                    self._run(Batch([image]))
                 else:
-                    image.let_go()
+                    image.release()
             return
         with self._changed:
-            self._settle(batch, stepped)
-        self._count(batch, stepped)
+            self._settle(batch, result)
+        rows, finished, share = len(batch.images), len(result.pixels), 1 / self.scheduler.workers
+        self.observer.stepped(batch.method, rows, finished, result.seconds, share)
 
-    def _attempt(self, batch: Batch) -> Stepped:
-        """A step, off the lock, as its rows are this worker's. Raises what the runtime does, and FloatingPointError."""
-        start = self.clock()
-        runtime = self.runtimes[batch.images[0].job.model]
-        x, x0 = runtime.step(batch.inputs())
-        pixels = runtime.decode(x[batch.last]) if batch.last else np.empty(0, dtype=np.float32)
-        if not (is_finite(x) and is_finite(pixels)):  # x0 is a part of x
-            raise FloatingPointError("the step gives numbers that are not finite")
-        seconds = self.clock() - start
-        previews = {}
-        for row, image in enumerate(batch.images):
-            if image.job.watch and image.job.preview_every and (image.step + 1) % image.job.preview_every == 0:
-                with suppress(Exception):  # the picture is a courtesy; the image itself is not touched
-                    previews[image] = runtime.decode(x0[row : row + 1])[0]
-        return Stepped(
-            x, x0, dict(zip((batch.images[row] for row in batch.last), pixels, strict=True)), previews, seconds
-        )
-
-    def _settle(self, batch: Batch, stepped: Stepped) -> None:
-        """Gives the rows what the step made of them, and ends the jobs that it finished."""
-        model = batch.images[0].job.model
-        self._failures[model] = 0
-        self.scheduler.costs.observe(model, len(batch.images), max(stepped.seconds, 1e-6))
-        for image in self.scheduler.advance(batch, stepped.x, stepped.x0):
-            image.pixels = stepped.pixels[image]
+    def _settle(self, batch: Batch, result: StepResult) -> None:
+        """Gives the rows their new states, and ends the jobs that it finished."""
+        self._failures[batch.model] = 0
+        self.scheduler.costs.observe(batch.model, len(batch.images), max(result.seconds, 1e-6))
+        for image in self.scheduler.advance(batch, result.x, result.x0):
+            image.pixels = result.pixels[image]
             image.job.unfinished -= 1
         for image in batch.images:
             if image.job.watch is not None and image.job in self.jobs:
                 with suppress(RuntimeError):  # the event loop is closed
-                    preview = stepped.previews.get(image)
-                    image.job.watch(Progress(image.index, image.step, len(image.job.table), preview))
+                    preview = result.previews.get(image)
+                    image.job.watch(Progress(image.index, image.step, image.job.steps, preview))
         for job in dict.fromkeys(image.job for image in batch.images):
             if job.unfinished == 0 and job in self.jobs:
                 self._finish(job)
         for image in batch.images:
             if image.finished or image.job not in self.jobs:
-                image.let_go()
+                image.release()
 
     def _lose(self, batch: Batch, error: Exception) -> None:
         """The step of a single row failed: its job ends, and a model that does nothing but fail goes out of service."""
         job = batch.images[0].job
         log.error("step failed", method=batch.method, request=job.id, exc_info=error)
-        batch.images[0].let_go()
+        batch.images[0].release()
         if job not in self.jobs:
             return
         self._failures[job.model] = self._failures.get(job.model, 0) + 1
-        gone = self._failures[job.model] == FAILURES
-        if gone:
+        keeps_failing = self._failures[job.model] == FAILURES
+        if keeps_failing:
             log.critical("model taken out of service", method=job.method, failures=FAILURES)
             self.out_of_service.add(job.model)  # before the caller can know of the failure, and ask again
         self._fail([job], StepFailed(f"a step of {batch.method} failed; the server's log says why"))
-        if gone:
+        if keeps_failing:
             self._fail([other for other in self.jobs if other.model == job.model], OutOfService(job.method))
 
     def _finish(self, job: Job) -> None:
         self.jobs.remove(job)
         job.finished_s = self.clock()
         if job.finished_s > job.deadline_s and job.error is None:
-            self.metrics.missed_deadlines.labels(job.method).inc()
+            self.observer.missed_deadline(job.method)
         job.done()
 
     def _fail(self, jobs: Iterable[Job], error: Exception) -> None:
@@ -263,34 +259,22 @@ class Engine:
             job.error = error
             self._finish(job)
             for image in idle:
-                image.let_go()
+                image.release()
 
     def _abandon(self, error: Exception) -> None:
         """Ends every job with an error, and asks nothing of the scheduler, which may be what is broken."""
         log.critical("the engine stopped", exc_info=error)
         self._closed = True
         for job in list(self.jobs):
-            job.error = StepFailed("the engine stopped; the server's log says why")
+            job.error = StepFailed(STOPPED)
             self._finish(job)
         self._changed.notify_all()
 
-    def _count(self, batch: Batch, stepped: Stepped) -> None:
-        rows, metrics = len(batch.images), self.metrics
-        metrics.step_seconds.labels(batch.method).observe(stepped.seconds)
-        metrics.batch_size.labels(batch.method).observe(rows)
-        metrics.steps.labels(batch.method).inc(rows)
-        metrics.images.labels(batch.method).inc(len(stepped.pixels))
-        metrics.network_seconds.inc(stepped.seconds / self.scheduler.workers)
 
-    def _images(self, which: Literal["active", "waiting"]) -> int:
-        """How many the scheduler has; none once the engine has stopped, whatever broke it."""
-        with self._changed:
-            return 0 if self._closed else getattr(self.scheduler, which)
-
-
-def is_finite(x: States) -> bool:
-    """Whether all numbers are, of what is an array; a device's states say so themselves."""
-    if not isinstance(x, np.ndarray) or not x.size:
-        return True
-    # One product is quicker than a look at each number. Where it is finite they are; large ones make it infinite too.
-    return math.isfinite(np.vdot(x, x)) or bool(np.isfinite(x).all())
+def _resolve(future: asyncio.Future[Job], job: Job) -> None:
+    if future.done():
+        return
+    if job.error is None:
+        future.set_result(job)
+    else:
+        future.set_exception(job.error)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 INITIAL = 0  # the stream of x_T; step k of a plan draws from stream k + 1
-UPDATE, LATENT = 0, 1  # what the numbers of a stream are for: N·noise (and x_T), or the network's z
+UPDATE, Z = 0, 1  # what a stream's numbers are for: the update's noise (and x_T), or the network's z
 
 
 class _Own(threading.local):

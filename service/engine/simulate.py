@@ -1,4 +1,4 @@
-"""Compares policies on a trace in virtual time: python -m loadtests.simulate [--load 0.8 1.5] [--requests 2000]
+"""Compares policies on a trace in virtual time: python -m service.engine.simulate [--load 0.8 1.5] [--requests 2000]
 
 The scheduler is the service's own; a policy is a rule for due times, or the service's admission. The machine costs what
 its curve says, on each of its workers, give or take --noise.
@@ -14,17 +14,19 @@ from itertools import count
 
 import numpy as np
 
+from models.step import Step
 from service.engine.admission import Admission
 from service.engine.costs import Costs
 from service.engine.jobs import Batch, Job
-from service.engine.scheduler import STRETCH, Scheduler
+from service.engine.runtime import HostStates
+from service.engine.scheduler import DUE_FACTOR, Scheduler
 from service.errors import Overloaded
 
 Rule = Callable[[Job, float, float], float]  # of a job, its arrival and its work, seconds: its due time
 RULES: dict[str, Rule] = {
     "first come": lambda job, now, work_s: now,
     "shortest first": lambda job, now, work_s: work_s,
-    "ours": lambda job, now, work_s: min(job.deadline_s, now + STRETCH[job.priority] * work_s),
+    "ours": lambda job, now, work_s: min(job.deadline_s, now + DUE_FACTOR[job.priority] * work_s),
 }
 MIX = [("a", 4, 0.4), ("b", 20, 0.3), ("c", 50, 0.2), ("b", 250, 0.1)]  # model, steps, share
 # ddim on one thread of the build machine, some time ago
@@ -40,8 +42,19 @@ class Arrival:
 
 
 def job(method: str, steps: int, n: int = 1, at_s: float = 0.0, deadline_s: float = math.inf) -> Job:
-    table = np.zeros((steps, 9), dtype=np.float32)
-    return Job("", method, table, (1, 1, 1), 0, 0, 0, n, submitted_s=at_s, deadline_s=deadline_s)
+    return Job(
+        id="",
+        method=method,
+        model=method,
+        coefficients=np.zeros((steps, len(Step._fields)), dtype=np.float32),
+        shape=(1, 1, 1),
+        z_dim=0,
+        label=0,
+        seed=0,
+        n=n,
+        submitted_s=at_s,
+        deadline_s=deadline_s,
+    )
 
 
 def simulate(
@@ -66,8 +79,8 @@ def simulate(
         if isinstance(event, tuple):
             batch, seconds = event
             idle += 1
-            state = np.zeros((len(batch.images), 1, 1, 1), dtype=np.float32)
-            scheduler.costs.observe(batch.images[0].job.model, len(batch.images), seconds)
+            state = HostStates(np.zeros((len(batch.images), 1, 1, 1), dtype=np.float32))
+            scheduler.costs.observe(batch.model, len(batch.images), seconds)
             for done in dict.fromkeys(image.job for image in scheduler.advance(batch, state, state)):
                 if done.steps_left == 0:
                     done.finished_s = now
@@ -77,7 +90,7 @@ def simulate(
             continue  # all that happens at once, before a batch is chosen
         while idle and (chosen := scheduler.next_batch(now, idle)) is not None:
             idle -= 1
-            seconds = truth.seconds(chosen.images[0].job.model, len(chosen.images))
+            seconds = truth.seconds(chosen.model, len(chosen.images))
             seconds *= math.exp(noise * rng.standard_normal())
             heappush(events, (now + seconds, next(order), (chosen, seconds)))
     return accepted
@@ -96,10 +109,10 @@ def admitted(job: Job, scheduler: Scheduler, rule: Rule | Admission, now: float)
 
 
 def costs(curves: Mapping[str, Mapping[int, float]]) -> Costs:
-    made = Costs()
+    costs = Costs()
     for model, curve in curves.items():
-        made.set(model, curve)
-    return made
+        costs.set(model, curve)
+    return costs
 
 
 def trace(load: float, requests: int, seed: int = 0, deadlines: float = 0.0) -> list[Arrival]:
@@ -123,7 +136,7 @@ def good_s(steps: int) -> float:
 def row(arrivals: Sequence[Arrival], done: Sequence[Job]) -> str:
     """Slowdowns, and the share of the machine that went into good answers."""
     took = np.array([each.finished_s - each.submitted_s for each in done])
-    steps = np.array([len(each.table) for each in done])
+    steps = np.array([each.steps for each in done])
     slow = took / (steps * CURVE[1])
     good = took <= [good_s(k) for k in steps]
     passed_s = max(arrivals[-1].at_s, max(each.finished_s for each in done))

@@ -6,18 +6,12 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.telemetry.metrics import Metrics
+from service.telemetry.probes import PROBES
 
 log = structlog.get_logger()
-QUIET = {
-    "/healthz",
-    "/readyz",
-    "/metrics",
-    "/v2/health/live",
-    "/v2/health/ready",
-}  # asked for every few seconds by machines: logged at debug
 
 
-class Observe:
+class AccessLog:
     """ASGI middleware. A handler that answers for a model leaves its name in `request.state.method`."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -30,18 +24,18 @@ class Observe:
         start = time.perf_counter()
         status = 500
 
-        async def send_and_see(message: Message) -> None:
+        async def send_noting_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self.app(scope, receive, send_and_see)
+            await self.app(scope, receive, send_noting_status)
         finally:
             seconds = time.perf_counter() - start
             path, method = scope["path"], scope.get("state", {}).get("method")
             if method is not None:
                 self.metrics.request_seconds.labels(method, status).observe(seconds)
-            write = log.debug if path in QUIET else log.info
+            write = log.debug if path in PROBES else log.info
             write("request", verb=scope["method"], path=path, status=status, ms=round(1000 * seconds, 1), method=method)

@@ -3,17 +3,17 @@
 https://github.com/open-inference/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 """
 
-import io
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from bundle.manifest import Bundle
+from service.engine.placement import Placement
 from service.errors import UnknownVersion
 from service.http import oip_tensors, responses
-from service.http.routes import Served
+from service.http.routes import RequestOrigin, State
+from service.requests.encoding import RAW
 from service.requests.generation import Generation
 
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository"]
@@ -93,7 +93,7 @@ class InferResponse(BaseModel):
 class IndexRequest(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    ready: Annotated[bool, Field(description="only those that are")] = False
+    ready: Annotated[bool, Field(description="only models that are ready")] = False
 
 
 EVERY = IndexRequest()
@@ -118,34 +118,34 @@ router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"], responses={"4
 
 
 @router.get("/health/live", responses={503: {"model": Live}})
-async def live(service: Served, response: Response) -> Live:
-    """Whether the process can go on."""
-    alive = service.readiness().status != "engine stopped"
+async def live(state: State, response: Response) -> Live:
+    """Liveness: 503 if the engine has stopped."""
+    alive = state.models.readiness().status != "engine stopped"
     response.status_code = 200 if alive else 503
     return Live(live=alive)
 
 
 @router.get("/health/ready", responses={503: {"model": Ready}})
-async def ready(service: Served, response: Response) -> Ready:
-    """Whether requests are served."""
-    is_ready = service.readiness().status == "ready"
+async def ready(state: State, response: Response) -> Ready:
+    """Readiness: whether requests are served."""
+    is_ready = state.models.readiness().status == "ready"
     response.status_code = 200 if is_ready else 503
     return Ready(ready=is_ready)
 
 
 @router.get("")
 async def server(request: Request) -> Server:
-    """What this server is."""
+    """Name, version and extensions of the server."""
     return Server(name="trilemma", version=request.app.version, extensions=EXTENSIONS)
 
 
 @router.post("/repository/index")
-async def index(service: Served, body: IndexRequest = EVERY) -> list[IndexEntry]:
-    """Every model of the folder, those that were refused too."""
-    readiness = service.readiness()
+async def index(state: State, body: IndexRequest = EVERY) -> list[IndexEntry]:
+    """Every model of the bundle folder, also refused ones."""
+    readiness = state.models.readiness()
     entries = [IndexEntry(name=name, version=VERSION, state="READY", reason="") for name in readiness.methods] + [
         IndexEntry(
-            name=name, version=VERSION, state="UNAVAILABLE", reason="it kept failing and was taken out of service"
+            name=name, version=VERSION, state="UNAVAILABLE", reason="taken out of service after repeated failures"
         )
         for name in readiness.out_of_service
     ]
@@ -156,9 +156,9 @@ async def index(service: Served, body: IndexRequest = EVERY) -> list[IndexEntry]
     return [entry for entry in entries + refused if entry.state == "READY" or not body.ready]
 
 
-def find(service: Served, model: str) -> Bundle:
+def find(state: State, model: str) -> Placement:
     """Raises Unavailable or UnknownMethod."""
-    return service.find(model)
+    return state.models.find(model)
 
 
 def versioned(model: str, version: str) -> None:
@@ -167,29 +167,29 @@ def versioned(model: str, version: str) -> None:
         raise UnknownVersion(model, version, [VERSION])
 
 
-Found = Annotated[Bundle, Depends(find)]
+Found = Annotated[Placement, Depends(find)]
 models = APIRouter()
 
 
 @models.get("")
-async def model(bundle: Found) -> ModelMetadata:
-    """A model's inputs, each optional, and its output."""
+async def metadata(model: Found) -> ModelMetadata:
+    """Inputs, all optional, and output of a model."""
     return ModelMetadata(
-        name=bundle.manifest.name,
+        name=model.name,
         versions=[VERSION],
         platform=PLATFORM,
         inputs=[TensorMetadata(name=name, datatype=kind, shape=[1]) for name, kind in oip_tensors.INPUTS.items()],
-        outputs=[TensorMetadata(name=oip_tensors.OUTPUT, datatype="FP32", shape=[-1, *bundle.manifest.shape])],
+        outputs=[TensorMetadata(name=oip_tensors.OUTPUT, datatype="FP32", shape=[-1, *model.bundle.manifest.shape])],
     )
 
 
 @models.get("/config")
-async def config(bundle: Found) -> ModelConfig:
-    """The same as Triton's tools want it."""
+async def config(model: Found) -> ModelConfig:
+    """Inputs and output of a model, in Triton's form."""
     kinds = {name: "STRING" if kind == "BYTES" else kind for name, kind in oip_tensors.INPUTS.items()}
-    images = TensorConfig(name=oip_tensors.OUTPUT, data_type="TYPE_FP32", dims=[-1, *bundle.manifest.shape])
+    images = TensorConfig(name=oip_tensors.OUTPUT, data_type="TYPE_FP32", dims=[-1, *model.bundle.manifest.shape])
     return ModelConfig(
-        name=bundle.manifest.name,
+        name=model.name,
         platform=PLATFORM,
         backend="onnxruntime",
         input=[
@@ -200,24 +200,25 @@ async def config(bundle: Found) -> ModelConfig:
 
 
 @models.get("/ready", responses={503: {"model": ModelReady}})
-async def model_ready(service: Served, bundle: Found, response: Response) -> ModelReady:
-    """Whether a model's requests are served."""
-    is_ready = bundle.digest not in service.engine.out_of_service
+async def model_ready(state: State, model: Found, response: Response) -> ModelReady:
+    """Readiness of one model."""
+    is_ready = model.digest not in state.engine.out_of_service
     response.status_code = 200 if is_ready else 503
-    return ModelReady(name=bundle.manifest.name, ready=is_ready)
+    return ModelReady(name=model.name, ready=is_ready)
 
 
 @models.post("/infer", response_model=InferResponse, responses={200: {"content": BINARY}}, openapi_extra=INFER)
-async def infer(request: Request, bundle: Found) -> Response:
-    """Generate images: float32 (n, C, H, W) in [−1, 1]. The answer's parameters have the seed, drawn if absent."""
-    name = bundle.manifest.name
-    asked, body = oip_tensors.parse(name, await request.body(), request.headers.get(oip_tensors.HEADER_LENGTH))
-    generation = Generation.begin(request, body, responses.ARRAY)
-    made = await generation.made()
-    images = np.load(io.BytesIO(made.files[0]), allow_pickle=False)
-    parameters = {"seed": generation.sampling.seed, "digest": generation.bundle.digest}
-    content, headers = oip_tensors.answer(asked, name, VERSION, generation.id, images, parameters)
-    return Response(content, headers={**made.headers, **headers})
+async def infer(request: Request, state: State, origin: RequestOrigin, model: Found) -> Response:
+    """Generate images: float32 (n, C, H, W) in [−1, 1]. The parameters of the answer have the seed."""
+    header_length = request.headers.get(oip_tensors.HEADER_LENGTH)
+    body, generate_request = oip_tensors.parse(model.name, await request.body(), header_length)
+    generation = Generation.begin(state, origin, generate_request, RAW)
+    result = await generation.result()
+    shape = (generation.sampling.n, *model.bundle.manifest.shape)
+    images = np.frombuffer(result.files[0], dtype="<f4").reshape(shape)
+    parameters = {"seed": generation.sampling.seed, "digest": generation.model.digest}
+    content, headers = oip_tensors.answer(body, model.name, VERSION, origin.id, images, parameters)
+    return Response(content, headers={**responses.result_headers(generation, result), **headers})
 
 
 router.include_router(models, prefix="/models/{model}")

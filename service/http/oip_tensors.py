@@ -11,10 +11,10 @@ import numpy as np
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.engine.jobs import Array
+from service.engine.runtime import Array
 from service.errors import FieldError, InvalidRequest, MalformedBody
 from service.http.problem_responses import invalid
-from service.http.schemas import GenerateRequest
+from service.requests.request import GenerateRequest
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 INPUTS = {  # each optional, of shape [1]
@@ -36,7 +36,9 @@ class Wire(BaseModel):
 
 
 class TensorParameters(Wire):
-    binary_data_size: Annotated[int | None, Field(ge=0, description="bytes of it behind the JSON")] = None
+    binary_data_size: Annotated[int | None, Field(ge=0, description="size of the tensor in the binary part, bytes")] = (
+        None
+    )
 
 
 class InputTensor(Wire):
@@ -144,20 +146,20 @@ def _fields(inputs: list[InputTensor], binary: bytes) -> dict[str, Any]:
 
 def _check(tensor: InputTensor, before: Mapping[str, Any]) -> None:
     if tensor.name not in INPUTS:
-        raise _refused(tensor.name, "there is no such input", list(INPUTS))
+        raise InvalidRequest.of(tensor.name, "there is no such input", list(INPUTS))
     if tensor.name in before:
-        raise _refused(tensor.name, "it is there twice", None)
+        raise InvalidRequest.of(tensor.name, "it is there twice", None)
     if tensor.shape != [1]:
-        raise _refused(tensor.name, f"its shape is {tensor.shape}", [1])
+        raise InvalidRequest.of(tensor.name, f"its shape is {tensor.shape}", [1])
     if tensor.datatype != INPUTS[tensor.name]:
-        raise _refused(tensor.name, f"its datatype is {tensor.datatype!r}", INPUTS[tensor.name])
+        raise InvalidRequest.of(tensor.name, f"its datatype is {tensor.datatype!r}", INPUTS[tensor.name])
     if (tensor.data is None) == (tensor.parameters.binary_data_size is None):
-        raise _refused(tensor.name, "it needs either data or a binary_data_size", None)
+        raise InvalidRequest.of(tensor.name, "it needs either data or a binary_data_size", None)
 
 
 def _from_json(tensor: InputTensor) -> Any:
     if tensor.data is None or len(tensor.data) != 1:
-        raise _refused(tensor.name, f"it has {len(tensor.data or [])} elements", "one element")
+        raise InvalidRequest.of(tensor.name, f"it has {len(tensor.data or [])} elements", "one element")
     (value,) = tensor.data
     return _shortest(np.float32(value)) if tensor.datatype == "FP32" and not isinstance(value, str) else value
 
@@ -167,11 +169,11 @@ def _from_binary(tensor: InputTensor, content: bytes, size: int) -> Any:
         raise MalformedBody(f"{tensor.name} has {len(content)} bytes behind the JSON, not {size}")
     if tensor.datatype == "BYTES":  # each element has its length before it
         if size < 4 or int.from_bytes(content[:4], "little") != size - 4:
-            raise _refused(tensor.name, "its bytes are not one element", "a length of 4 bytes, and so many bytes")
+            raise InvalidRequest.of(tensor.name, "its bytes are not one element", "a length of 4 bytes, then the bytes")
         return content[4:].decode(errors="replace")
     dtype = np.dtype(DTYPES[tensor.datatype])
     if size != dtype.itemsize:
-        raise _refused(tensor.name, f"it has {size} bytes", f"one {tensor.datatype}")
+        raise InvalidRequest.of(tensor.name, f"it has {size} bytes", f"one {tensor.datatype}")
     (value,) = np.frombuffer(content, dtype)
     return _shortest(value) if tensor.datatype == "FP32" else int(value)
 
@@ -179,7 +181,3 @@ def _from_binary(tensor: InputTensor, content: bytes, size: int) -> Any:
 def _shortest(value: np.float32) -> float:
     """0.37 for the float32 nearest to it, so that it means the same as in a request that says 0.37."""
     return float(str(value))
-
-
-def _refused(field: str, detail: str, allowed: Any) -> InvalidRequest:
-    return InvalidRequest([FieldError(field=field, detail=detail, allowed=allowed)])

@@ -5,20 +5,24 @@ https://platform.openai.com/docs/api-reference/images/create; `seed` and `num_in
 
 import base64
 import time
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from bundle.manifest import Bundle
 from service.engine.jobs import Progress
-from service.errors import FieldError, InvalidRequest, Problem
+from service.engine.placement import Placement
+from service.errors import InvalidRequest, Problem
 from service.http import problem_responses, responses, streaming
-from service.http.routes import Served
-from service.http.schemas import MAX_IMAGES, MAX_SEED, GenerateRequest, Timing
-from service.requests.generation import Generation
+from service.http.routes import RequestOrigin, State
+from service.http.schemas import Timing
+from service.requests.encoding import one_each
+from service.requests.generation import Generation, Origin
+from service.requests.request import MAX_IMAGES, MAX_SEED, GenerateRequest
+from service.requests.state import ServiceState
 
 NAMES = {"method": "model", "steps": "num_inference_steps", "class_label": "prompt"}  # by what they are here
 PictureFormat = Literal["png", "jpeg", "webp"]
@@ -41,24 +45,24 @@ class ImageRequest(BaseModel):
 
     model: Annotated[str, Field(description="a method, as `GET /v1/models` lists them")]
     prompt: Annotated[str, Field(description="the name of a class, as `GET /methods` lists them")]
-    n: Annotated[int | None, Field(ge=1, le=MAX_IMAGES, description="how many images; a stream has one")] = 1
-    size: Annotated[str | None, Field(description="the model's own, e.g. `32x32`, or `auto`")] = "auto"
+    n: Annotated[int | None, Field(ge=1, le=MAX_IMAGES, description="number of images; 1 in a stream")] = 1
+    size: Annotated[str | None, Field(description="size of the model, e.g. `32x32`, or `auto`")] = "auto"
     response_format: Annotated[
-        Literal["b64_json"] | None, Field(description="no files are kept here that a `url` could name")
+        Literal["b64_json"] | None, Field(description="only `b64_json`: the server keeps no files for a `url`")
     ] = "b64_json"
     output_format: PictureFormat | None = "png"
     stream: bool | None = False
-    partial_images: Annotated[int | None, Field(ge=0, le=3, description="in a stream: so many before the last")] = 0
-    seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="drawn, and returned, when absent")] = None
+    partial_images: Annotated[int | None, Field(ge=0, le=3, description="number of previews in a stream")] = 0
+    seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="drawn and returned if absent")] = None
     num_inference_steps: Annotated[
         int | None, Field(ge=1, description="network evaluations an image; default: the model's recommended number")
     ] = None
-    background: Annotated[Literal["auto", "opaque"] | None, Field(description="not used")] = None
-    moderation: Annotated[str | None, Field(description="not used")] = None
-    output_compression: Annotated[int | None, Field(description="not used")] = None
-    quality: Annotated[str | None, Field(description="not used")] = None
-    style: Annotated[str | None, Field(description="not used")] = None
-    user: Annotated[str | None, Field(description="not used")] = None
+    background: Annotated[Literal["auto", "opaque"] | None, Field(description="accepted and ignored")] = None
+    moderation: Annotated[str | None, Field(description="accepted and ignored")] = None
+    output_compression: Annotated[int | None, Field(description="accepted and ignored")] = None
+    quality: Annotated[str | None, Field(description="accepted and ignored")] = None
+    style: Annotated[str | None, Field(description="accepted and ignored")] = None
+    user: Annotated[str | None, Field(description="accepted and ignored")] = None
 
 
 class ImageData(BaseModel):
@@ -77,7 +81,7 @@ class ImagesResponse(BaseModel):
 class Model(BaseModel):
     id: str
     object: Literal["model"] = "model"
-    created: int = Field(description="when it was loaded")
+    created: int = Field(description="time of loading, Unix seconds")
     owned_by: str = "trilemma"
 
 
@@ -104,53 +108,50 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"], responses={"4XX": ERROR, "5XX"
 
 
 @router.post("/images/generations", response_model=ImagesResponse, responses={200: STREAM})
-async def generate(request: Request, body: ImageRequest, service: Served) -> Response:
-    """Generate images of a class; the same bytes as `POST /generate` gives."""
-    bundle = service.find(body.model)
-    check(body, bundle)
-    generation = begin(request, body)
+async def generate(body: ImageRequest, state: State, origin: RequestOrigin) -> Response:
+    """Generate images of a class: the same bytes as `POST /generate`."""
+    model = state.models.find(body.model)
+    check(body, model)
+    generation = begin(state, origin, body)
     if body.stream:
-        partial_images = body.partial_images or 0
-        every = max(1, generation.sampling.steps // (partial_images + 1)) if partial_images else None
-        generation = replace(generation, body=generation.body.model_copy(update={"preview_every": every}))
-        voice = ImageVoice(generation, partial_images)
-        return EventSourceResponse(await streaming.stream(generation, voice), headers=generation.headers)
-    made = await generation.made()
+        return EventSourceResponse(stream(generation, body.partial_images or 0), headers=responses.headers(generation))
+    result = await generation.result()
     response = ImagesResponse(
         created=int(time.time()),
-        data=[ImageData(b64_json=base64.b64encode(file).decode()) for file in made.files],
+        data=[ImageData(b64_json=base64.b64encode(file).decode()) for file in result.files],
         output_format=body.output_format or "png",
-        size=size(bundle),
+        size=size(model),
         seed=generation.sampling.seed,
         usage=USAGE,
     )
-    return Response(response.model_dump_json(), media_type=responses.JSON, headers=made.headers)
+    headers = responses.result_headers(generation, result)
+    return Response(response.model_dump_json(), media_type=responses.JSON, headers=headers)
 
 
 @router.get("/models")
-async def models(service: Served) -> Models:
-    """The methods that are served."""
-    return Models(data=[describe(bundle) for bundle in service.bundles.values()])
+async def models(state: State) -> Models:
+    """All served methods."""
+    return Models(data=[describe(model) for model in state.models.served().values()])
 
 
 @router.get("/models/{model}")
-async def model(service: Served, model: str) -> Model:
-    """A method that is served."""
-    return describe(service.find(model))
+async def model(state: State, model: str) -> Model:
+    """One served method."""
+    return describe(state.models.find(model))
 
 
-class ImageVoice:
-    """PARTIAL, so many as asked for at most, then COMPLETED."""
+class ImageEvents:
+    """PARTIAL, as many as asked for at most, then COMPLETED."""
 
     def __init__(self, generation: Generation, partial_images: int) -> None:
-        self.preview_format = generation.body.format
+        self.preview_format = generation.request.format
         self.partial_images = partial_images
         self.sent = 0
         self.picture = {
             "background": "opaque",
-            "output_format": generation.body.format,
+            "output_format": generation.request.format,
             "quality": "auto",
-            "size": size(generation.bundle),
+            "size": size(generation.model),
         }
 
     def accepted(self) -> bytes:
@@ -172,19 +173,28 @@ class ImageVoice:
         return streaming.event(name, {"type": name, "created_at": int(time.time()), **self.picture, **data})
 
 
-def check(body: ImageRequest, bundle: Bundle) -> None:
+def stream(generation: Generation, partial_images: int) -> AsyncIterator[bytes]:
+    """Raises what streaming.stream raises."""
+    every = max(1, generation.sampling.steps // (partial_images + 1)) if partial_images else None
+    request = generation.request.model_copy(update={"preview_every": every})
+    generation = replace(generation, request=request)
+    return streaming.stream(generation, ImageEvents(generation, partial_images))
+
+
+def check(body: ImageRequest, model: Placement) -> None:
     """Raises InvalidRequest for what OpenAI's fields may say and these models cannot."""
-    if body.prompt not in bundle.manifest.classes:
-        raise refused("prompt", f"{body.model} has no class {body.prompt!r}", bundle.manifest.classes)
-    if body.size not in (None, "auto", size(bundle)):
-        raise refused("size", f"{body.model} has images of one size", ["auto", size(bundle)])
+    classes = model.bundle.manifest.classes
+    if body.prompt not in classes:
+        raise InvalidRequest.of("prompt", f"{body.model} has no class {body.prompt!r}", classes)
+    if body.size not in (None, "auto", size(model)):
+        raise InvalidRequest.of("size", f"{body.model} has images of one size", ["auto", size(model)])
     if body.stream and body.n not in (None, 1):
-        raise refused("n", "a stream has one image", {"min": 1, "max": 1})
+        raise InvalidRequest.of("n", "a stream has one image", {"min": 1, "max": 1})
 
 
-def begin(request: Request, body: ImageRequest) -> Generation:
+def begin(state: ServiceState, origin: Origin, body: ImageRequest) -> Generation:
     """Raises what Generation.begin does, its fields by the names that they have here."""
-    asked = GenerateRequest(
+    request = GenerateRequest(
         method=body.model,
         class_label=body.prompt,
         n=body.n or 1,
@@ -193,20 +203,16 @@ def begin(request: Request, body: ImageRequest) -> Generation:
         format=body.output_format or "png",
     )
     try:
-        return Generation.begin(request, asked, responses.EVENTS if body.stream else responses.JSON)
+        return Generation.begin(state, origin, request, one_each(request.format))
     except InvalidRequest as error:
         named = [each.model_copy(update={"field": NAMES.get(each.field, each.field)}) for each in error.errors]
         raise InvalidRequest(named) from error
 
 
-def describe(bundle: Bundle) -> Model:
-    return Model(id=bundle.manifest.name, created=bundle.loaded_at)
+def describe(model: Placement) -> Model:
+    return Model(id=model.name, created=model.bundle.loaded_at)
 
 
-def size(bundle: Bundle) -> str:
-    _, height, width = bundle.manifest.shape
+def size(model: Placement) -> str:
+    _, height, width = model.bundle.manifest.shape
     return f"{width}x{height}"
-
-
-def refused(field: str, detail: str, allowed: Any) -> InvalidRequest:
-    return InvalidRequest([FieldError(field=field, detail=detail, allowed=allowed)])

@@ -7,7 +7,7 @@ from pydantic.json_schema import models_json_schema
 
 from service.http.oip_tensors import InferRequest
 from service.http.openai import ImageRequest
-from service.http.schemas import GenerateRequest
+from service.requests.request import GenerateRequest
 
 REFERENCE = "#/components/schemas/{model}"
 BODIES = GenerateRequest, ImageRequest, InferRequest

@@ -14,8 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from service.errors import FieldError, Foreign, InvalidRequest, MalformedBody, NotJson, Problem
-from service.http.schemas import allowed
+from service.errors import FieldError, FrameworkError, InvalidRequest, MalformedBody, NotJson, Problem
 from service.telemetry.metrics import Metrics
 
 JSON, PROBLEM = "application/json", "application/problem+json"
@@ -84,7 +83,7 @@ def install(app: FastAPI, metrics: Metrics) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        return response(Foreign(error.status_code, str(error.detail), error.headers), request.url.path)
+        return response(FrameworkError(error.status_code, str(error.detail), error.headers), request.url.path)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, __: Exception) -> Response:
@@ -128,3 +127,15 @@ def _spelt_out(problem: Problem) -> str:
 
 def _within(path: str, prefix: str) -> bool:
     return path == prefix or path.startswith(f"{prefix}/")
+
+
+def allowed(field: str, model: type[BaseModel]) -> Any:
+    """What `field` of a request may be, in JSON Schema's terms, or the known fields where there is no such field."""
+    properties = model.model_json_schema()["properties"]
+    if field not in properties:
+        return sorted(properties)
+    schema = properties[field]
+    members = [member for member in schema.get("anyOf", [schema]) if member.get("type") != "null"]
+    keys = ("type", "minimum", "maximum", "enum")
+    described = [{key: member[key] for key in keys if key in member} for member in members]
+    return described[0] if len(described) == 1 else described

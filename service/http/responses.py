@@ -1,4 +1,4 @@
-"""From a finished job to the answer that was asked for: its form, its names, its files."""
+"""What an answer says: its media type, its JSON, its headers."""
 
 import base64
 import hashlib
@@ -6,14 +6,12 @@ import time
 from collections.abc import Sequence
 
 import mimeparse
-import numpy as np
 import orjson
 
-from bundle.manifest import Bundle, Sampling
 from service.engine.jobs import Job
+from service.engine.placement import Placement
 from service.errors import NotAcceptable
 from service.http.schemas import (
-    Format,
     GeneratedImage,
     GenerateResponse,
     MethodInfo,
@@ -23,9 +21,11 @@ from service.http.schemas import (
     Steps,
     Timing,
 )
-from service.requests.encoding import MEDIA_TYPES, encode
+from service.requests.encoding import MEDIA_TYPES, Encoding, one_each, one_for_all
+from service.requests.generation import Generation, Result
+from service.requests.request import Format
 
-JSON, EVENTS, ARRAY = "application/json", "text/event-stream", MEDIA_TYPES["npy"]
+JSON, EVENTS = "application/json", "text/event-stream"
 FORMATS = {media_type: format for format, media_type in MEDIA_TYPES.items()}
 ANSWERS = [EVENTS, *reversed(FORMATS), JSON]  # mimeparse takes the last of those that suit equally well: JSON for */*
 
@@ -41,66 +41,63 @@ def negotiate(accept: str) -> str:
     return str(best)
 
 
-def etag(sampling: Sampling, answer: str, format: str) -> str:
-    """Names an answer's images and form. Weak for JSON, whose id and timing differ from call to call."""
-    answer = JSON if answer == EVENTS else answer  # a stream ends in the JSON answer
-    form = f"{answer};{format}" if answer == JSON else answer
-    digest = hashlib.sha256(f"{sampling.model_dump_json()} {form}".encode()).hexdigest()
-    return f'W/"{digest}"' if answer == JSON else f'"{digest}"'
+def encoding_for(media_type: str, format: Format) -> Encoding:
+    """How an answer of this media type holds its images; an event stream ends in the JSON answer."""
+    return one_for_all(FORMATS[media_type]) if media_type in FORMATS else one_each(format)
 
 
-def is_match(tag: str, if_none_match: str) -> bool:
-    """Weak comparison (RFC 9110, section 13.1.2) with a list of tags."""
-    asked = [each.strip().removeprefix("W/") for each in if_none_match.split(",")]
-    return tag.removeprefix("W/") in asked
+def headers(generation: Generation) -> dict[str, str]:
+    """Those that are known before anything is computed."""
+    seed = {"Trilemma-Seed": str(generation.sampling.seed)}
+    return seed if generation.choice is None else {**seed, "Trilemma-Chosen": generation.choice}
 
 
-def files(job: Job, answer: str, format: Format) -> list[bytes]:
-    """The job's images encoded: a file each for JSON, else all in one."""
-    images = np.stack([image.pixels for image in job.images])
-    if answer in FORMATS:
-        return [encode(images, FORMATS[answer])]
-    return [encode(image[None], format) for image in images]
+def result_headers(generation: Generation, result: Result) -> dict[str, str]:
+    times = timing(result.job, generation.origin.arrived_s)
+    parts = {
+        "queue": times.queue_ms,
+        "compute": times.compute_ms,
+        "encode": 1000 * result.encoding_s,
+        "total": times.total_ms,
+    }
+    server_timing = ", ".join(f"{name};dur={ms:.3f}" for name, ms in parts.items())
+    return {**headers(generation), "Trilemma-Cache": result.source, "Server-Timing": server_timing}
 
 
-def timing(job: Job | None, arrived_s: float, encoding_s: float) -> tuple[Timing, str]:
-    """Also as a `Server-Timing` header; without a job nothing was computed."""
+def timing(job: Job | None, arrived_s: float) -> Timing:
+    """Without a job nothing was computed."""
     queue_s = max(job.started_s - arrived_s, 0.0) if job else 0.0
     compute_s = job.finished_s - max(job.started_s, arrived_s) if job else 0.0
     total_s = time.perf_counter() - arrived_s
-    header = (
-        f"queue;dur={1000 * queue_s:.3f}, compute;dur={1000 * compute_s:.3f}, "
-        f"encode;dur={1000 * encoding_s:.3f}, total;dur={1000 * total_s:.3f}"
-    )
-    return Timing(queue_ms=1000 * queue_s, compute_ms=1000 * compute_s, total_ms=1000 * total_s), header
+    return Timing(queue_ms=1000 * queue_s, compute_ms=1000 * compute_s, total_ms=1000 * total_s)
 
 
-def json(
-    id: str, bundle: Bundle, sampling: Sampling, chosen: str | None, made: Sequence[bytes], timing: Timing
-) -> bytes:
+def json(generation: Generation, files: Sequence[bytes], timing: Timing) -> bytes:
     """The JSON answer."""
-    classes = bundle.manifest.classes
+    sampling, model = generation.sampling, generation.model
+    classes = model.bundle.manifest.classes
     response = GenerateResponse(
-        id=id,
+        id=generation.origin.id,
         method=sampling.method,
         steps=sampling.steps,
         solver=sampling.solver,
         settings=dict(sampling.settings),
-        chosen=chosen,
+        chosen=generation.choice,
         seed=sampling.seed,
         class_label=classes[sampling.label] if sampling.label < len(classes) else None,
         images=[
             GeneratedImage(index=i, data=base64.b64encode(file).decode(), sha256=hashlib.sha256(file).hexdigest())
-            for i, file in enumerate(made)
+            for i, file in enumerate(files)
         ],
         timing=timing,
-        model=ModelRef(name=bundle.manifest.name, digest=bundle.digest),
+        model=ModelRef(name=model.name, digest=model.digest),
     )
     return orjson.dumps(response.model_dump())
 
 
-def describe(bundle: Bundle) -> MethodInfo:
-    manifest = bundle.manifest
+def describe(model: Placement) -> MethodInfo:
+    """A model's entry in `GET /methods`."""
+    bundle = model.bundle
     solvers = [
         SolverInfo(
             name=name,
@@ -110,13 +107,13 @@ def describe(bundle: Bundle) -> MethodInfo:
         for name, solver in bundle.family.SOLVERS.items()
     ]
     return MethodInfo(
-        method=manifest.name,
-        family=manifest.family,
-        model=ModelRef(name=manifest.name, digest=bundle.digest),
-        image_shape=manifest.shape,
-        classes=manifest.classes,
-        steps=Steps(min=1, max=bundle.max_steps, default=manifest.recommended_steps),
+        method=model.name,
+        family=bundle.manifest.family,
+        model=ModelRef(name=model.name, digest=model.digest),
+        image_shape=bundle.manifest.shape,
+        classes=bundle.manifest.classes,
+        steps=Steps(min=1, max=bundle.max_steps, default=bundle.manifest.recommended_steps),
         solvers=solvers,
-        device=bundle.device,
-        measured=manifest.measured,
+        device=model.device,
+        measured=bundle.manifest.measured.model_dump(exclude_unset=True),
     )

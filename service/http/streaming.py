@@ -1,4 +1,4 @@
-"""An answer as a stream of server-sent events, while it is computed; a protocol's voice says what each event says."""
+"""An answer as a stream of server-sent events, while it is computed; a protocol's encoder says what each event says."""
 
 import asyncio
 import base64
@@ -12,15 +12,16 @@ from fastapi.sse import format_sse_event
 from service.engine.jobs import Job, Progress
 from service.errors import Problem
 from service.http import responses
-from service.http.schemas import Format, Timing
+from service.http.schemas import Timing
 from service.requests.encoding import encode
 from service.requests.generation import Generation
+from service.requests.request import Format
 
 log = structlog.get_logger()
 
 
-class Voice(Protocol):
-    """What a protocol says on the way; nothing where it has no word for it."""
+class EventEncoder(Protocol):
+    """A protocol's events; empty bytes where it has no event for it."""
 
     preview_format: Format
 
@@ -30,7 +31,7 @@ class Voice(Protocol):
     def failed(self, problem: Problem) -> bytes: ...
 
 
-class OwnVoice:
+class GenerateEvents:
     """`queued`, each `step`, then `completed` with the JSON answer, or `error` with the problem."""
 
     preview_format: Format = "png"
@@ -39,14 +40,14 @@ class OwnVoice:
         self.generation = generation
 
     def accepted(self) -> bytes:
-        return event("queued", {"id": self.generation.id, "seed": self.generation.sampling.seed})
+        return event("queued", {"id": self.generation.origin.id, "seed": self.generation.sampling.seed})
 
     def step(self, progress: Progress, preview: str | None) -> bytes:
         step = {"image": progress.image, "index": progress.index, "of": progress.of}
         return event("step", step if preview is None else {**step, "preview": preview})
 
     def completed(self, files: list[bytes], timing: Timing) -> bytes:
-        return format_sse_event(event="completed", data_str=self.generation.json(files, timing).decode())
+        return format_sse_event(event="completed", data_str=responses.json(self.generation, files, timing).decode())
 
     def failed(self, problem: Problem) -> bytes:
         return event("error", problem.body())
@@ -59,51 +60,45 @@ def schema(*names: str) -> dict[str, Any]:
     return {"schema": {"type": "object", "properties": properties, "required": list(properties)}}
 
 
-async def stream(generation: Generation, voice: Voice) -> AsyncIterator[bytes]:
-    """Starts the job; a refusal is raised here, before the answer has begun, and what fails later is an event."""
-    job, steps = generation.job(), asyncio.Queue[Progress | None]()
-    loop = asyncio.get_running_loop()
-    job.watch = lambda progress: loop.call_soon_threadsafe(steps.put_nowait, progress)
-    running = asyncio.create_task(generation.run(job))
-    running.add_done_callback(lambda _: steps.put_nowait(None))  # comes after the last step: the loop keeps the order
-    await asyncio.sleep(0)  # the task's first turn, in which it is let in or refused
-    if running.done():
-        running.result()
-    attended = generation.service.desk.attend(generation.id, generation.caller, generation.receive, _outcome(running))
-    ended = asyncio.create_task(attended)
-    ended.add_done_callback(lambda _: steps.put_nowait(None))
-    return _events(generation, voice, ended, steps)
-
-
 def event(name: str, data: dict[str, Any]) -> bytes:
     return format_sse_event(event=name, data_str=orjson.dumps(data).decode())
 
 
-async def _outcome(running: asyncio.Task[Job]) -> Job:
-    return await running
+def stream(generation: Generation, encoder: EventEncoder) -> AsyncIterator[bytes]:
+    """Starts the job. A refusal is raised here, before the answer has begun; what fails later is an event."""
+    job, updates = generation.job(), asyncio.Queue[Progress | None]()
+    loop = asyncio.get_running_loop()
+    job.watch = lambda progress: loop.call_soon_threadsafe(updates.put_nowait, progress)
+    accepted = generation.submit(job, generation.state.engine.submit)
+    ended = asyncio.create_task(generation.wait(accepted))
+    ended.add_done_callback(lambda _: updates.put_nowait(None))  # after the last step: the loop keeps the order
+    return _events(generation, encoder, ended, updates)
 
 
 async def _events(
-    generation: Generation, voice: Voice, ended: asyncio.Task[Job], steps: asyncio.Queue[Progress | None]
+    generation: Generation, encoder: EventEncoder, ended: asyncio.Task[Job], updates: asyncio.Queue[Progress | None]
 ) -> AsyncIterator[bytes]:
     try:
-        if said := voice.accepted():
-            yield said
-        while (progress := await steps.get()) is not None:
-            preview = None
-            if progress.preview is not None:
-                file = await asyncio.to_thread(encode, progress.preview[None], voice.preview_format)
-                preview = base64.b64encode(file).decode()
-            if said := voice.step(progress, preview):
-                yield said
+        if content := encoder.accepted():
+            yield content
+        while (progress := await updates.get()) is not None:
+            if content := encoder.step(progress, await _preview(progress, encoder.preview_format)):
+                yield content
         job = await ended
         files = await generation.files(job)
-        timing, _ = responses.timing(job, generation.arrived_s, 0.0)
-        yield voice.completed(files, timing)
+        yield encoder.completed(files, responses.timing(job, generation.origin.arrived_s))
     except Problem as problem:
-        yield voice.failed(problem)
+        yield encoder.failed(problem)
     except Exception as error:
         log.error("a stream failed", exc_info=error)
-        yield voice.failed(Problem("an error of the server's own; its log says which"))
+        yield encoder.failed(Problem("an error of the server's own; its log says which"))
     finally:
         ended.cancel()
+
+
+async def _preview(progress: Progress, format: Format) -> str | None:
+    """Base64 of the image so far, where the caller asked for it."""
+    if progress.preview is None:
+        return None
+    file = await asyncio.to_thread(encode, progress.preview[None], format)
+    return base64.b64encode(file).decode()

@@ -1,41 +1,40 @@
-"""Notices when the bundle folder has changed, by a look at it now and then: that works on every file system."""
+"""Notices when the bundle folder has changed, by looking at it now and then: that works on every file system."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 
-if TYPE_CHECKING:
-    from service.registry.registry import Service
-
 log = structlog.get_logger()
 
-Look = frozenset[tuple[Path, int, int]]
+Fingerprint = frozenset[tuple[Path, int, int]]
 
 
-def look(folder: Path) -> Look:
+def fingerprint(folder: Path) -> Fingerprint:
     """Path, size and time of change of every file of every bundle."""
-    found = set()
+    files = set()
     for path in folder.glob("[!.]*/*"):  # a hidden folder is an export under way
         with suppress(OSError):  # gone since
             stat = path.stat()
-            found.add((path, stat.st_size, stat.st_mtime_ns))
-    return frozenset(found)
+            files.add((path, stat.st_size, stat.st_mtime_ns))
+    return frozenset(files)
 
 
-async def follow(service: "Service", every_s: float) -> None:
-    """Reloads whenever the folder is unlike what was loaded, and the same as a look before; 0 seconds: never."""
-    folder = service.settings.bundles
-    before = await asyncio.to_thread(look, folder)
+async def follow(folder: Path, loaded: Callable[[], Fingerprint], reload: Callable[[], None], every_s: float) -> None:
+    """Reloads whenever the folder differs from what was `loaded`, and has not changed since the look before.
+
+    0 seconds: never.
+    """
+    before = await asyncio.to_thread(fingerprint, folder)
     while every_s:
         await asyncio.sleep(every_s)
-        now = await asyncio.to_thread(look, folder)
-        if now == before and now != service.seen:
+        now = await asyncio.to_thread(fingerprint, folder)
+        if now == before and now != loaded():
             log.info("the bundle folder has changed", folder=str(folder))
             try:
-                await asyncio.to_thread(service.reload)
+                await asyncio.to_thread(reload)
             except Exception as error:  # what is served goes on
                 log.error("reloading failed", exc_info=error)
         before = now

@@ -1,8 +1,8 @@
-"""Work that need not be done twice: finished files by ETag, and one computation for identical requests in flight."""
+"""Work that need not be done twice: finished files by ETag, and one job for identical requests in flight."""
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Hashable
 
 from service.engine.jobs import Job
 
@@ -33,33 +33,38 @@ class Cache:
             self.bytes -= sum(map(len, dropped))
 
 
-class Flights:
-    """Identical requests share the first one's job; it is cancelled when the last of them is."""
+class Coalescer:
+    """Singleflight: identical requests share the first one's job, which is cancelled when the last of them leaves."""
 
     def __init__(self) -> None:
-        self._tasks: dict[Hashable, asyncio.Task[Job]] = {}
-        self._waiting: Counter[asyncio.Task[Job]] = Counter()
+        self._jobs: dict[Hashable, asyncio.Future[Job]] = {}
+        self._waiting: Counter[asyncio.Future[Job]] = Counter()
 
     def __contains__(self, key: Hashable) -> bool:
-        return key in self._tasks
+        return key in self._jobs
 
-    async def run(self, key: Hashable, start: Callable[[], Coroutine[None, None, Job]]) -> Job:
-        """The job that `start` runs, or the one under way with this key."""
-        if key not in self._tasks:
-            self._tasks[key] = asyncio.create_task(start())
-        task = self._tasks[key]
-        self._waiting[task] += 1
-        try:
-            return await asyncio.shield(task)  # one that goes away leaves the others theirs
-        finally:
-            self._waiting[task] -= 1
-            if not self._waiting[task]:
-                del self._waiting[task]
-                task.cancel()
-                self._forget(key, task)
-            elif task.done():
-                self._forget(key, task)
+    def join(self, key: Hashable, submit: Callable[[], asyncio.Future[Job]]) -> asyncio.Future[Job]:
+        """A future of one caller's own: of the job under way with this key, or else of the one that `submit` starts.
 
-    def _forget(self, key: Hashable, task: asyncio.Task[Job]) -> None:
-        if self._tasks.get(key) is task:
-            del self._tasks[key]
+        Raises at once what `submit` raises; then nobody shares it.
+        """
+        if key not in self._jobs:
+            job = submit()
+            self._jobs[key] = job
+            job.add_done_callback(lambda _: self._forget(key, job))
+        job = self._jobs[key]
+        self._waiting[job] += 1
+        own = asyncio.shield(job)  # a caller that goes away leaves the others theirs
+        own.add_done_callback(lambda _: self._leave(key, job))
+        return own
+
+    def _leave(self, key: Hashable, job: asyncio.Future[Job]) -> None:
+        self._waiting[job] -= 1
+        if not self._waiting[job]:
+            del self._waiting[job]
+            self._forget(key, job)
+            job.cancel()
+
+    def _forget(self, key: Hashable, job: asyncio.Future[Job]) -> None:
+        if self._jobs.get(key) is job:
+            del self._jobs[key]

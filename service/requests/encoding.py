@@ -2,14 +2,15 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.engine.jobs import Array
-from service.http.schemas import Format
+from service.engine.runtime import Array
+from service.requests.request import Format
 
 MEDIA_TYPES: dict[Format, str] = {
     "png": "image/png",
@@ -19,6 +20,30 @@ MEDIA_TYPES: dict[Format, str] = {
 }
 Image.init()  # loads the formats now, not in the first answer
 OPTIONS: dict[str, dict[str, object]] = {"png": {}, "jpeg": {"quality": 95}, "webp": {"lossless": True}}
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How an answer holds its images (n, C, H, W); `name` tells the forms of one request's answers apart."""
+
+    name: str
+    weak: bool  # the answer has more in it than the images, so that its bytes differ from call to call
+    encode: Callable[[Array], list[bytes]]
+
+
+def one_each(format: Format) -> Encoding:
+    """A file for each image, for a JSON answer."""
+    return Encoding(
+        f"application/json;{format}", True, lambda images: [encode(image[None], format) for image in images]
+    )
+
+
+def one_for_all(format: Format) -> Encoding:
+    """One file: an array, or a picture with a grid for n > 1."""
+    return Encoding(MEDIA_TYPES[format], False, lambda images: [encode(images, format)])
+
+
+RAW = Encoding("application/octet-stream", False, lambda images: [images.astype("<f4").tobytes()])
 
 
 def encode(images: Array, format: Format) -> bytes:

@@ -1,31 +1,13 @@
-"""Runs a bundle's graphs. `Runtime` is the seam: a test passes a fake, a GPU brings its own."""
-
-from typing import Protocol
+"""The runtime of a CPU: ONNX Runtime."""
 
 import onnxruntime as ort
 
 from bundle.manifest import Bundle
-from service.engine.jobs import Array, Inputs, States
-
-
-class Runtime(Protocol):
-    """One model, ready to run; called by all the engine's workers, at once."""
-
-    def step(self, inputs: Inputs) -> tuple[States, States]:
-        """x_new and x0, each (n, C, H, W) float32, for inputs of n rows. Rows do not depend on each other.
-
-        A runtime may keep the states to itself and give what stands for them; it then says itself, at the latest when
-        they are decoded, whether they are finite (FloatingPointError).
-        """
-        ...
-
-    def decode(self, x: States) -> Array:
-        """The images (n, C, H, W) of states x: x itself for a model whose steps end at the image. Rows as above."""
-        ...
+from service.engine.runtime import Array, HostStates, States, StepInputs
 
 
 class OrtRuntime:
-    """ONNX Runtime on the CPU."""
+    """A bundle's graphs in ONNX Runtime, `threads` threads a step."""
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
         options = ort.SessionOptions()
@@ -36,12 +18,13 @@ class OrtRuntime:
         decode = bundle.decode_file
         self._decode = None if decode is None else ort.InferenceSession(decode, options, providers)
 
-    def step(self, inputs: Inputs) -> tuple[Array, Array]:
-        x_new, x0 = self._step.run(["x_new", "x0"], inputs)
-        return x_new, x0
+    def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
+        x_new, x0 = self._step.run(["x_new", "x0"], inputs.arrays())
+        return HostStates(x_new), HostStates(x0)
 
-    def decode(self, x: Array) -> Array:
+    def decode(self, states: States) -> Array:
+        assert isinstance(states, HostStates)
         if self._decode is None:
-            return x
-        images: Array = self._decode.run(["images"], {"x": x})[0]
+            return states.array
+        images: Array = self._decode.run(["images"], {"x": states.array})[0]
         return images

@@ -11,7 +11,9 @@ import structlog
 from bundle import gpu_manifest
 from bundle.gpu_manifest import Engines
 from bundle.manifest import Bundle, BundleError
-from service.runtimes.cpu import OrtRuntime, Runtime
+from service.engine.placement import Placement
+from service.engine.runtime import Runtime
+from service.runtimes.cpu import OrtRuntime
 from service.runtimes.cuda.device_runtime import DeviceRuntime, Shape
 from service.runtimes.cuda.driver import Driver, DriverError, Network
 from service.runtimes.cuda.ort_cuda import OrtCudaNetwork
@@ -21,20 +23,20 @@ from service.settings import Settings
 log = structlog.get_logger()
 
 
+CPU = "cpu"
+
+
 class NoDevice(ValueError):
     """The device asked for is not there; the message says why."""
 
 
 class Device(Protocol):
-    def claim(self, bundle: Bundle) -> None:
-        """Says in the bundle where it is computed, and in its digest what of that decides the bits of its images.
-
-        Raises BundleError if it cannot be computed here.
-        """
+    def place(self, bundle: Bundle) -> Placement:
+        """Where the bundle is computed. Raises BundleError if it cannot be computed here."""
         ...
 
-    def open(self, bundle: Bundle, threads: int) -> Runtime:
-        """The runtime of a claimed bundle."""
+    def open(self, model: Placement, threads: int) -> Runtime:
+        """The runtime of a model that this device placed."""
         ...
 
     def workers(self, asked: int) -> int:
@@ -43,11 +45,11 @@ class Device(Protocol):
 
 
 class Cpu:
-    def claim(self, bundle: Bundle) -> None:
-        bundle.device = "cpu"
+    def place(self, bundle: Bundle) -> Placement:
+        return Placement(bundle, CPU, bundle.manifest.digest)
 
-    def open(self, bundle: Bundle, threads: int) -> Runtime:
-        return OrtRuntime(bundle, threads)
+    def open(self, model: Placement, threads: int) -> Runtime:
+        return OrtRuntime(model.bundle, threads)
 
     def workers(self, asked: int) -> int:
         return asked
@@ -60,34 +62,33 @@ class Cuda:
         self.driver, self.images, self.max_batch, self.required = driver, images, max_batch, required
         self._cpu = Cpu()
 
-    def claim(self, bundle: Bundle) -> None:
+    def place(self, bundle: Bundle) -> Placement:
         try:
-            folder, made = gpu_manifest.load(bundle)
+            folder, engines = gpu_manifest.load(bundle)
             architecture = self.driver.architecture
-            if made.architectures and architecture not in made.architectures:
-                built = ", ".join(made.architectures)
+            if engines.architectures and architecture not in engines.architectures:
+                built = ", ".join(engines.architectures)
                 raise BundleError(f"{folder}: built for {built}, and this is {architecture}: export it again")
-            buckets = usable(made, self.max_batch)
+            buckets = usable(engines, self.max_batch)
         except BundleError as error:
             if self.required:
                 raise
             log.warning("computed on the CPU", method=bundle.manifest.name, reason=str(error))
-            return self._cpu.claim(bundle)
+            return self._cpu.place(bundle)
         sizes = ", ".join(map(str, buckets))
-        bundle.device = f"{self.driver.name}, {made.target} {made.version} {made.precision}, batches of {sizes}"
+        device = f"{self.driver.name}, {engines.target} {engines.version} {engines.precision}, batches of {sizes}"
         # The same engine gives other bits on another GPU, and in a batch of another size unless that was ruled out.
-        size = "" if made.buckets_agree else sizes
-        deciding = f"{bundle.manifest.digest} {made.digest} {self.driver.name} {size}"
-        bundle.digest = hashlib.sha256(deciding.encode()).hexdigest()
-        return None
+        size = "" if engines.buckets_agree else sizes
+        deciding = f"{bundle.manifest.digest} {engines.digest} {self.driver.name} {size}"
+        return Placement(bundle, device, hashlib.sha256(deciding.encode()).hexdigest())
 
-    def open(self, bundle: Bundle, threads: int) -> Runtime:
-        if bundle.device == "cpu":
-            return self._cpu.open(bundle, threads)
-        folder, made = gpu_manifest.load(bundle)
-        buckets = usable(made, self.max_batch)
+    def open(self, model: Placement, threads: int) -> Runtime:
+        if model.device == CPU:
+            return self._cpu.open(model, threads)
+        folder, engines = gpu_manifest.load(model.bundle)
+        buckets = usable(engines, self.max_batch)
         # A driver of its own, so that its memory goes with it.
-        return open_engines(open_driver(), bundle, folder, made, images=self.images, buckets=buckets)
+        return open_engines(open_driver(), model.bundle, folder, engines, images=self.images, buckets=buckets)
 
     def workers(self, asked: int) -> int:
         return 1  # which goes on while the device computes; its steps come one after the other anyway
@@ -126,38 +127,40 @@ def open_engines(
     driver: Driver,
     bundle: Bundle,
     folder: Path,
-    made: Engines,
+    engines: Engines,
     *,
     images: int,
     buckets: Sequence[int],
     graphs: bool = True,
 ) -> DeviceRuntime:
     """The runtime of the bundle's engines in `folder`. Raises BundleError or DriverError."""
-    found = {name.partition(".")[0]: open_network(driver, folder / name, made, graphs=graphs) for name in made.files}
+    networks = {
+        name.partition(".")[0]: open_network(driver, folder / name, engines, graphs=graphs) for name in engines.files
+    }
     manifest = bundle.manifest
     return DeviceRuntime(
         driver,
-        found["step"],
-        found.get("decode"),
-        Shape(manifest.state_shape, manifest.shape, manifest.latent),
+        networks["step"],
+        networks.get("decode"),
+        Shape(manifest.state_shape, manifest.shape, manifest.z_dim),
         images=images,
         buckets=buckets,
         graphs=graphs,
     )
 
 
-def open_network(driver: Driver, path: Path, made: Engines, *, graphs: bool) -> Network:
-    if made.target in MODULES:
-        return TensorRtNetwork(driver, path, made)
-    return OrtCudaNetwork(path, made, graphs=graphs)
+def open_network(driver: Driver, path: Path, engines: Engines, *, graphs: bool) -> Network:
+    if engines.target in MODULES:
+        return TensorRtNetwork(driver, path, engines)
+    return OrtCudaNetwork(path, engines, graphs=graphs)
 
 
-def usable(made: Engines, max_batch: int) -> list[int]:
+def usable(engines: Engines, max_batch: int) -> list[int]:
     """The batch sizes to use for batches of up to `max_batch`: one, unless images do not depend on which it is.
 
     Raises BundleError if there is none so large.
     """
-    enough = bisect_left(made.buckets, max_batch)
-    if enough == len(made.buckets):
-        raise BundleError(f"engines for batches of up to {made.buckets[-1]}, and --max-batch is {max_batch}")
-    return made.buckets[: enough + 1] if made.buckets_agree else [made.buckets[enough]]
+    enough = bisect_left(engines.buckets, max_batch)
+    if enough == len(engines.buckets):
+        raise BundleError(f"engines for batches of up to {engines.buckets[-1]}, and --max-batch is {max_batch}")
+    return engines.buckets[: enough + 1] if engines.buckets_agree else [engines.buckets[enough]]

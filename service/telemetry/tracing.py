@@ -7,7 +7,7 @@ from fastapi.telemetry import TelemetryConfig
 from opentelemetry import trace
 
 from service.engine.jobs import Job
-from service.http.access_log import QUIET
+from service.telemetry.probes import PROBES
 
 tracer = trace.get_tracer("trilemma")
 
@@ -20,7 +20,7 @@ def telemetry(enabled: bool) -> TelemetryConfig:
         "metrics": False,
         "logs": False,
         "operation_spans": False,
-        "exclude": lambda scope: scope["path"] in QUIET,
+        "exclude": lambda scope: scope["path"] in PROBES,
     }
 
 
@@ -32,7 +32,7 @@ def record(job: Job, answered_s: float) -> None:
     request.set_attributes(
         {
             "trilemma.method": job.method,
-            "trilemma.steps": len(job.table),
+            "trilemma.steps": job.steps,
             "trilemma.images": job.n,
             "trilemma.request_id": job.id,
         }

@@ -32,7 +32,7 @@ def copied(source: Path, folder: Path) -> Path:
 
 
 def expected_inputs(bundle: Bundle) -> list[Tensor]:
-    state, latent = list(bundle.manifest.state_shape), bundle.manifest.latent
+    state, latent = list(bundle.manifest.state_shape), bundle.manifest.z_dim
     shapes = {"x": state, "t": [], "y": [], "noise": state, "x0_prev": state, "coefficients": [8]}
     if latent:
         shapes["z"] = [latent]

@@ -2,16 +2,15 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from typing import overload
+from collections.abc import Iterable, Sequence
 
 from service.runtimes.cuda.driver import Address, Driver, DriverError
 
 NUMBER = 4  # bytes of a float32
-ZERO, SINK = 0, 1  # places that are nobody's: one whose numbers are all 0, and one that takes what nobody wants
+ZERO, DISCARD = 0, 1  # places that are nobody's: one whose numbers are all 0, and one that takes what nobody wants
 
 
-class State:
+class DeviceState:
     """A row's x or x0, float32 at a place of the pool; written once, and given back when nobody holds it any more.
 
     The engine may drop it while the device still reads it: what is put there next comes later in the same stream.
@@ -36,38 +35,36 @@ class Pool:
         self.floats = math.prod(shape)
         self.row_bytes = NUMBER * self.floats
         self.address = driver.allocate((places + 2) * self.row_bytes)
-        self._free = deque(range(SINK + 1, places + 2))
+        self._free = deque(range(DISCARD + 1, places + 2))
 
-    def take(self) -> State:
+    def take(self) -> DeviceState:
         """A place, whatever is in it. Raises DriverError if none is free."""
         try:
-            return State(self._free.popleft(), self._free)
+            return DeviceState(self._free.popleft(), self._free)
         except IndexError:
             raise DriverError("every place for a state on the device is taken") from None
 
-    def at(self, state: State) -> Address:
+    def at(self, state: DeviceState) -> Address:
         return self.address + state.place * self.row_bytes
 
 
-class Rows(Sequence[State]):
-    """States where an array (n, C, H, W) would be: indexed in its first axis alone."""
+class DeviceStates:
+    """The states of a batch's rows, where a runtime of the host has an array (n, C, H, W)."""
 
-    def __init__(self, states: Iterable[State], shape: tuple[int, ...]) -> None:
+    def __init__(self, states: Iterable[DeviceState], shape: tuple[int, ...]) -> None:
         self._states = list(states)
-        self.shape = (len(self._states), *shape)
+        self._shape = shape
 
-    def __len__(self) -> int:
-        return len(self._states)
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self._states), *self._shape)
 
-    def __iter__(self) -> Iterator[State]:
-        return iter(self._states)
+    def __getitem__(self, row: int) -> DeviceState:
+        return self._states[row]
 
-    @overload
-    def __getitem__(self, index: int) -> State: ...
-    @overload
-    def __getitem__(self, index: slice | list[int]) -> "Rows": ...
-    def __getitem__(self, index: int | slice | list[int]) -> "State | Rows":
-        if isinstance(index, int):
-            return self._states[index]
-        chosen = self._states[index] if isinstance(index, slice) else [self._states[row] for row in index]
-        return Rows(chosen, self.shape[1:])
+    def select(self, rows: Sequence[int]) -> "DeviceStates":
+        return DeviceStates([self._states[row] for row in rows], self._shape)
+
+    def is_finite(self) -> bool:
+        """Whether no state is known not to be: the device may still be computing them."""
+        return all(state.finite for state in self._states)

@@ -8,14 +8,11 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from httpx import Response
-from hypothesis import given
-from hypothesis import strategies as st
-from tests.service.test_engine import Held
 
-from service.errors import KeySpent
-from service.http.auth import Account, read
+from service.http.auth import read
 from tests.conftest import ToyRuntime, write_bundle
 from tests.service.conftest import serve
+from tests.service.engine.conftest import Held
 
 BODY = {"method": "toy", "seed": 1}
 
@@ -105,7 +102,7 @@ def test_a_request_is_cancelled_by_its_own_key_or_an_administrators_and_by_no_ot
 def predict(client: TestClient, row_step_s: float) -> None:
     """Makes the service reckon so long for a step of an image."""
     scheduler = client.app.state.service.engine.scheduler  # type: ignore[attr-defined]
-    scheduler.work_s = lambda job: job.n * len(job.table) * row_step_s
+    scheduler.work_s = lambda job: job.n * job.steps * row_step_s
 
 
 def test_a_key_whose_work_is_used_up_waits_while_another_goes_on(keys: Path) -> None:
@@ -133,28 +130,6 @@ def test_a_request_that_comes_to_nothing_costs_nothing(keys: Path) -> None:
         ] * 2
 
     served(test, keys, runtime)
-
-
-@given(st.lists(st.tuples(st.floats(0.01, 10), st.floats(0, 30)), min_size=1, max_size=60))
-def test_no_key_gets_more_than_its_rate_a_burst_and_one_request_more(requests: list[tuple[float, float]]) -> None:
-    account, now, taken_s = Account("any", 6.0), 1000.0, 0.0
-    for work_s, pause_s in requests:
-        now += pause_s
-        try:
-            account.take(work_s, now)
-            taken_s += work_s
-        except KeySpent:
-            pass
-    assert taken_s <= 6.0 + (now - 1000.0) * 0.1 + max(work_s for work_s, _ in requests) + 1e-6
-
-
-def test_a_key_has_its_work_again_when_it_was_told_to_come_back() -> None:
-    account = Account("any", 6.0)
-    account.take(9.0, 0.0)
-    with pytest.raises(KeySpent) as spent:
-        account.take(1.0, 10.0)
-    assert spent.value.headers == {"Retry-After": "20"}
-    account.take(1.0, 30.1)
 
 
 @pytest.mark.parametrize("content", ["[alice]", '[alice]\nsha256 = "secret"', "alice", line("alice", "rate = 1")])

@@ -5,13 +5,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from service.errors import InvalidRequest
-from service.http.schemas import GenerateRequest
-from service.requests.auto import Point, choose
+from service.requests.auto import OperatingPoint, choose
+from service.requests.request import GenerateRequest
 
-SLOW = Point("ddim", 50, "ddim", (("eta", 1.0),), ms=100, distance=2)
-MIDDLING = Point("ddim", 20, "ddim", (("eta", 0.0),), ms=40, distance=3)
-FAST = Point("ddgan", 4, "posterior", (), ms=10, distance=5)
-WORSE = Point("ddim", 10, "dpmpp_2m", (), ms=20, distance=8)
+SLOW = OperatingPoint("ddim", 50, "ddim", (("eta", 1.0),), ms=100, distance=2)
+MIDDLING = OperatingPoint("ddim", 20, "ddim", (("eta", 0.0),), ms=40, distance=3)
+FAST = OperatingPoint("ddgan", 4, "posterior", (), ms=10, distance=5)
+WORSE = OperatingPoint("ddim", 10, "dpmpp_2m", (), ms=20, distance=8)
 MEASURED = [SLOW, WORSE, FAST, MIDDLING]
 
 
@@ -31,7 +31,7 @@ def idle(request: GenerateRequest) -> bool:
         ({"max_distance": 2.9}, SLOW),
     ],
 )
-def test_auto_takes_the_best_point_within_the_limit(limit: dict[str, float], point: Point) -> None:
+def test_auto_takes_the_best_point_within_the_limit(limit: dict[str, float], point: OperatingPoint) -> None:
     request, chosen = choose(GenerateRequest(method="auto", seed=7, class_label=3, n=2, **limit), MEASURED, idle)
     deadline = {"deadline_ms": int(limit["max_ms"])} if "max_ms" in limit else {}
     assert request == GenerateRequest(
@@ -41,7 +41,7 @@ def test_auto_takes_the_best_point_within_the_limit(limit: dict[str, float], poi
         seed=7,
         class_label=3,
         n=2,
-        **dict(point.settings),
+        settings=dict(point.settings),
         **deadline,
     )
     assert chosen is not None
@@ -61,7 +61,7 @@ def test_auto_takes_the_best_point_within_the_limit(limit: dict[str, float], poi
     ],
 )
 def test_what_cannot_be_promised_gives_way_to_the_next_best_and_in_the_end_to_the_fastest(
-    limit: dict[str, float], steps: int, point: Point
+    limit: dict[str, float], steps: int, point: OperatingPoint
 ) -> None:
     def promised(asked: GenerateRequest) -> bool:
         return asked.steps is not None and asked.steps <= steps
@@ -109,13 +109,14 @@ def test_without_a_measured_point_auto_is_refused() -> None:
 
 positive = st.floats(0.1, 1000)
 measured_points = st.lists(
-    st.builds(Point, st.just("a"), st.integers(1, 9), st.just("s"), st.just(()), positive, positive), min_size=1
+    st.builds(OperatingPoint, st.just("a"), st.integers(1, 9), st.just("s"), st.just(()), positive, positive),
+    min_size=1,
 )
 
 
 @given(measured_points, positive)
 def test_the_choice_is_within_the_limit_and_no_other_point_within_it_is_better(
-    points: list[Point], limit: float
+    points: list[OperatingPoint], limit: float
 ) -> None:
     assume(min(point.ms for point in points) <= limit)
     request, chosen = choose(GenerateRequest(method="auto", max_ms=limit), points, idle)

@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.http.schemas import Format
 from service.requests.encoding import encode, grid, pixels
+from service.requests.request import Format
 
 
 @pytest.fixture

@@ -1,0 +1,68 @@
+"""The request that all protocols are translated into: shapes and fixed ranges. `resolve` checks a model's limits."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+from service.engine.jobs import Priority
+
+MAX_IMAGES = 64
+MAX_SEED = 2**64 - 1
+
+Format = Literal["png", "jpeg", "webp", "npy"]
+
+
+class GenerateRequest(BaseModel):
+    """Images to generate. The same request with the same seed always gives the same images."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"method": "ddim", "steps": 20, "seed": 7, "class_label": 3}]},
+    )
+
+    method: Annotated[str, Field(description="a method of `GET /methods`, or `auto` with `max_ms` or `max_distance`")]
+    steps: Annotated[
+        int | None, Field(ge=1, description="network evaluations an image; default: the model's recommended number")
+    ] = None
+    seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="drawn and returned if absent")] = None
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES, description="number of images")] = 1
+    class_label: Annotated[
+        int | str | None, Field(description="class, by number or name; null or absent: no class")
+    ] = None
+    solver: Annotated[str | None, Field(description="sampler; default: the model's first solver")] = None
+    settings: Annotated[
+        dict[str, FiniteFloat] | None,
+        Field(description="settings of the solver, by name; `GET /methods` lists them with their ranges"),
+    ] = None
+    eta: Annotated[
+        FiniteFloat | None, Field(ge=0, le=1, description="same as `settings.eta`: 0 is deterministic, 1 is DDPM")
+    ] = None
+    max_ms: Annotated[
+        FiniteFloat | None,
+        Field(
+            gt=0,
+            description="`auto` only: time limit, also the request's `deadline_ms`. The service takes the point of the "
+            "smallest measured Fréchet distance that it can finish within this time now",
+        ),
+    ] = None
+    max_distance: Annotated[
+        FiniteFloat | None,
+        Field(
+            gt=0,
+            description="`auto` only: quality limit. The service takes the fastest point within this Fréchet distance",
+        ),
+    ] = None
+    format: Annotated[Format, Field(description="file format of `images[].data` in a JSON answer")] = "png"
+    deadline_ms: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=86_400_000,
+            description="time limit of the answer; a request that cannot meet it is refused at once with 429",
+        ),
+    ] = None
+    priority: Annotated[Priority, Field(description="order among requests without a deadline")] = "normal"
+    preview_every: Annotated[
+        int | None, Field(ge=1, description="in an event stream: steps between two previews of the predicted image")
+    ] = None
