@@ -1,5 +1,6 @@
 """Writes a bundle: exports a checkpoint's graphs, simplifies them, checks them against PyTorch, hashes them."""
 
+import json
 import shutil
 import warnings
 from importlib.metadata import version

@@ -2,7 +2,7 @@
 
 import hashlib
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -67,6 +67,16 @@ def load(path: Path, split: Split) -> Dataset:
             return _from_images(path, split, image_files.in_zip(path, archive))
     except zipfile.BadZipFile as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def load_both(path: Path) -> tuple[Dataset, Dataset]:
+    """The training and the test split, both in colour if one of them is. Raises DataError."""
+    splits = load(path, "train"), load(path, "test")
+    channels = max(split.images.shape[1] for split in splits)
+    train, test = (
+        replace(split, images=np.repeat(split.images, channels // split.images.shape[1], axis=1)) for split in splits
+    )
+    return train, test
 
 
 def to_model(images: NDArray[np.uint8], size: int) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 Failure
 ├── DataError         a data set that cannot be read
 ├── CheckpointError   a checkpoint that cannot be read or begun from
+├── EvaluateError     methods, data and a report that do not go together
 └── TrainError        a training that cannot begin or go on
     └── Interrupted   a training that was stopped by a signal, and saved
 """
@@ -20,6 +21,10 @@ class DataError(Failure):
 
 class CheckpointError(Failure):
     """The message names the folder and what is wrong with it."""
+
+
+class EvaluateError(Failure):
+    """The message names the method or the file, and what does not fit."""
 
 
 class TrainError(Failure):
