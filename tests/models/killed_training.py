@@ -91,6 +91,7 @@ def main(data: Path, folder: Path) -> None:
     lines = int((folder / "lines").read_text())
     moments = np.random.default_rng(0).choice(np.arange(1, lines), DEATHS, replace=False)
     for i, moment in enumerate(moments):
+        (folder / f"{i}").mkdir()  # it may die before it makes it
         assert in_child(lambda: run_and_die(options(f"{i}"), moment)) == signal.SIGKILL  # noqa: B023  # ends in this turn
         shutil.copytree(folder / f"{i}", folder / f"{i}.killed")
         in_child(lambda: run(options(f"{i}")))  # noqa: B023

@@ -45,7 +45,7 @@ def test_a_resumed_run_equals_an_unbroken_one(images: Path, tmp_path: Path, unbr
 def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_end(images: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.models.killed_training", str(images), str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    subprocess.run(command, env=environment, check=True)
     left = [tmp_path / f"{i}.killed" for i in range(DEATHS)]
     saved = [folder for folder in left if any(path.name != ".lock" for path in folder.iterdir() if path.is_file())]
     assert len(saved) > DEATHS / 4  # not all died before the first save
