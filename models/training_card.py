@@ -80,14 +80,13 @@ def check_one_image(card: Card, network: nn.Module) -> None:
     network.train()
 
 
-def _checked(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Mapping[str, Any]:
-    number = int | float
-    for name, value in given.items():
+def _checked(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name, value in settings.items():
         if name not in defaults:
             raise TrainError(f"--objective: no setting {name!r}: this family has {list(defaults) or 'none'}")
-        if isinstance(value, number) != isinstance(defaults[name], number):
+        if isinstance(value, int | float) != isinstance(defaults[name], int | float):
             raise TrainError(f"--objective: {name} is like {defaults[name]!r}, not {value!r}")
-    return given
+    return settings
 
 
 def _first_that_builds(cards: Sequence[Card]) -> Card:
