@@ -81,6 +81,7 @@ class Measured(BaseModel):
     __pydantic_extra__: dict[str, Figures] = Field(init=False)
 
     machine: str = ""
+    judge: str = ""  # the classifier of the data set in whose features distances are; they compare within one only
     floor: Quality | None = None  # the same measures of training images
     points: list[MeasuredPoint] = []
 

@@ -1,5 +1,6 @@
 """Writes a bundle: exports a checkpoint's graphs, simplifies them, checks them against PyTorch, hashes them."""
 
+import json
 import shutil
 import warnings
 from importlib.metadata import version
@@ -13,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from bundle.gpu_manifest import TARGETS
 from bundle.loading import Bundle, sha256
-from bundle.manifest import DECODE, FORMAT_VERSION, STEP, File, Manifest, Parity
+from bundle.manifest import DECODE, FORMAT_VERSION, MANIFEST, STEP, File, Manifest, Parity
+from export import replacement
 from export.fuse import lean
 from export.step_module import PLAIN, DecodeModule, StepModule
 from models import checkpoint, families
@@ -37,8 +40,11 @@ class ExportError(ValueError):
 def export(source: Path, target: Path) -> Manifest:
     """Exports the checkpoint folder `source` to the bundle folder `target`, which is replaced only if all went well.
 
-    Raises ExportError if the graph differs from PyTorch by more than TOLERANCE at any of BATCH_SIZES.
+    Raises ExportError if the graph differs from PyTorch by more than TOLERANCE at any of BATCH_SIZES, and NotOurs for a
+    `target` that is there and is not a bundle.
     """
+    target = target.resolve()
+    replacement.check(target, is_of_bundle)
     card, network = checkpoint.load(source)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -54,11 +60,21 @@ def export(source: Path, target: Path) -> Manifest:
             raise ExportError(f"the graph is off PyTorch by {difference}, more than {TOLERANCE}")
         manifest.parity.largest_difference = difference
         manifest.write(partial)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        replacement.check(target, is_of_bundle)  # it may have changed meanwhile
+        replacement.swap(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest
+
+
+def is_of_bundle(path: Path) -> bool:
+    """Whether this entry of a folder is one of a bundle: graphs, engines, timings, and a manifest of ours."""
+    if path.name == MANIFEST:
+        try:
+            return "format_version" in json.loads(path.read_bytes())
+        except (OSError, ValueError, TypeError):
+            return False
+    return path.suffix in (".onnx", ".cache") or path.name in {*TARGETS, *(f".{target}.partial" for target in TARGETS)}
 
 
 def describe(card: Card, folder: Path, weights: Path) -> Manifest:
