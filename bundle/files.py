@@ -23,8 +23,8 @@ def open_regular(path: Path, root: Path) -> BufferedReader:
         stream = os.fdopen(os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
     except OSError as error:
         raise BundleError(f"{name(path)}: {error.strerror}") from error
-    except RuntimeError as error:  # links that lead to each other
-        raise BundleError(f"{name(path)}: {error}") from error
+    except RuntimeError as error:
+        raise BundleError(f"{name(path)}: its links lead in a circle") from error
     if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         stream.close()
         raise BundleError(f"{name(path)}: it is no regular file")

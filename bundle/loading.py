@@ -82,7 +82,7 @@ def parse(content: bytes, source: str) -> Manifest:
     if version != FORMAT_VERSION:
         raise BundleError(f"{source}: format version {str(version)[:20]}; this service reads version {FORMAT_VERSION}")
     try:
-        manifest = Manifest.model_validate(table)
+        manifest = Manifest.model_validate_json(content, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))[:200]
@@ -111,7 +111,7 @@ def load_all(folder: Path, first: Collection[str] = ()) -> tuple[dict[str, Bundl
             bundles[name] = bundle
         except BundleError as error:
             failed[path.name] = str(error)
-    return bundles, failed
+    return dict(sorted(bundles.items())), failed
 
 
 def bundle_folders(folder: Path) -> list[Path]:

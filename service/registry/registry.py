@@ -78,6 +78,7 @@ class Registry:
                 failed[bundle.folder.name] = f"{files.name(bundle.step_file)}: {error}"[:500]
                 if name in before:
                     models[name] = before[name]
+        models = dict(sorted(models.items()))
         self._report(models, failed)
         self._models, self._failed_bundles = models, failed  # whole: the event loop reads them meanwhile
         self._engine.retain({model.digest for model in (*models.values(), *before.values())})

@@ -75,7 +75,7 @@ def test_a_damaged_engine_is_made_anew_and_not_served(bundle: Bundle) -> None:
     path = bundle.folder / "cuda" / "decode.onnx"
     content = path.read_bytes()
     path.write_bytes(content[:-1])
-    with pytest.raises(BundleError, match=r"decode\.onnx: SHA-256 is"):
+    with pytest.raises(BundleError, match=r"decode\.onnx: it has \d+ bytes"):
         gpu_manifest.load(bundle)
     assert make(bundle, ORDER)[1]
     assert path.read_bytes() == content
@@ -104,7 +104,7 @@ def test_engines_of_another_export_of_the_bundle_are_not_served(bundle: Bundle) 
     made, _ = make(bundle, ORDER)
     made.sources["step.onnx"] = "0" * 64
     made.write(bundle.folder / "cuda")
-    with pytest.raises(BundleError, match=r"made of another step\.onnx: export it again"):
+    with pytest.raises(BundleError, match=r"of another step\.onnx: export it again"):
         gpu_manifest.load(bundle)
 
 

@@ -242,7 +242,10 @@ def test_a_reload_serves_the_new_model_and_what_runs_on_the_old_finishes_on_it(t
         service.models._open_runtime = lambda model, threads: ToyRuntime()
         shutil.rmtree(tmp_path / "toy")
         write_bundle(tmp_path / "toy", noise_schedule=schedule)
-        assert client.post("/admin/reload").json()["methods"] == ["toy"]
+        for steps in (2, 3, 4):  # two more reloads with new models, and the old one is still needed
+            shutil.rmtree(tmp_path / "toy")
+            write_bundle(tmp_path / "toy", noise_schedule=schedule, recommended_steps=steps)
+            assert client.post("/admin/reload").json()["methods"] == ["toy"]
         old.go.set()
         asking.join()
         new = generate(client, steps=3).json()
