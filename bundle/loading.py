@@ -49,6 +49,11 @@ class Bundle:
         return self.folder / DECODE if DECODE in self.manifest.files else None
 
     @property
+    def dataset(self) -> str:
+        """The name of the data set; "unnamed" where the manifest does not say."""
+        return "unnamed" if self.manifest.dataset is None else self.manifest.dataset.name
+
+    @property
     def default_solver(self) -> str:
         return next(iter(self.family.SOLVERS))
 

@@ -86,6 +86,15 @@ class Measured(BaseModel):
     points: list[MeasuredPoint] = []
 
 
+class Dataset(BaseModel):
+    """The data that a model was trained on. Quality is compared within one data set only."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    digest: Annotated[str, Field(max_length=200)] = ""  # of the data, where it is known
+
+
 class Manifest(BaseModel):
     """`manifest.json`. All of it but `parity`, `checkpoint` and `measured` decides the images, and so the digest."""
 
@@ -107,13 +116,14 @@ class Manifest(BaseModel):
     files: Annotated[dict[FileName, File], Field(max_length=1000)]  # names in the bundle's own folder
     parity: Parity
     checkpoint: dict[str, Any]  # where it was exported from: digest of the weights and the training record
+    dataset: Dataset | None = None
     measured: Measured = Measured()  # filled in by `./run evaluate`
 
     @property
     def digest(self) -> str:
         """SHA-256 of all that decides the images."""
         # Without what has its default, so that a manifest keeps its digest when a new field comes.
-        other = {"parity", "checkpoint", "measured"}
+        other = {"parity", "checkpoint", "dataset", "measured"}
         deciding = self.model_dump(mode="json", by_alias=True, exclude=other, exclude_defaults=True)
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 

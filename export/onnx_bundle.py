@@ -16,7 +16,7 @@ from torch import nn
 
 from bundle.gpu_manifest import TARGETS
 from bundle.loading import Bundle, sha256
-from bundle.manifest import DECODE, FORMAT_VERSION, MANIFEST, STEP, File, Manifest, Parity
+from bundle.manifest import DECODE, FORMAT_VERSION, MANIFEST, STEP, Dataset, File, Manifest, Parity
 from export import replacement
 from export.fuse import lean
 from export.step_module import PLAIN, DecodeModule, StepModule
@@ -95,12 +95,20 @@ def describe(card: Card, folder: Path, weights: Path) -> Manifest:
             path.name: File(sha256=sha256(path), bytes=path.stat().st_size) for path in sorted(folder.glob("*.onnx"))
         },
         parity=Parity(tolerance=TOLERANCE, largest_difference=0.0, batch_sizes=list(BATCH_SIZES)),
+        dataset=dataset(card),
         checkpoint={
             "sha256": sha256(weights),
             "training": card.training,
             "exported_with": {name: version(name) for name in PACKAGES},
         },
     )
+
+
+def dataset(card: Card) -> Dataset | None:
+    """The data that the checkpoint was trained on: by its digest, if it has no name."""
+    digest = str(card.training.get("data_digest", ""))
+    name = str(card.training.get("dataset", digest[:12]))
+    return Dataset(name=name, digest=digest) if name else None
 
 
 def trace(module: nn.Module, inputs: Arrays, outputs: list[str]) -> onnx.ModelProto:
