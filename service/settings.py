@@ -1,6 +1,7 @@
 """The service's settings: command line, then environment (`TRILEMMA_PORT=8000`), then these defaults."""
 
 import os
+import resource
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.requests.request import MAX_IMAGES
 
 SHIPPED_BUNDLES = Path(__file__).parent.parent / "bundles"
+MAX_CONNECTIONS = 1024  # so many requests at once take a third of a second to read, and health answers after that
+OWN_DESCRIPTORS = 128  # for models, threads and the log
+
+
+def connections() -> int:
+    """As many as the process may have descriptors for, with half as many again for those that are told to come back."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(MAX_CONNECTIONS, (descriptors - OWN_DESCRIPTORS) * 2 // 3))
 
 
 class Settings(BaseSettings):
@@ -36,8 +45,27 @@ class Settings(BaseSettings):
     cache_bytes: NonNegativeInt = Field(64 * 2**20, description="finished images kept in memory; 0: none")
     shutdown_s: PositiveInt = Field(120, description="seconds to finish accepted requests in when told to end")
     max_body_bytes: PositiveInt = Field(65536, description="longest body of a request; a longer one gets 413")
+    max_header_bytes: PositiveInt = Field(
+        16384, description="longest head of a request; a longer one gets 431. Raise it if a proxy adds long cookies"
+    )
+    max_connections: PositiveInt = Field(
+        default_factory=connections,
+        description="connections at a time at most, by default as many as there are descriptors for, up to "
+        f"{MAX_CONNECTIONS}. One too many closes that which waits longest for its client, or gets 503; probes are "
+        "answered. Raise it for more event streams at a time",
+    )
+    client_timeout_s: PositiveFloat = Field(
+        30,
+        description="seconds that a client may take to send a head, to send a body, or to read more of an answer. "
+        "Raise it for clients on slow links",
+    )
     keys: Path | None = Field(None, description="file of API keys (docs/operations.md); without it anybody may call")
     cors_origins: list[str] = Field([], description="origins whose pages may call, e.g. https://example.org; * for all")
+    trusted_hosts: list[str] = Field(
+        [],
+        description="public names of this server, as its pages' addresses have them; * for any. List them where people "
+        "open its page by such a name over plain HTTP, and there are no keys",
+    )
     trace: bool = Field(False, description="send OpenTelemetry spans to where OTEL_EXPORTER_OTLP_ENDPOINT says")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level to log")
     log_format: Literal["console", "json"] = Field("console", description="how a log line is written")

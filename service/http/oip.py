@@ -156,12 +156,12 @@ async def index(state: State, body: IndexRequest = EVERY) -> list[IndexEntry]:
     return [entry for entry in entries + refused if entry.state == "READY" or not body.ready]
 
 
-def find(state: State, model: str) -> Placement:
+async def find(state: State, model: str) -> Placement:
     """Raises Unavailable or UnknownMethod."""
     return state.models.find(model)
 
 
-def versioned(model: str, version: str) -> None:
+async def versioned(model: str, version: str) -> None:
     """Raises UnknownVersion."""
     if version != VERSION:
         raise UnknownVersion(model, version, [VERSION])
