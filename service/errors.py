@@ -135,7 +135,8 @@ class NotAcceptable(Problem):
     type = "urn:trilemma:not-acceptable"
 
     def __init__(self, accept: str, supported: Sequence[str]) -> None:
-        super().__init__(f"cannot answer as {quoted(accept)}; it can be: {', '.join(supported)}", supported=list(supported))
+        detail = f"cannot answer as {quoted(accept)}; it can be: {', '.join(supported)}"
+        super().__init__(detail, supported=list(supported))
 
 
 class Overloaded(Problem):

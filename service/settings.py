@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.requests.request import MAX_IMAGES
 
 SHIPPED_BUNDLES = Path(__file__).parent.parent / "bundles"
-MAX_CONNECTIONS = 1024  # so many requests at once take a third of a second to read, and health answers after that
+MAX_CONNECTIONS = 2048  # so many requests at once take half a second to read, and health answers after that
 OWN_DESCRIPTORS = 128  # for models, threads and the log
 
 

@@ -43,7 +43,7 @@ class BodyLimit:
         await self.app(scope, replay, send)
 
     async def _read(self, declared: str, receive: Receive) -> bytes:
-        """The whole body. Raises BodyTooLarge, RequestTimeout, or MalformedBody where the client goes away before it."""
+        """The whole body. Raises BodyTooLarge, RequestTimeout, or MalformedBody where the client goes away."""
         if declared.isdecimal() and (len(declared) > 18 or int(declared) > self.max_bytes):  # int() has a limit too
             raise BodyTooLarge(self.max_bytes)
         try:

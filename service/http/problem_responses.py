@@ -16,7 +16,16 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from service.errors import MAX_ERRORS, FieldError, FrameworkError, InvalidRequest, MalformedBody, NotJson, Problem, quoted
+from service.errors import (
+    MAX_ERRORS,
+    FieldError,
+    FrameworkError,
+    InvalidRequest,
+    MalformedBody,
+    NotJson,
+    Problem,
+    quoted,
+)
 from service.telemetry.metrics import Metrics
 
 JSON, PROBLEM = "application/json", "application/problem+json"

@@ -28,8 +28,9 @@ class RequestHead:
 
     def _problem(self, scope: Scope) -> Problem | None:
         headers = scope["headers"]
-        target = len(scope.get("raw_path") or b"") + len(scope["query_string"])
-        if len(headers) > MAX_HEADERS or target + sum(len(name) + len(value) for name, value in headers) > self.max_bytes:
+        size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+        size += sum(len(name) + len(value) for name, value in headers)
+        if len(headers) > MAX_HEADERS or size > self.max_bytes:
             return HeadersTooLarge(self.max_bytes, MAX_HEADERS)
         names = {name for name, _ in headers}
         if {b"content-length", b"transfer-encoding"} <= names:  # a proxy may have read the other one (RFC 9112, 6.1)
