@@ -75,6 +75,8 @@ class Connection(H11Protocol):
     A body's time is the application's business.
     """
 
+    conn: Parser
+
     def __init__(
         self, limit: ConnectionLimit, max_header_bytes: int, timeout_s: float, metrics: Metrics, **uvicorns: Any
     ) -> None:

@@ -162,7 +162,7 @@ def test_a_listed_page_may_read_every_header_of_ours(client: TestClient) -> None
     ]
     answers = [client.post(**call, headers=page) for call in calls]
     standard = {"content-type", "content-length", "cache-control"}  # the safelist of the Fetch standard
-    not_for_pages = (
+    for_browsers = (
         "access-control-",
         "x-content-type",
         "x-frame",
@@ -173,6 +173,6 @@ def test_a_listed_page_may_read_every_header_of_ours(client: TestClient) -> None
     )
     for answer in answers:
         assert answer.status_code == 200
-        ours = {name for name in answer.headers if not name.startswith(not_for_pages)} - standard
+        ours = {name for name in answer.headers if not name.startswith(for_browsers)} - standard
         exposed = answer.headers["access-control-expose-headers"].lower().split(", ")
         assert ours <= set(exposed)

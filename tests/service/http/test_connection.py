@@ -1,4 +1,4 @@
-"""What comes over a socket: requests by the letter of RFC 9112, heads and bodies that do not end, and too many of them."""
+"""What comes over a socket: requests by the letter of RFC 9112, heads and bodies without an end, and too many."""
 
 import json
 import select
