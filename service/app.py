@@ -49,7 +49,7 @@ EXPOSED_HEADERS = [  # that a page of another origin may read; it may read a few
 
 def is_request_id(value: str) -> bool:
     """Whether a caller's X-Request-ID is kept; another one is replaced."""
-    return re.fullmatch(r"[\w.:-]{1,128}", value) is not None
+    return re.fullmatch(r"[\w.:-]{1,128}", value, re.ASCII) is not None
 
 
 def load_or_exit(registry: Registry) -> None:
@@ -97,7 +97,9 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None) -> F
     guard(app, settings, metrics)
     app.add_middleware(Pacing)
     app.add_middleware(AccessLog, metrics=metrics)
-    app.add_middleware(CorrelationIdMiddleware, header_name="X-Request-ID", validator=is_request_id)
+    app.add_middleware(
+        CorrelationIdMiddleware, header_name="X-Request-ID", update_request_header=False, validator=is_request_id
+    )
     return app
 
 
