@@ -1,22 +1,25 @@
 """The application: the parts put together, and its life from loading the bundles to draining."""
 
 import asyncio
+import math
 import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 
 import structlog
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from service import devices, keys, oip, openai, openapi, refusals, routes, static
+from service import devices, keys, oip, openai, openapi, refusals, resources, routes, static
 from service.headers import SecurityHeaders
 from service.keys import KeyCheck
 from service.limits import BodyLimit
 from service.metrics import Metrics
 from service.observe import Observe
+from service.resources import Resources
 from service.service import OpenRuntime, Service
 from service.settings import Settings
 from service.tracing import telemetry
@@ -32,25 +35,37 @@ def is_request_id(value: str) -> bool:
     return re.fullmatch(r"[\w.:-]{1,128}", value) is not None
 
 
-def load_or_end(service: Service) -> None:
+def load_or_end(service: Service, limits: Resources) -> None:
     """Loads. What is wrong there and is not a bundle's fault ends the process: it would be starting for ever."""
     try:
         service.load()
     except Exception as error:
         log.critical("loading failed", exc_info=error)
         os._exit(1)  # from a thread, at once: nothing is accepted yet
+    in_use, cache = resources.resident_bytes(), service.settings.cache_bytes
+    if limits.memory_bytes is not None and in_use + cache > limits.memory_bytes:
+        log.warning("a full cache will not fit the memory", limit=limits.memory_bytes, in_use=in_use, cache_bytes=cache)
 
 
-def create_app(settings: Settings, open_runtime: OpenRuntime | None = None) -> FastAPI:
+def report(limits: Resources, service: Service) -> None:
+    """Shows what the process may use, in the log and the metrics; open files are among the process's own metrics."""
+    service.metrics.processors.set(limits.processors)
+    service.metrics.memory_limit.set(math.inf if limits.memory_bytes is None else limits.memory_bytes)
+    log.info("resources", **asdict(limits), workers=service.settings.workers, threads=service.settings.threads)
+
+
+def create_app(settings: Settings, open_runtime: OpenRuntime | None = None, limits: Resources | None = None) -> FastAPI:
     """The ASGI application. Raises OSError or ValueError if the file of keys, or the device, cannot be used.
 
     Loading starts with its lifespan and goes on behind `/healthz` and `/readyz`.
     """
     service = Service(settings, devices.choose(settings), open_runtime)
+    limits = limits or resources.read()
+    report(limits, service)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(asyncio.to_thread(load_or_end, service))
+        loading = asyncio.create_task(asyncio.to_thread(load_or_end, service, limits))
         following = asyncio.create_task(follow(service, settings.watch_s))
         yield
         following.cancel()

@@ -56,6 +56,7 @@ class Service:
             settings.max_backlog_s,
         )
         self.metrics.engine_up.set_function(lambda: self.status != "ready" or self.engine.alive)
+        self.metrics.workers.set(self._scheduler.workers)
         self.metrics.queue_limit.set(settings.max_queued_images)
         self.desk = Desk()
         self.cache = Cache(settings.cache_bytes)

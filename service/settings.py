@@ -1,12 +1,12 @@
 """The service's settings: command line, then environment (`TRILEMMA_PORT=8000`), then these defaults."""
 
-import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service import resources
 from service.schemas import MAX_IMAGES
 
 SHIPPED_BUNDLES = Path(__file__).parent.parent / "bundles"
@@ -24,7 +24,9 @@ class Settings(BaseSettings):
         "cpu", description="cuda: an NVIDIA GPU, or an error; auto: one if it is there (docs/gpu.md)"
     )
     watch_s: NonNegativeFloat = Field(5, description="seconds between looks for changed bundles; 0: none")
-    workers: PositiveInt = Field(os.cpu_count() or 1, description="network steps at a time; on a GPU always one")
+    workers: PositiveInt = Field(
+        resources.read().workers, description="network steps at a time; default: one a processor that may be used"
+    )
     threads: PositiveInt = Field(1, description="threads of each network step")
     max_batch: PositiveInt = Field(16, description="images in one network step at most")
     max_queued_images: int = Field(
