@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
 
 from service.app import create_app
-from service.core import Array, Inputs
+from service.engine.runtime import HostStates, StepInputs
 from service.settings import Settings
 from tests.conftest import ToyRuntime, write_bundle
 
@@ -25,9 +25,9 @@ class Faulty(ToyRuntime):
         super().__init__()
         self.fail_on = {1}
 
-    def step(self, inputs: Inputs) -> tuple[Array, Array]:
+    def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
         x, x0 = super().step(inputs)
-        x[inputs["y"] == 2] = float("nan")
+        x[inputs.y == 2] = float("nan")
         return x, x0
 
 
@@ -89,7 +89,7 @@ def test_after_a_thousand_cancels_disconnects_and_faults_every_request_has_ended
                 await asyncio.sleep(0)
             for start in range(0, REQUESTS, 40):
                 await asyncio.gather(*(one(c, number) for number in range(start, start + 40)))
-                service.engine.restore(service.bundles["toy"].digest)
+                service.engine.restore(service.models.served()["toy"].digest)
             while service.engine.jobs:  # of those whose clients went away
                 await asyncio.sleep(0)
             return (await c.get("/metrics")).text
@@ -102,6 +102,6 @@ def test_after_a_thousand_cancels_disconnects_and_faults_every_request_has_ended
     scheduler = service.engine.scheduler
     assert not scheduler.jobs
     assert scheduler.running.total() == scheduler.active == scheduler.waiting == scheduler.steps_left.total() == 0
-    assert not service.desk._tasks
-    assert not service.flights._tasks
-    assert not service.flights._waiting.total()
+    assert not service.in_flight._tasks
+    assert not service.coalescer._tasks
+    assert not service.coalescer._waiting.total()

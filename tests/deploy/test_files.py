@@ -88,6 +88,15 @@ def test_every_image_that_is_pulled_is_named_by_its_digest() -> None:
     assert set(stages) == {"${PYTHON}", "${CUDA}", "packages"}
 
 
+def test_the_docs_say_how_to_find_a_digest_and_use_another_base() -> None:
+    base = re.search(r"^ARG PYTHON=([^@]+)@", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
+    docs = "\n".join(path.read_text() for path in (REPOSITORY / "docs").glob("*.md"))
+    assert base
+    assert f"image={base[1]}\n" in docs
+    assert "docker buildx imagetools inspect --format '{{.Manifest.Digest}}' \"$image\"" in docs
+    assert "docker build --build-arg PYTHON=" in docs
+
+
 def test_the_stand_in_for_prometheus_has_the_version_that_users_get() -> None:
     override = yaml.safe_load((DEPLOY / "compose.host.yml").read_text())["services"]
     assert override["prometheus"]["image"] == stand_in(COMPOSE["services"]["prometheus"]["image"])
