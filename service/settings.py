@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import DirectoryPath, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service import resources
@@ -19,7 +19,7 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    bundles: Path = Field(SHIPPED_BUNDLES, description="folder of bundles, a folder each")
+    bundles: DirectoryPath = Field(SHIPPED_BUNDLES, description="folder of bundles, a folder each")
     device: Literal["cpu", "cuda", "auto"] = Field(
         "cpu", description="cuda: an NVIDIA GPU, or an error; auto: one if it is there (docs/gpu.md)"
     )
