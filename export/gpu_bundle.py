@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from bundle import gpu_manifest
 from bundle.gpu_manifest import MAGNITUDE, Engines, Graph, Precision, Target, Tensor
 from bundle.manifest import Bundle, BundleError, File, sha256, verify
-from export import accuracy
+from export import accuracy, replacement
 from export.precision import convert
 from export.tensorrt_builder import FLAVOURS, TIMING_CACHE, EngineError, TensorRt
 
@@ -74,8 +74,8 @@ def make(bundle: Bundle, order: Order) -> tuple[Engines, bool]:
         graphs = {path.name: graph for path, graph in made}
         manifest = Engines.model_validate({**made_of, "files": files, "graphs": graphs, "accuracy": found})
         manifest.write(partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        replacement.check(folder, lambda path: path.suffix in (".onnx", ".engine", ".json"))
+        replacement.swap(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest, True

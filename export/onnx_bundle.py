@@ -1,5 +1,6 @@
 """Writes a bundle: exports a checkpoint's graphs, simplifies them, checks them against PyTorch, hashes them."""
 
+import json
 import shutil
 import warnings
 from importlib.metadata import version
@@ -13,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bundle.manifest import DECODE, FORMAT_VERSION, STEP, Bundle, File, Manifest, Parity, sha256
+from bundle.gpu_manifest import TARGETS
+from bundle.manifest import DECODE, FORMAT_VERSION, MANIFEST, STEP, Bundle, File, Manifest, Parity, sha256
+from export import replacement
 from export.fuse import lean
-from export.step_module import COEFFICIENTS, DecodeModule, StepModule
+from export.step_module import PLAIN, DecodeModule, StepModule
 from models import checkpoint, families
 from models.checkpoint import Card
 from service.engine.runtime import StepInputs
@@ -36,8 +39,11 @@ class ExportError(ValueError):
 def export(source: Path, target: Path) -> Manifest:
     """Exports the checkpoint folder `source` to the bundle folder `target`, which is replaced only if all went well.
 
-    Raises ExportError if the graph differs from PyTorch by more than TOLERANCE at any of BATCH_SIZES.
+    Raises ExportError if the graph differs from PyTorch by more than TOLERANCE at any of BATCH_SIZES, and NotOurs for a
+    `target` that is there and is not a bundle.
     """
+    target = target.resolve()
+    replacement.check(target, is_of_bundle)
     card, network = checkpoint.load(source)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -53,11 +59,21 @@ def export(source: Path, target: Path) -> Manifest:
             raise ExportError(f"the graph is off PyTorch by {difference}, more than {TOLERANCE}")
         manifest.parity.largest_difference = difference
         manifest.write(partial)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        replacement.check(target, is_of_bundle)  # it may have changed meanwhile
+        replacement.swap(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest
+
+
+def is_of_bundle(path: Path) -> bool:
+    """Whether this entry of a folder is one of a bundle: graphs, engines, timings, and a manifest of ours."""
+    if path.name == MANIFEST:
+        try:
+            return "format_version" in json.loads(path.read_bytes())
+        except (OSError, ValueError, TypeError):
+            return False
+    return path.suffix in (".onnx", ".cache") or path.name in {*TARGETS, *(f".{target}.partial" for target in TARGETS)}
 
 
 def describe(card: Card, folder: Path, weights: Path) -> Manifest:
@@ -93,11 +109,11 @@ def trace(module: nn.Module, inputs: Arrays, outputs: list[str]) -> onnx.ModelPr
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         program = torch.onnx.export(
             module,
-            tuple(map(torch.from_numpy, inputs.values())),
+            kwargs={name: torch.from_numpy(array) for name, array in inputs.items()},
             input_names=list(inputs),
             output_names=outputs,
             opset_version=OPSET,
-            dynamic_shapes=tuple({0: rows} for _ in inputs),
+            dynamic_shapes={name: {0: rows} for name in inputs},
             dynamo=True,
             verbose=False,
         )
@@ -122,7 +138,7 @@ def random_inputs(card: Card, rows: int, seed: int) -> Arrays:
         "y": rng.integers(len(card.classes) + 1, size=rows),
         "noise": normal(),
         "x0_prev": normal(),
-        "coefficients": rng.random((rows, len(COEFFICIENTS)), dtype=np.float32),
+        "coefficients": rng.random((rows, PLAIN.columns), dtype=np.float32),
     }
     if card.latent:
         inputs["z"] = rng.standard_normal((rows, card.latent), dtype=np.float32)

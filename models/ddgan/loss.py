@@ -17,9 +17,14 @@ R1_EVERY = 8  # batches; the penalty counts so many times
 BETAS = (0.0, 0.99)
 DISCRIMINATOR_RATE = 25.0  # times the generator's (Heusel et al. 2017, arXiv 1706.08500)
 
-NETWORK: dict[str, Any] = {"channels": [32, 64, 96], "latent": 64}
+RECOMMENDED_STEPS = 4
 SCHEDULE: dict[str, Any] = {"alphas_cumprod": large_steps(4).tolist()}
 OBJECTIVE: dict[str, Any] = {"discriminator_batches": 400}
+
+
+def network_settings(_size: int) -> dict[str, Any]:
+    """See `models.training_loop.Objective`."""
+    return {"channels": [32, 64, 96], "latent": 64}
 
 
 class Pair(NamedTuple):
@@ -44,7 +49,9 @@ class Diffusion:
         self.alpha_jump = rows(np.sqrt(alphas_cumprod / abar_s))
         self.sigma_jump = rows(np.sqrt(1 - alphas_cumprod / abar_s))
         by_timestep = posterior_plan({"alphas_cumprod": alphas_cumprod}, len(alphas_cumprod))[::-1]
-        self.R, self.S, self.N = (rows(np.array([getattr(k, name) for k in by_timestep])) for name in "RSN")
+        self.x_from_x = rows(np.array([k.x_from_x for k in by_timestep]))
+        self.x_from_x0 = rows(np.array([k.x_from_x0 for k in by_timestep]))
+        self.noise_std = rows(np.array([k.noise_std for k in by_timestep]))
 
     def real(self, x: Tensor, y: Tensor, generator: Generator) -> Pair:
         """A pair from q(x_s, x_t | x) at a random t for each image."""
@@ -60,7 +67,8 @@ class Diffusion:
         z = torch.randn((len(real.t), network.latent), generator=generator, device=device) if network.latent else None
         x0 = network(real.x_t, real.t.float(), real.y, z)
         noise = torch.randn(x0.shape, generator=generator, device=device)
-        return real._replace(x_s=self.R[real.t] * real.x_t + self.S[real.t] * x0 + self.N[real.t] * noise)
+        x_s = self.x_from_x[real.t] * real.x_t + self.x_from_x0[real.t] * x0 + self.noise_std[real.t] * noise
+        return real._replace(x_s=x_s)
 
 
 def discriminator_loss(discriminator: Discriminator, real: Pair, generated: Pair) -> Tensor:
@@ -82,8 +90,8 @@ def r1_penalty(discriminator: Discriminator, real: Pair) -> Tensor:
 
 
 class Objective:
-    """See `models.train.Objective`. The discriminator is alone for the first `discriminator_batches`; from then on each
-    batch is an update of each player. The penalty comes every R1_EVERY batches.
+    """See `models.training_loop.Objective`. The discriminator is alone for the first `discriminator_batches`; from then
+    on each batch is an update of each player. The penalty comes every R1_EVERY batches.
 
     A generator that begins with a DDIM's weights is too good for a discriminator without a start on it.
     """

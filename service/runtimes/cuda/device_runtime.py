@@ -21,7 +21,7 @@ from service.runtimes.cuda.arena import Arena, Field, Views
 from service.runtimes.cuda.driver import Bytes, CudaGraph, Driver, Network
 from service.runtimes.cuda.state_pool import DISCARD, NUMBER, ZERO, DeviceState, DeviceStates, Pool
 
-COEFFICIENTS = len(Step._fields) - 1  # t is an input of its own
+COEFFICIENTS = Step._fields.index("noise_std")  # without t, and without the columns that engines do not have yet
 PLACES = ("x_at", "x0_prev_at", "x_new_at", "x0_at")  # of each row, int32: where it is read from, where it is put
 
 
@@ -112,13 +112,13 @@ class DeviceRuntime:
         rows = len(inputs.x)
         bucket, driver = self._bucket(rows), self._driver
         slot = self._slots[self._next_slot]  # the one that is not under way
-        self._next_slot = 1 - self._next_slot
         x_new, x0 = self._take(rows), self._take(rows)
         sources = self._on_device([*inputs.x, *inputs.x0_prev], slot.fresh)
         views = slot.views[bucket]
         write_places(views, [sources[:rows], sources[rows:], x_new, x0])
         for name in views.keys() - set(PLACES):
-            views[name][:rows] = getattr(inputs, name)
+            values = getattr(inputs, name)
+            views[name][:rows] = values[:, :COEFFICIENTS] if name == "coefficients" else values
         size = self._arenas[bucket].size
         driver.upload(slot.staging, slot.inputs[:size], self._copies)
         driver.record(slot.uploaded, self._copies)
@@ -129,6 +129,7 @@ class DeviceRuntime:
         driver.record(slot.done, self._compute)
         slot.results = list(zip(x_new, x0, strict=True))
         before, self._before = self._before, slot
+        self._next_slot = 1 - self._next_slot
         self._collect_finite(before)
         check_finite(sources)
         return DeviceStates(x_new, self._shape.state), DeviceStates(x0, self._shape.state)
