@@ -81,6 +81,13 @@ class Metrics:
         self.queue_limit = Gauge(
             "trilemma_queue_limit_images", "Largest number of images accepted and not finished", registry=registry
         )
+        self.workers = Gauge("trilemma_workers", "Network steps at a time at most", registry=registry)
+        self.processors = Gauge(
+            "trilemma_usable_processors", "Processors that affinity and cgroups let it use", registry=registry
+        )
+        self.memory_limit = Gauge(
+            "trilemma_memory_limit_bytes", "Memory that the machine, cgroups and rlimits let it use", registry=registry
+        )
         self.failed_bundles = Gauge("trilemma_failed_bundles", "Refused bundles", registry=registry)
         self.model_info = Gauge(
             "trilemma_model_info",

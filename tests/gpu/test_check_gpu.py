@@ -131,4 +131,4 @@ def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr("sys.argv", ["check-gpu"])
     with pytest.raises(SystemExit, match="1"):
         check_gpu.main()
-    assert capsys.readouterr().err.startswith("./run check-gpu: the packages of the extra gpu are not installed")
+    assert capsys.readouterr().err.startswith("./run check-gpu: the packages of locks/gpu.txt are not installed")
