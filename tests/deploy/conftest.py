@@ -1,7 +1,6 @@
 """A real Prometheus over a real server, both processes of their own."""
 
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import pytest
 import uvicorn
 import yaml
 
+from loadtests.server_process import free_port
 from service.app import create_app
 from service.settings import Settings
 from tests.conftest import REPOSITORY, ToyRuntime
@@ -38,12 +38,6 @@ def tool(name: str) -> str:
         package = next(UNPACKED.glob("prometheus_*.deb"))
         subprocess.run(["dpkg", "-x", package, "."], cwd=UNPACKED, check=True)
     return str(binary)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def wait_until(holds: Callable[[], Any]) -> Any:

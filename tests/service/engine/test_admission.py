@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from service.engine.admission import Admission
 from service.engine.jobs import Batch, Job
 from service.engine.scheduler import DUE_FACTOR, Scheduler
-from service.engine.simulate import CURVE, RULES, Arrival, costs, job, simulate, trace
+from service.engine.simulate import CURVE, CURVES, RULES, Arrival, costs, job, simulate, trace
 from service.errors import Overloaded, TooMuchWork
 
 curves = st.sampled_from([{1: 0.01, 8: 0.08}, {1: 0.01, 8: 0.01}, {1: 0.01, 8: 0.04}])
@@ -127,7 +127,7 @@ def test_a_promised_job_gives_way_to_more_rows_while_that_breaks_no_promise(
 
 
 def test_under_overload_calls_of_all_lengths_and_models_are_let_in_alike_and_their_deadlines_are_kept() -> None:
-    scheduler = Scheduler(16, costs(dict.fromkeys("abc", CURVE)), workers=2)
+    scheduler = Scheduler(16, costs(CURVES), workers=2)
     arrivals = trace(3.0, 1000, deadlines=1.0)
     done = simulate(arrivals, scheduler, Admission(scheduler, 4096, 20.0), noise=0.15)
     asked, accepted = (Counter(each.steps for each in jobs) for jobs in ([a.job for a in arrivals], done))
@@ -161,7 +161,7 @@ def test_rows_are_shared_among_the_workers_that_wait() -> None:
 def test_ours_keeps_short_jobs_quick_and_long_ones_from_starving() -> None:
     slowdown = {}
     for name, rule in RULES.items():
-        done = simulate(trace(0.9, 400), Scheduler(16, costs(dict.fromkeys("abc", CURVE))), rule)
+        done = simulate(trace(0.9, 400), Scheduler(16, costs(CURVES)), rule)
         short = [each.finished_s - each.submitted_s for each in done if each.steps == 4]
         slowdown[name] = np.percentile(short, 99) / (4 * CURVE[1])
     assert slowdown["ours"] < slowdown["first come"]
