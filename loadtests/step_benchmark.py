@@ -103,7 +103,7 @@ def decoding_s(loaded: Bundle, times: int = 10) -> float:
 
 def rate(choice: Choice, session: ort.InferenceSession, loaded: Bundle, rows: int, seconds: float = 0.5) -> float:
     """Steps of an image a second in bare loops over the session, `choice.workers` of them at a time."""
-    inputs = first_step(loaded, rows).arrays()
+    inputs = OrtRuntime(loaded, threads=1).graph_inputs(first_step(loaded, rows))
     session.run(None, inputs)
 
     def loop(_: int) -> float:

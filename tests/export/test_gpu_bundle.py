@@ -17,6 +17,7 @@ from export.__main__ import main
 from export.gpu_bundle import BuildOptions, build, runtime_version, with_magnitude
 from export.tensorrt_builder import EngineError
 from service.engine.denoise import first_step
+from service.runtimes.cpu import OrtRuntime
 from tests.conftest import REPOSITORY
 
 OPTIONS = BuildOptions("cuda", "fp16", buckets=[1, 4])
@@ -131,7 +132,7 @@ def test_measurements_do_not_change_the_digest_and_all_else_does(bundle: Bundle)
 def test_the_magnitude_is_finite_where_a_row_is(bundle: Bundle) -> None:
     model = with_magnitude(onnx.load(bundle.step_file))
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    inputs = first_step(bundle, 4).arrays()
+    inputs = OrtRuntime(bundle, threads=1).graph_inputs(first_step(bundle, 4))
     inputs["x"][1, 0, 0, 0] = np.nan
     inputs["noise"][2, 0, 0, 0] = np.inf
     inputs["coefficients"][2, -1] = 1

@@ -12,6 +12,7 @@ from bundle.gpu_manifest import Precision
 from bundle.manifest import Bundle, load
 from export.precision import KEPT, LOW, SUMS, WEIGHTED, convert, emulate, inner, key
 from service.engine.denoise import first_step
+from service.runtimes.cpu import OrtRuntime
 from tests.conftest import SHIPPED
 
 BUNDLES = [load(path.parent) for path in sorted(SHIPPED.parent.glob("*/manifest.json"))]
@@ -112,7 +113,7 @@ def test_a_converted_step_keeps_its_inputs_and_outputs_and_halves_its_weights(
 def test_onnx_runtime_takes_the_fp16_graph_itself_and_agrees_with_the_emulation(bundle: Bundle) -> None:
     model = onnx.load(bundle.step_file)
     converted = convert(model, "fp16")
-    inputs = first_step(bundle, 4).arrays()
+    inputs = OrtRuntime(bundle, threads=1).graph_inputs(first_step(bundle, 4))
     exact, itself, emulated = (run(m, inputs)[1] for m in (model, converted, emulate(converted, "fp16")))
     error = np.abs(exact - emulated).max()
     assert 0 < error < 0.05
