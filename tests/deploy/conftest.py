@@ -27,8 +27,8 @@ WITHIN_S = 120
 
 def tool(name: str) -> str:
     """`prometheus` or `promtool`: the machine's own, else Debian's, unpacked into .cache without installing it."""
-    if found := shutil.which(name):
-        return found
+    if installed := shutil.which(name):
+        return installed
     binary = UNPACKED / "usr" / "bin" / name
     if not binary.exists():
         assert shutil.which("apt-get"), f"these tests need {name}: install Prometheus"
@@ -41,7 +41,7 @@ def tool(name: str) -> str:
 
 
 def wait_until(holds: Callable[[], Any]) -> Any:
-    """What `holds` returns once it is true; a refused connection counts as false."""
+    """The result of `holds` once it is true; a refused connection counts as false."""
     deadline = time.monotonic() + WITHIN_S
     while time.monotonic() < deadline:
         try:
@@ -88,7 +88,7 @@ def in_this_process(bundles: Path, runtime: ToyRuntime | None = None, **settings
 def service() -> Iterator[str]:
     """The URL of the real server over the shipped bundles."""
     url = f"http://127.0.0.1:{(port := free_port())}"
-    # A queue this short is soon full, which a dashboard shows.
+    # So short a queue fills quickly, and the dashboards have refusals to show.
     command = [sys.executable, "-m", "service", "--port", str(port), "--max-queued-images", "64", "--threads", "1"]
     with running([*command, "--log-level", "warning"], f"{url}/readyz"):
         yield url
