@@ -1,7 +1,7 @@
 """Plans over a schedule of training timesteps, for networks that predict ε: DDIM's and the latent family's.
 
-The schedule is `{"alphas_cumprod": [ᾱ_0, …, ᾱ_{T−1}]}`, falling from nearly 1 (data) to nearly 0 (noise). With `"clip"`
-in it, a state lies in [−clip, clip] and not in [−1, 1].
+The schedule is `{"alphas_cumprod": [ᾱ_0, …, ᾱ_{T−1}]}`, falling from nearly 1 (data) to nearly 0 (noise). A member
+`"clip"` means that states lie in [−clip, clip] instead of [−1, 1].
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ Schedule = Mapping[str, Any]
 
 
 def max_steps(schedule: Schedule) -> int:
-    """One step a training timestep."""
+    """One step for each training timestep."""
     return len(schedule["alphas_cumprod"])
 
 
@@ -32,7 +32,7 @@ def dpmpp_2m_plan(schedule: Schedule, steps: int) -> Plan:
 
 
 def solvers(*, default_eta: float, space: str = "") -> dict[str, Solver]:
-    """DDIM, the default, and DPM-Solver++(2M); `space` says in the summaries where they work."""
+    """DDIM, the default, and DPM-Solver++(2M). `space` is added to the names in their summaries, e.g. " on latents"."""
     return {
         "ddim": Solver(
             ddim_plan,
