@@ -1,4 +1,4 @@
-"""One step of one batch on a runtime, and what it gives. It needs no lock: a running row belongs to its worker."""
+"""One step of one batch on a runtime, and its result. It needs no lock: a running row belongs to its worker."""
 
 from collections.abc import Callable
 from contextlib import suppress
