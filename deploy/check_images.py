@@ -108,6 +108,7 @@ def expect(holds: bool, what: str) -> None:
 
 
 def is_healthy(tools: Tools) -> None:
+    """Checks health, user and file system of the containers."""
     for container in (tools.service, tools.prometheus):
         if tools.engine == "podman":  # it runs no health checks by itself without systemd
             tools.output("healthcheck", "run", container)
@@ -148,6 +149,7 @@ def is_scraped(images: int) -> None:
 
 
 def outlives_a_kill(tools: Tools, before: dict[str, bytes]) -> None:
+    """Checks that the service gives the same pictures after SIGKILL and a start."""
     tools.output("kill", "--signal", "KILL", tools.service)
     start_s = time.monotonic()
     tools.output("start", tools.service)
@@ -166,6 +168,7 @@ def accepted() -> float:
 
 
 def answers_all_before_it_stops(tools: Tools) -> None:
+    """Checks that every accepted request is answered when the container is stopped."""
     before = accepted()
 
     async def stop_under_load() -> list[int]:
@@ -184,6 +187,8 @@ def answers_all_before_it_stops(tools: Tools) -> None:
 
 
 def is_small(tools: Tools) -> None:
+    """Checks the size of the image."""
+
     def megabytes(image: str) -> float:
         return int(tools.output("image", "inspect", "--format", "{{.Size}}", image)) / 1e6
 

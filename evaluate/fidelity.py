@@ -29,14 +29,14 @@ def frechet_distance(a: Features, b: Features) -> float:
 def precision_recall(real: Features, generated: Features) -> tuple[float, float]:
     """Improved precision and recall (Kynkäänniemi et al. 2019, arXiv 1904.06991, eqs. 1 and 2).
 
-    Precision is the share of generated images that lie within the distance from some real image to its NEIGHBOURS-th
-    nearest real one, recall the same with the roles changed.
+    Precision is the share of generated images in at least one ball around a real image, whose radius is the distance to
+    its NEIGHBOURS-th nearest real image. Recall exchanges the roles of the two sets.
     """
     return share_within(generated, real), share_within(real, generated)
 
 
 def share_within(points: Features, manifold: Features) -> float:
-    """The share of `points` in at least one ball around a point of `manifold`, as wide as its k nearest neighbours."""
+    """The share of `points` in at least one ball around a point of `manifold`: see `precision_recall`."""
     # The nearest point to a point is itself, at distance 0: hence index k and not k − 1.
     radii = np.concatenate([np.partition(d, NEIGHBOURS, axis=1)[:, NEIGHBOURS] for d in _distances(manifold, manifold)])
     return float(np.concatenate([(d <= radii).any(axis=1) for d in _distances(points, manifold)]).mean())

@@ -64,6 +64,7 @@ def sections(manifests: list[Manifest]) -> Iterator[str]:
 
 
 def ordered(manifest: Manifest) -> list[MeasuredPoint]:
+    """The measured points by solver and steps."""
     return sorted(manifest.measured.points, key=lambda point: (plot.solver(point), point.steps))
 
 
@@ -81,18 +82,21 @@ def is_best(point: MeasuredPoint, points: Iterable[MeasuredPoint]) -> bool:
 
 
 def is_default(manifest: Manifest, point: MeasuredPoint) -> bool:
+    """Whether a request without steps and solver gets the point."""
     name, solver = next(iter(families.find(manifest.family).SOLVERS.items()))
     settings = {key: setting.default for key, setting in solver.settings.items()}
     return (point.solver, point.settings, point.steps) == (name, settings, manifest.recommended_steps)
 
 
 def row(manifest: Manifest, point: MeasuredPoint) -> str:
+    """A row of the table POINTS."""
     mark = " `*`" if is_default(manifest, point) else ""
     name = f"{manifest.name}, {plot.solver(point)}, {point.steps}{mark}"
     return f"| {name} | {quality(point)} | {point.alone_ms:.1f} |"
 
 
 def quality(point: Quality) -> str:
+    """The cells of a row that are about quality."""
     shares = (
         f"{number(point.precision, '.3f')} | {number(point.recall, '.3f')} | {number(point.class_agreement, '.1%')}"
     )
@@ -110,16 +114,19 @@ def extra(manifest: Manifest, name: str) -> dict[str, Any]:
 
 
 def bounds(manifest: Manifest) -> Iterator[str]:
+    """Rows of the table BOUNDS."""
     for timesteps, terms in extra(manifest, "bits_per_dimension").items():
         yield f"| {manifest.name}, {timesteps} | " + " | ".join(f"{term:.4f}" for term in terms.values()) + " |"
 
 
 def autoencoders(manifest: Manifest) -> Iterator[str]:
+    """Rows of the table AUTOENCODERS."""
     if errors := extra(manifest, "autoencoder"):
         yield f"| {manifest.name} | {errors['reconstruction']:.4f} | {errors['consistency']:.4f} |"
 
 
 def spreads(manifest: Manifest) -> Iterator[str]:
+    """Rows of the table SPREADS."""
     for timestep, spread in extra(manifest, "spread").items():
         yield f"| {manifest.name}, {timestep} | {spread['pixels']:.3f} | {spread['largest']:.3f} |"
 

@@ -33,6 +33,7 @@ def main() -> None:
 
 
 def export_checkpoint(arguments: argparse.Namespace) -> str:
+    """Exports a checkpoint to a bundle; a summary of it."""
     from export.onnx_bundle import export
 
     manifest = export(arguments.source, arguments.output)
@@ -41,6 +42,7 @@ def export_checkpoint(arguments: argparse.Namespace) -> str:
 
 
 def export_engines(arguments: argparse.Namespace) -> str:
+    """Builds a bundle's engines for a target; a summary of them."""
     from export.gpu_bundle import ARCHITECTURES, BUCKETS, BuildOptions, build
 
     default = ARCHITECTURES if arguments.target == "tensorrt-rtx" else ()

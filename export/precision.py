@@ -1,7 +1,7 @@
 """Converts a graph to a lower precision, and emulates the converted graph on a CPU.
 
-fp32 and tf32 leave the graph as it is: TF32 is an option of the runtime. With fp16 and bf16, the nodes between the
-first and the last weighted node on the way from x compute in that type, unless they sum over many numbers (`SUMS`).
+fp32 and tf32 leave the graph as it is: TF32 is an option of the runtime. In fp16 and bf16, the low type begins at the
+first weighted node on the way from x and ends at the last. Nodes that sum over many numbers (`SUMS`) stay float32.
 """
 
 from collections.abc import Container, Iterable, Iterator

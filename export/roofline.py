@@ -113,6 +113,7 @@ def main() -> None:
 
 
 def line(name: str, rows: int, roof: Roofline) -> str:
+    """A row of the table."""
     times = " | ".join(f"{1e6 * roof.lower_bound_s(gpu):.1f}" for gpu in GPUS)
     sizes = f"{roof.weight_bytes / 1e6:.2f} | {roof.row_bytes / 1e6:.3f}"
     return f"| {name} | {rows} | {roof.flops / 1e9:.3f} | {sizes} | {roof.chain} | {times} |"

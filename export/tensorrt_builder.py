@@ -32,6 +32,7 @@ class Flavour:
 
 
 def named_capabilities(trt: Any) -> list[str]:
+    """The architectures that TensorRT for RTX has names for, e.g. sm_89, the oldest first."""
     names = trt.ComputeCapability.__members__
     return sorted((f"sm_{name[2:]}" for name in names if name[:2] == "SM"), key=lambda name: int(name[3:]))
 

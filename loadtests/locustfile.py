@@ -28,6 +28,7 @@ RAMP_END, BURST_START, BURST_END = 0.2, 0.5, 0.7  # as shares of the run
 
 
 def options(parser: LocustArgumentParser) -> None:
+    """Adds this file's options to locust's."""
     parser.add_argument(
         "--steps", default="", help="steps that users ask for, e.g. 10,20,20,50; default: those of the model"
     )
@@ -45,6 +46,7 @@ def options(parser: LocustArgumentParser) -> None:
 
 
 def weigh(environment: Environment, **_: Any) -> None:
+    """Sets the weights of the users from the options."""
     if environment.parsed_options:
         for name, user in USERS.items():
             user.weight = getattr(environment.parsed_options, name)
@@ -197,6 +199,7 @@ class Wave(LoadTestShape):
     use_common_options = True
 
     def tick(self) -> tuple[int, float] | None:
+        """The number of users now, and how many start a second; None at the end."""
         assert self.runner is not None
         options = self.runner.environment.parsed_options
         assert options is not None

@@ -43,6 +43,7 @@ class Choice:
         return f"{self.workers} at a time, {self.threads} thread(s){spinning}"
 
     def session(self, loaded: Bundle) -> ort.InferenceSession:
+        """A new session of the model's step."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spinning)))

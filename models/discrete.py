@@ -20,14 +20,17 @@ def max_steps(schedule: Schedule) -> int:
 
 
 def clip(schedule: Schedule) -> float:
+    """The bound of the states, 1 if the schedule has none."""
     return float(schedule.get("clip", 1.0))
 
 
 def ddim_plan(schedule: Schedule, steps: int, *, eta: float) -> Plan:
+    """DDIM at trailing timesteps. Raises ValueError for more steps than timesteps."""
     return ddim(*trailing_grid(schedule["alphas_cumprod"], steps), eta=eta, clip=clip(schedule))
 
 
 def dpmpp_2m_plan(schedule: Schedule, steps: int) -> Plan:
+    """DPM-Solver++(2M) at timesteps evenly spaced in the log of the signal-to-noise ratio. Raises ValueError likewise."""
     return dpmpp_2m(*log_snr_grid(schedule["alphas_cumprod"], steps), clip=clip(schedule))
 
 

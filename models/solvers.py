@@ -144,4 +144,5 @@ class Solver(NamedTuple):
 
     @property
     def defaults(self) -> SettingValues:
+        """The settings' default values, by name."""
         return tuple((name, setting.default) for name, setting in self.settings.items())

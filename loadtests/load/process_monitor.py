@@ -20,6 +20,8 @@ def total(client: httpx.Client, name: str) -> float:
 
 @dataclass(frozen=True)
 class Reading:
+    """Memory and open files at a time of the monotonic clock."""
+
     at_s: float
     memory_mb: float
     files: float
@@ -46,6 +48,7 @@ class ProcessMonitor:
         self._client.close()
 
     def read(self) -> None:
+        """Adds a reading."""
         memory_mb = total(self._client, "process_resident_memory_bytes") / 1e6
         self.readings.append(Reading(time.monotonic(), memory_mb, total(self._client, "process_open_fds")))
 

@@ -20,6 +20,8 @@ WARM_UPS = 3  # answers of each class, before anything is measured
 
 @dataclass(frozen=True)
 class Outcome:
+    """The end of a call."""
+
     call: Call
     status: int  # HTTP's; 0: no answer within TIMEOUT_S
     latency_s: float  # from the trace's time for the call

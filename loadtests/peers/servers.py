@@ -21,12 +21,15 @@ STOP_S = 20
 
 @dataclass(frozen=True)
 class Server:
+    """A server of the comparison."""
+
     name: str
     module: str = ""  # empty: our server
     wrapped: bool = False  # takes a list of requests
     deadlines: bool = False  # gets a deadline with each request
 
     def command(self, port: int) -> list[str]:
+        """The command that serves on this port."""
         if self.module:
             return [sys.executable, "-m", f"loadtests.peers.{self.module}", str(port)]
         return [str(ROOT / "run"), "serve", "--port", str(port), "--log-level", "warning", "--cache-bytes", "0"]

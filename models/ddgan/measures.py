@@ -15,8 +15,8 @@ STYLES = 16  # draws of z for each image
 def evaluate(network: Network, x: Tensor, y: Tensor) -> dict[str, Any]:
     """The standard deviation of x0 over z, from one x_t of each of the first IMAGES of x (n, C, H, W), classes y (n,).
 
-    By timestep, counted from 1 as in the paper: the root mean square over the pixels, and the value of the pixel with
-    the largest; both are means over the images.
+    By timestep, counted from 1 as in the paper: `pixels` is its root mean square over the pixels, and `largest` that of
+    the pixel with the largest. Both are means over the images.
     """
     x, y = x[:IMAGES], y[:IMAGES].repeat_interleave(STYLES)
     generator = Generator().manual_seed(0)

@@ -24,8 +24,8 @@ class Network(nn.Module):
     1308.3432), so clipped pixels still learn.
 
     z goes through an MLP and, with time and class, scales and shifts the group norms (Xiao et al. 2022, arXiv
-    2112.07804, section 4 and appendix C). With F and time as in `models.ddim.network`, a DDIM's weights make of G the
-    mean of x0 given x_t, but for GAIN; the adversarial training begins there (as Xu et al. 2023, arXiv 2311.09257).
+    2112.07804, section 4 and appendix C). F and time are as in `models.ddim.network`: with a DDIM's weights, G is GAIN
+    times the mean of x0 given x_t. Adversarial training starts from such weights (as Xu et al. 2023, arXiv 2311.09257).
     """
 
     ALIASES: ClassVar = {"label.weight": "unet.class_embedding.weight"}  # in a DDIM's checkpoint

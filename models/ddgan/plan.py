@@ -18,12 +18,13 @@ def large_steps(timesteps: int) -> Vector:
     """ᾱ = cos² φ at `timesteps` timesteps, float64, at evenly spaced angles φ up to that of DDIM's last timestep.
 
     With the paper's own schedule (Xiao et al. 2022, arXiv 2112.07804, appendix C), small images look like noise at
-    three of four timesteps, and the discriminator has little to teach the generator.
+    three of four timesteps. Then the generator can learn little from the discriminator.
     """
     return np.cos(np.arange(1, timesteps + 1) / timesteps * np.arccos(EDGE)) ** 2
 
 
 def posterior_plan(schedule: Schedule, steps: int) -> Plan:
+    """Posterior sampling at trailing timesteps. Raises ValueError for more steps than timesteps."""
     return posterior(*trailing_grid(schedule["alphas_cumprod"], steps))
 
 

@@ -29,8 +29,10 @@ class Network(NoisePredictor):
         tokens_width: int,
         blocks: int,
     ) -> None:
-        """`shape` and `state_shape` are (C, H, W) of an image and of its latent; `width` is the autoencoder's, and
-        `tokens_width` and `blocks` are those of the mixer that predicts the noise."""
+        """`shape` and `state_shape` are (C, H, W) of an image and of its latent.
+
+        `width` is the autoencoder's; `tokens_width` and `blocks` are those of the mixer that predicts the noise.
+        """
         if any(side != REDUCTION * reduced for side, reduced in zip(shape[1:], state_shape[1:], strict=True)):
             raise ValueError(f"a latent's sides are 1/{REDUCTION} of an image's: not {state_shape} for {shape}")
         super().__init__(schedule)

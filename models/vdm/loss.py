@@ -45,9 +45,9 @@ def bound(network: Network, x: Tensor, y: Tensor, generator: Generator, *, times
 def backward(network: Network, x: Tensor, y: Tensor, generator: Generator) -> Bound:
     """Adds the gradients of the continuous-time bound to the parameters' `grad`; returns the terms, detached.
 
-    The network and the endpoints γ_0 and γ_1 get the gradient of the bound. The shape of the schedule between them does
-    not change the bound's expectation; it gets the gradient of its variance, 2·L·∇L for each image (appendix I.2). It
-    acts through h(t) and h'(t) alone: with the graph cut there, one backward pass through the network serves both.
+    The network and the endpoints γ_0 and γ_1 get the gradient of the bound. The schedule's shape between them does not
+    change the bound's expectation. It gets the gradient of the variance, 2·L·∇L for each image (appendix I.2). It acts
+    through h(t) and h'(t) alone: with the graph cut there, one backward pass through the network serves both.
     """
     u, eps = _times_and_noise(x, generator)
     h, dh = network.schedule.unit(u)

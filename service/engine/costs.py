@@ -22,6 +22,7 @@ class Curve:
         self._set([knots[rows] for rows in self.rows])
 
     def seconds(self, rows: int) -> float:
+        """Seconds of one step of `rows` rows."""
         return self._by_rows[rows] if rows < len(self._by_rows) else self._by_rows[-1] * rows / self.rows[-1]
 
     def observe(self, rows: int, seconds: float) -> None:

@@ -24,8 +24,8 @@ _own = _Own()
 def normal(seed: int, index: int, stream: int, shape: tuple[int, ...], use: int = UPDATE) -> NDArray[np.float32]:
     """Standard normal noise, float32 of `shape`.
 
-    Philox (Salmon et al. 2011) is counter-based: key = (seed, index), and the stream and its use are the counter's
-    high words, so that two of an image's streams are at least 2^128 blocks apart.
+    Philox (Salmon et al. 2011) is counter-based. The key is (seed, index); the stream and its use are the counter's
+    high words. So two streams of an image are at least 2^128 blocks apart.
     """
     key, counter = np.array([seed, index], np.uint64), np.array([0, 0, use, stream], np.uint64)
     # The whole state is set, so earlier draws have no effect.

@@ -82,6 +82,7 @@ class Scheduler:
         self.counts = Counts()
 
     def add(self, job: Job) -> None:
+        """Queues an accepted job, whose `due_s` is set."""
         insort(self.jobs, job, key=lambda other: other.due_s)
         self.counts.add(job)
 

@@ -37,11 +37,14 @@ ROW_S = min(seconds / rows for rows, seconds in CURVE.items()) / WORKERS  # a ro
 
 @dataclass(frozen=True)
 class Arrival:
+    """A job that is submitted at a time."""
+
     at_s: float
     job: Job
 
 
 def job(method: str, steps: int, n: int = 1, at_s: float = 0.0, deadline_s: float = math.inf) -> Job:
+    """A job with all that the policy reads, and no numbers to compute."""
     return Job(
         id="",
         method=method,

@@ -154,6 +154,7 @@ def open_engines(
 
 
 def open_network(driver: Driver, path: Path, engines: Engines, *, graphs: bool) -> Network:
+    """One of the engines. Raises BundleError or DriverError."""
     if engines.target in MODULES:
         return TensorRtNetwork(driver, path, engines)
     return OrtCudaNetwork(path, engines, graphs=graphs)

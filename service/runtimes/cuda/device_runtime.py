@@ -81,8 +81,8 @@ class DeviceRuntime:
         self._driver, self._step, self._decoder, self._shape = driver, step, decoder, shape
         self.buckets, self._captures = buckets, graphs
         most = max(buckets)
-        # Beside the images' x and x0: the results of a batch while its inputs are held, those of the batch before it
-        # until their magnitudes are known, and rows from the host.
+        # Beside the images' x and x0, places for: the results of a batch while its inputs are held, the results of the
+        # batch before until their magnitudes are known, and rows from the host.
         self._pool = Pool(driver, shape.state, 2 * images + 6 * most)
         self._arenas = {bucket: Arena(shape.fields, bucket) for bucket in buckets}
         row_bytes = self._pool.row_bytes
@@ -233,6 +233,7 @@ class DeviceRuntime:
 
 
 def place(state: DeviceState | None) -> int:
+    """The state's place in the pool; None is the place that is all 0."""
     return ZERO if state is None else state.place
 
 

@@ -45,6 +45,7 @@ class Pool:
             raise DriverError("every place for a state on the device is taken") from None
 
     def at(self, state: DeviceState) -> Address:
+        """The state's address."""
         return self.address + state.place * self.row_bytes
 
 
