@@ -18,7 +18,7 @@ import numpy as np
 from bundle import loading
 from bundle.files import BundleError
 from bundle.gpu_manifest import PRECISIONS, TARGETS, Engines, Target
-from bundle.manifest import Bundle, BundleError
+from bundle.loading import Bundle
 from export import gpu_bundle
 from export.gpu_bundle import BuildOptions
 from export.tensorrt_builder import FLAVOURS, EngineError, TensorRt
@@ -56,7 +56,7 @@ def main() -> None:
 
 def check_all(driver: Driver, arguments: argparse.Namespace) -> Report:
     """The report: every bundle on every target that is installed."""
-    bundles, failed = manifest.load_all(arguments.bundles)
+    bundles, failed = loading.load_all(arguments.bundles)
     checks = []
     for target in arguments.targets:
         for loaded in bundles.values():

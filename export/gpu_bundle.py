@@ -72,9 +72,9 @@ def build(bundle: Bundle, options: BuildOptions) -> tuple[Engines, bool]:
         models = {name: converted(bundle.folder / name, options.precision, builder) for name in bundle.manifest.files}
         measured = within_tolerance(bundle, models, options.precision)
         built = [build_file(bundle, name, model, options, builder, partial) for name, model in models.items()]
-        files = {path.name: File(sha256=sha256(path), bytes=path.stat().st_size) for path, _ in built}
+        listed = {path.name: File(sha256=sha256(path), bytes=path.stat().st_size) for path, _ in built}
         graphs = {path.name: graph for path, graph in built}
-        manifest = Engines.model_validate({**inputs, "files": files, "graphs": graphs, "accuracy": measured})
+        manifest = Engines.model_validate({**inputs, "files": listed, "graphs": graphs, "accuracy": measured})
         manifest.write(partial)
         replacement.check(folder, lambda path: path.suffix in (".onnx", ".engine", ".json"))
         replacement.swap(partial, folder)
@@ -88,7 +88,7 @@ def unchanged(folder: Path, inputs: Mapping[str, object]) -> Engines | None:
     try:
         existing = gpu_manifest.read(folder)
         for name, file in existing.files.items():
-            verify(folder / name, file)
+            files.check(folder / name, folder.parent, file.sha256, file.bytes)
     except BundleError:
         return None
     same = existing.model_dump(include=set(inputs)) == inputs

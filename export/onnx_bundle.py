@@ -14,7 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bundle.manifest import DECODE, FORMAT_VERSION, STEP, Bundle, File, Manifest, Parity, sha256
+from bundle.gpu_manifest import TARGETS
+from bundle.loading import Bundle, sha256
+from bundle.manifest import DECODE, FORMAT_VERSION, MANIFEST, STEP, Dataset, File, Manifest, Parity
+from export import replacement
 from export.fuse import fuse
 from export.step_module import PLAIN, DecodeModule, StepModule
 from models import checkpoint, families

@@ -15,11 +15,11 @@ START_TIMEOUT_S = 120
 
 
 @contextlib.contextmanager
-def serving(bundles: Path) -> Iterator[str]:
-    """The URL of a ready service over `bundles`; it is stopped on leaving."""
+def serving(bundles: Path, *options: str) -> Iterator[str]:
+    """The URL of a ready service over `bundles`; it is stopped on leaving. `options` are more of `./run serve`."""
     port = free_port()
-    options = ["--port", str(port), "--bundles", str(bundles), "--log-level", "warning"]
-    command = [sys.executable, "-m", "service", *options]
+    own = ["--port", str(port), "--bundles", str(bundles), "--log-level", "warning"]
+    command = [sys.executable, "-m", "service", *own, *options]
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command, cwd=REPOSITORY) as process:
         try:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from models.ddim.network import NoisePredictor
-from models.unet import check_size
 
 REDUCTION = 4  # of height and width, by the encoder
 GROUPS = 8  # of a group norm

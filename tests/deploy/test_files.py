@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from deploy.grafana.dashboards import DASHBOARDS, FOLDER, serialised
+from deploy.standins import stand_in
 from tests.conftest import REPOSITORY
 from tests.deploy.conftest import DEPLOY, tool
 
@@ -149,13 +150,13 @@ def test_the_dashboards_lead_to_each_other_and_to_a_source_that_is_provided() ->
 
 @pytest.mark.parametrize("board", DASHBOARDS, ids=lambda board: board["uid"])
 def test_no_two_panels_lie_on_each_other(board: dict[str, list[dict[str, dict[str, int]]]]) -> None:
-    occupied: set[tuple[int, int]] = set()
+    taken: set[tuple[int, int]] = set()
     for place in (panel["gridPos"] for panel in board["panels"]):
         cells = {
             (x, y)
             for x in range(place["x"], place["x"] + place["w"])
             for y in range(place["y"], place["y"] + place["h"])
         }
-        assert not cells & occupied
+        assert not cells & taken
         assert place["x"] + place["w"] <= 24
-        occupied |= cells
+        taken |= cells
