@@ -11,7 +11,7 @@ from pydantic import DirectoryPath, Field, NonNegativeFloat, NonNegativeInt, Pos
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service import resources
-from service.requests.request import MAX_IMAGES
+from service.engine.jobs import MAX_IMAGES
 
 SHIPPED_BUNDLES = Path(__file__).parent.parent / "bundles"
 MAX_CONNECTIONS = 2048  # so many requests at once take half a second to read, and health answers after that

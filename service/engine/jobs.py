@@ -14,6 +14,7 @@ from service.engine import noise
 from service.engine.runtime import Array, State, StepInputs, unguided
 
 Priority = Literal["low", "normal", "high"]
+MAX_IMAGES = 64  # of a request
 
 T_COLUMN, NOISE_COLUMN = Step._fields.index("t"), Step._fields.index("noise_std")
 

@@ -4,9 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from service.engine.jobs import Priority
+from service.engine.jobs import MAX_IMAGES, Priority
 
-MAX_IMAGES = 64
 MAX_SEED = 2**64 - 1
 
 Format = Literal["png", "jpeg", "webp", "npy"]

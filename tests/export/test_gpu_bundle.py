@@ -103,7 +103,7 @@ def test_engines_of_another_export_of_the_bundle_are_not_served(bundle: Bundle) 
     engines, _ = build(bundle, OPTIONS)
     engines.sources["step.onnx"] = "0" * 64
     engines.write(bundle.folder / "cuda")
-    with pytest.raises(BundleError, match=r"made of another step\.onnx: export it again"):
+    with pytest.raises(BundleError, match=r"of another step\.onnx: export it again"):
         gpu_manifest.load(bundle)
 
 
