@@ -2,7 +2,6 @@
 
 import hashlib
 import time
-from collections.abc import Collection
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -11,15 +10,15 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from bundle import files, strict_json
-from bundle.external_data import external_files
-from bundle.files import BundleError
+from bundle.files import BundleError, shown
+from bundle.folders import bundle_folders, without_the_name
 from bundle.manifest import DECODE, FORMAT_VERSION, MANIFEST, STEP, Manifest
 from bundle.sampling_check import check_sampling
 from models import families
 from models.families import Family
 from models.solvers import SettingValues
 
-MAX_MANIFEST_BYTES = 16 * 2**20
+MAX_MANIFEST_BYTES = 2**20
 
 
 class Bundle:
@@ -40,13 +39,14 @@ class Bundle:
         return self.family.max_steps(self.manifest.noise_schedule)
 
     @property
-    def step_file(self) -> Path:
-        return self.folder / STEP
+    def graphs(self) -> list[str]:
+        """The files of its graphs: the step, and the decoder unless the steps end at the image."""
+        return [name for name in (STEP, DECODE) if name in self.manifest.files]
 
-    @property
-    def decode_file(self) -> Path | None:
-        """None for a model whose steps end at the image."""
-        return self.folder / DECODE if DECODE in self.manifest.files else None
+    def read(self, name: str) -> bytes:
+        """The content of a file of the manifest. Raises BundleError unless it still is what the manifest says."""
+        file = self.manifest.files[name]
+        return files.read_checked(self.folder / name, self.folder.parent, file.sha256, file.bytes)
 
     @property
     def dataset(self) -> str:
@@ -69,11 +69,6 @@ def load(folder: Path) -> Bundle:
     manifest = parse(files.read(path, root, MAX_MANIFEST_BYTES), files.name(path))
     for name, file in manifest.files.items():
         files.check(folder / name, root, file.sha256, file.bytes)
-    for name in {STEP, DECODE} & manifest.files.keys():
-        if unlisted := external_files(folder / name, root) - manifest.files.keys():
-            raise BundleError(
-                f"{folder.name}/{name}: it has data in {min(unlisted)!r}, which the manifest does not list"
-            )
     return Bundle(folder, manifest)
 
 
@@ -99,35 +94,24 @@ def parse(content: bytes, source: str) -> Manifest:
     return manifest
 
 
-def load_all(folder: Path, first: Collection[str] = ()) -> tuple[dict[str, Bundle], dict[str, str]]:
-    """Every bundle in `folder` by method, and what was wrong with the others, by folder name.
-
-    Of two bundles of one name, that in a folder of `first` stays, else that of the first folder in alphabetical order.
-    Raises BundleError if the folder itself cannot be read.
-    """
-    bundles: dict[str, Bundle] = {}
-    failed: dict[str, str] = {}
-    for path in sorted(bundle_folders(folder), key=lambda path: (path.name not in first, path.name)):
-        try:
-            bundle = load(path)
-            name = bundle.manifest.name
-            if name in bundles:
-                raise BundleError(f"{path.name}: method {name!r} is already served from {bundles[name].folder.name}")
-            bundles[name] = bundle
-        except BundleError as error:
-            failed[path.name] = str(error)
-    return dict(sorted(bundles.items())), failed
-
-
-def bundle_folders(folder: Path) -> list[Path]:
-    """Raises BundleError if the folder cannot be read."""
-    try:  # a hidden folder is an export under way, or of a volume's own
-        return [path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir()]
-    except OSError as error:
-        raise BundleError(f"the bundles' folder cannot be read: {error.strerror}") from error
-
-
 def sha256(path: Path) -> str:
     """The file's SHA-256, in hexadecimal. Raises OSError."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def load_all(root: Path) -> tuple[dict[str, Bundle], dict[str, str]]:
+    """Every bundle in `root` by method, and what is wrong with the others, by the name of their folder.
+
+    Raises BundleError if `root` cannot be read.
+    """
+    bundles: dict[str, Bundle] = {}  # by folder
+    failed: dict[str, str] = {}
+    for folder in bundle_folders(root):
+        try:
+            bundles[folder.name] = load(folder)
+        except BundleError as error:
+            failed[folder.name] = str(error)
+    failed |= without_the_name({folder: bundle.manifest.name for folder, bundle in bundles.items()}, {})
+    kept = {bundle.manifest.name: bundle for folder, bundle in bundles.items() if folder not in failed}
+    return dict(sorted(kept.items())), {shown(folder): reason for folder, reason in failed.items()}

@@ -6,12 +6,15 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, FiniteFloat
 from typing_extensions import TypeAliasType
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION: Literal[1] = 1
-MAX_NUMBERS = 2**24  # of an image
+MAX_FILE_BYTES = 2**31 - 1  # of a protobuf message, and so of a graph
+MAX_SIDE = 1024  # pixels: WebP has no room for a grid of 64 larger images
+MAX_NUMBERS = 2**22  # of an image or a state; a batch holds several times its rows of them
+MAX_POINTS = 1000  # that were measured: each is several series of /metrics
 AUTO = "auto"  # as `method`: the service chooses
 STEP, DECODE = "step.onnx", "decode.onnx"
 
@@ -22,32 +25,38 @@ def _distinct(names: list[str]) -> list[str]:
     return names
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it has characters that cannot be printed")
+    return text
+
+
 def _small(shape: tuple[int, int, int]) -> tuple[int, int, int]:
     if math.prod(shape) > MAX_NUMBERS:
         raise ValueError(f"more than {MAX_NUMBERS} numbers")
     return shape
 
 
-Length = Annotated[int, Field(ge=1, le=8192)]
-Shape = Annotated[tuple[Length, Length, Length], AfterValidator(_small)]
-ClassName = Annotated[str, Field(max_length=200)]
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+Shape = Annotated[tuple[Side, Side, Side], AfterValidator(_small)]
+Text = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
 FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=200)]
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Milliseconds = Annotated[FiniteFloat, Field(gt=0)]
-Figures = TypeAliasType("Figures", "FiniteFloat | dict[str, Figures]")
+Figures = TypeAliasType("Figures", "FiniteFloat | dict[Text, Figures]")
 
 
 class File(BaseModel):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    bytes: Annotated[int, Field(ge=0, le=2**40)]
+    bytes: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
 
 
 class Parity(BaseModel):
     """How far the exported graph is from PyTorch on random inputs: largest |difference| over the batch sizes tried."""
 
-    tolerance: float
-    largest_difference: float
-    batch_sizes: list[int]
+    tolerance: FiniteFloat
+    largest_difference: FiniteFloat
+    batch_sizes: Annotated[list[int], FailFast(), Field(max_length=100)]
 
 
 class Quality(BaseModel):
@@ -67,7 +76,7 @@ class Quality(BaseModel):
 class MeasuredPoint(Quality):
     """What was measured of one way of sampling."""
 
-    solver: str
+    solver: Text
     steps: Annotated[int, Field(ge=1)]
     settings: dict[str, FiniteFloat]
     alone_ms: Milliseconds  # latency of a request for one image, alone
@@ -80,10 +89,11 @@ class Measured(BaseModel):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Figures] = Field(init=False)
 
-    machine: str = ""
-    judge: str = ""  # the classifier of the data set in whose features distances are; they compare within one only
+    machine: Text = ""
+    judge: Text = ""  # the classifier of the data set in whose features distances are; they compare within one only
     floor: Quality | None = None  # the same measures of training images
-    points: list[MeasuredPoint] = []
+    # Fail fast: an error for each of many wrong points takes a thousand times the memory of the manifest.
+    points: Annotated[list[MeasuredPoint], FailFast(), Field(max_length=MAX_POINTS)] = []
 
 
 class Dataset(BaseModel):
@@ -91,8 +101,8 @@ class Dataset(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, Field(min_length=1, max_length=100)]
-    digest: Annotated[str, Field(max_length=200)] = ""  # of the data, where it is known
+    name: Annotated[Text, Field(min_length=1)]
+    digest: Text = ""  # of the data, where it is known
 
 
 class Manifest(BaseModel):
@@ -102,18 +112,18 @@ class Manifest(BaseModel):
 
     format_version: Literal[1]
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]  # what callers ask for as `method`
-    family: str
+    family: Text
     shape: Shape  # (C, H, W) of an image
     state_shape: Shape  # of what the steps denoise: an image, or what `decode.onnx` makes one of
-    classes: Annotated[list[ClassName], Field(max_length=10_000), AfterValidator(_distinct)]
+    classes: Annotated[list[Text], FailFast(), Field(max_length=10_000), AfterValidator(_distinct)]
     # How many standard normal numbers z the network takes a step; 0: none.
     z_dim: Annotated[int, Field(ge=0, le=65_536, alias="latent")]
     noise_schedule: dict[str, Any]  # the family's own
     recommended_steps: Annotated[int, Field(ge=1)]
     guidance: bool = False  # whether the graph takes pairs of rows, one of a class and one of no class
-    opset: int
+    opset: Annotated[int, Field(ge=1, le=100)]
     dtype: Literal["float32"]
-    files: Annotated[dict[FileName, File], Field(max_length=1000)]  # names in the bundle's own folder
+    files: Annotated[dict[FileName, File], Field(max_length=8)]  # names in the bundle's own folder
     parity: Parity
     checkpoint: dict[str, Any]  # where it was exported from: digest of the weights and the training record
     dataset: Dataset | None = None

@@ -1,12 +1,22 @@
 """Whether a manifest's model can be sampled as the manifest says."""
 
+import math
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 
 from bundle.manifest import AUTO, DECODE, STEP, Manifest, MeasuredPoint
 from models import families
 from models.families import Family
+from models.solvers import SettingValues, Solver
+from models.step import Plan, Step
 
-MAX_STEPS = 100_000
+MAX_STEPS = 4096  # network evaluations an image
+MAX_ENTRIES = MAX_STEPS + 1  # of a list or an object in a noise schedule
+MAX_TEXT = 200
+CHANNELS = (1, 3)  # of an image: grey, or red, green and blue
+CLIP = Step._fields.index("clip")  # which may be infinite
 
 
 def check_sampling(manifest: Manifest) -> None:
@@ -17,18 +27,35 @@ def check_sampling(manifest: Manifest) -> None:
         raise ValueError(f"files: it lists no {STEP}")
     if (DECODE in manifest.files) != (manifest.state_shape != manifest.shape):
         raise ValueError(f"files: {DECODE} goes with a state_shape that is not the images' shape, and only with one")
+    if manifest.shape[0] not in CHANNELS:
+        raise ValueError(f"shape: an image has 1 or 3 channels, not {manifest.shape[0]}")
     if manifest.family not in families.names():
         raise ValueError(f"family {manifest.family!r} is unknown; known: {', '.join(families.names())}")
-    family, schedule = families.find(manifest.family), manifest.noise_schedule
-    max_steps = family.max_steps(schedule)
-    if not manifest.recommended_steps <= max_steps <= MAX_STEPS:
-        raise ValueError(f"the schedule has {max_steps} steps: from recommended_steps to {MAX_STEPS} are allowed")
-    with np.errstate(all="ignore"):  # a plan refuses what is not finite
-        for solver in family.SOLVERS.values():
-            for steps in {1, max_steps}:
-                solver.plan(schedule, steps, **dict(solver.defaults))
+    family = families.find(manifest.family)
+    max_steps = check_plans(family, manifest.noise_schedule)
+    if manifest.recommended_steps > max_steps:
+        raise ValueError(f"recommended_steps: the noise schedule has plans of at most {max_steps} steps")
     for point in manifest.measured.points:
         check_point(point, family, max_steps)
+
+
+def check_plans(family: Family, schedule: dict[str, Any]) -> int:
+    """The largest number of steps. Raises ValueError, or what a plan raises, for one that a request could ask for.
+
+    Each solver is tried with 1 step and with the largest number, at its defaults and at both ends of its settings.
+    Among these are plans that visit all of the schedule and draw noise, which refuse one that does not fall or rise.
+    """
+    _check_values(schedule, "noise_schedule")
+    max_steps = family.max_steps(schedule)
+    if not 1 <= max_steps <= MAX_STEPS:
+        raise ValueError(f"noise_schedule: it has plans of 1 to {max_steps} steps; the most are {MAX_STEPS}")
+    with np.errstate(all="ignore"):  # a plan refuses what is not finite
+        for name, solver in family.SOLVERS.items():
+            for settings in _ends(solver):
+                for steps in {1, max_steps}:
+                    if not _fits(solver.plan(schedule, steps, **dict(settings))):
+                        raise ValueError(f"noise_schedule: float32 cannot hold the plan of {name} in {steps} steps")
+    return max_steps
 
 
 def check_point(point: MeasuredPoint, family: Family, max_steps: int) -> None:
@@ -40,4 +67,37 @@ def check_point(point: MeasuredPoint, family: Family, max_steps: int) -> None:
     settings = family.SOLVERS[point.solver].settings
     for name, value in point.settings.items():
         if name not in settings or not settings[name].low <= value <= settings[name].high:
-            raise ValueError(f"measured: {point.solver} does not take {name} = {value}")
+            raise ValueError(f"measured: {point.solver} does not take {name[:MAX_TEXT]!r} = {value}")
+
+
+def _check_values(value: Any, place: str) -> None:
+    """Raises ValueError unless a schedule is of finite numbers and short texts, in short lists and objects."""
+    if isinstance(value, dict | list):
+        if len(value) > MAX_ENTRIES:
+            raise ValueError(f"{place}: it has more than {MAX_ENTRIES} entries")
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_values(inner, f"{place}.{key}"[:MAX_TEXT])
+    elif isinstance(value, str):
+        if len(value) > MAX_TEXT or not value.isprintable():
+            raise ValueError(f"{place}: it is no short text")
+    elif isinstance(value, int | float) and not _is_finite(value):
+        raise ValueError(f"{place}: it is no finite number")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int that no float can hold
+        return False
+
+
+def _ends(solver: Solver) -> Iterator[SettingValues]:
+    yield solver.defaults
+    if solver.settings:
+        yield tuple((name, setting.low) for name, setting in solver.settings.items())
+        yield tuple((name, setting.high) for name, setting in solver.settings.items())
+
+
+def _fits(plan: Plan) -> bool:
+    """Whether the network's numbers can hold the plan."""
+    return bool(np.isfinite(np.delete(np.array(plan, dtype=np.float32), CLIP, axis=1)).all())

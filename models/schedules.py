@@ -41,7 +41,9 @@ def log_snr_timesteps(alphas_cumprod: Vector, steps: int) -> NDArray[np.int64]:
     _check_steps(steps, len(alphas_cumprod))
     log_snr = 0.5 * np.log(alphas_cumprod / (1 - alphas_cumprod))
     targets = np.linspace(log_snr[-1], log_snr[0], steps, endpoint=False)
-    nearest = np.abs(log_snr - targets[:, None]).argmin(axis=1)
+    below = np.searchsorted(-log_snr, -targets).clip(max=len(log_snr) - 1)  # log_snr falls
+    above = np.maximum(below - 1, 0)
+    nearest = np.where(np.abs(log_snr[above] - targets) <= np.abs(log_snr[below] - targets), above, below)
     after = np.arange(steps)[::-1]  # the number of steps after each
     return np.minimum.accumulate(np.maximum(nearest, after) - after) + after
 

@@ -1,31 +1,31 @@
 """The models that are served: loaded from the bundle folder, warmed up, replaced when it changes."""
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
 import structlog
 
-from bundle import files, loading
-from bundle.files import BundleError
-from bundle.loading import Bundle
+from bundle.files import BundleError, shown
+from bundle.folders import bundle_folders, without_the_name
 from service.engine.loop import Engine
 from service.engine.placement import Placement
-from service.engine.runtime import Runtime
 from service.errors import Unavailable, UnknownMethod
+from service.registry.attempts import Attempt, in_groups
+from service.registry.opening import Opener, OpenRuntime
 from service.registry.reloads import Reloads
-from service.registry.warmup import fill, warm_up
-from service.registry.watch import Fingerprint, fingerprint
+from service.registry.time_limit import TimeLimit, TimeLimitError
+from service.registry.watch import Fingerprint, Watch, fingerprint
 from service.requests.models import Readiness, Status
 from service.runtimes.placement import Device
+from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 
-OpenRuntime = Callable[[Placement, int], Runtime]
-
-
 AWAY = "the bundles' folder"  # in place of a bundle's folder, where that one has the fault
+NOT_YET = "it is still being tried"
 
 
 class Registry:
@@ -33,77 +33,117 @@ class Registry:
 
     def __init__(
         self,
-        folder: Path,
+        settings: Settings,
         engine: Engine,
         device: Device,
         metrics: Metrics,
-        threads: int,
         open_runtime: OpenRuntime | None = None,
     ) -> None:
-        self.folder = folder
-        self.loaded: Fingerprint = frozenset()  # of the bundle folder, by the last reload
+        self.folder = settings.bundles
         self._engine = engine
-        self._device = device
         self._metrics = metrics
-        self._threads = threads
-        self._open_runtime = open_runtime or device.open
-        self._failures = device.failures if open_runtime is None else lambda bundles, max_batch: {}
+        self._load_s = settings.load_s
+        self._limit = TimeLimit(metrics.abandoned_loads.inc)
+        self._opener = Opener(engine, device, self._limit, settings.load_s, settings.threads, open_runtime)
         self._phase: Status = "starting"
+        self._starting = threading.Lock()  # over the phase, while that changes
         self._models: dict[str, Placement] = {}
         self._failed_bundles: dict[str, str] = {}
-        self._reloads = Reloads(self._reload)
+        self._watch = Watch()
+        self._reloads = Reloads(self._reload, self._is_due, settings.watch_s)
         metrics.engine_up.set_function(lambda: self._phase != "ready" or engine.alive)
-
-    def begin(self) -> None:
-        """Starts the engine, once the first reload is done."""
-        self._engine.start()
-        self._phase = "ready"
 
     def reload(self) -> "Future[None]":
         """Loads and warms up what is new in the folder, then switches to it; what fails leaves the old one serving.
 
-        Jobs of a replaced model finish on it: its runtime is let go by a later reload.
+        Jobs of a replaced model finish on it: its runtime is let go by a later reload. The first reload starts the
+        engine, as soon as there is a model: one that takes long to try keeps no other from serving.
         """
         return self._reloads.request()
 
     def _reload(self) -> None:
         before = self._models
-        self.loaded = fingerprint(self.folder)
-        bundles, failed = self._load_bundles(before)
-        models = {name: old for name, old in before.items() if {old.bundle.folder.name, AWAY} & failed.keys()}
-        for name, bundle in bundles.items():
-            try:
-                models[name] = self._open(bundle)
-            except Exception as error:  # whatever a runtime raises on a graph that it cannot run
-                failed[bundle.folder.name] = f"{files.name(bundle.step_file)}: {error}"[:500]
-                if name in before:
-                    models[name] = before[name]
-        models = dict(sorted(models.items()))
-        self._report(models, failed)
-        self._models, self._failed_bundles = models, failed  # whole: the event loop reads them meanwhile
-        self._engine.retain({model.digest for model in (*models.values(), *before.values())})
-
-    def _load_bundles(self, before: Mapping[str, Placement]) -> tuple[dict[str, Bundle], dict[str, str]]:
-        """The bundles that can be run, by method, and what is wrong with the others, by folder.
-
-        A folder that is away, or empty as a lost mount leaves it, is a fault of its own: what is served goes on.
-        """
         try:
-            bundles, failed = loading.load_all(self.folder, {model.bundle.folder.name for model in before.values()})
-        except BundleError as error:
-            return {}, {AWAY: str(error)}
-        if before and not bundles and not failed:
-            return {}, {AWAY: "it is empty"}
-        new = [bundle for bundle in bundles.values() if not self._is_open(bundle)]
-        failed |= self._failures(new, self._engine.scheduler.max_batch)
-        return {name: bundle for name, bundle in bundles.items() if bundle.folder.name not in failed}, failed
+            self._watch.loaded, folders = self._look()
+            if before and not folders:
+                raise BundleError("it is empty")  # as a lost mount leaves it
+        except (BundleError, TimeLimitError) as error:
+            self._finish({AWAY: str(error)}, before)
+            return
+        failed: dict[str, str] = dict.fromkeys((folder.name for folder in folders), NOT_YET)
+        holders = {name: model.bundle.folder.name for name, model in before.items()}
+        holders = {name: folder for name, folder in holders.items() if folder in failed}
+        for group in in_groups(folders, self._opener.attempt, self._engine.scheduler.workers):
+            self._open_group(group, holders, failed)
+            self._failed_bundles = {shown(folder): reason for folder, reason in failed.items()}
+            if self._models:
+                self._begin()
+        self._finish(failed, before)
 
-    def _is_open(self, bundle: Bundle) -> bool:
-        return any(model.bundle.manifest.digest == bundle.manifest.digest for model in self._models.values())
+    def _look(self) -> tuple[Fingerprint, Sequence[Path]]:
+        """Raises BundleError or TimeLimitError if the folder is away."""
+        return self._limit.run(AWAY, self._load_s, lambda: (fingerprint(self.folder), bundle_folders(self.folder)))
+
+    def _open_group(self, group: Sequence[Attempt], holders: dict[str, str], failed: dict[str, str]) -> None:
+        """Opens the models of these attempts, and notes what failed, by folder, and who holds which name."""
+        models = {attempt.folder: attempt.model for attempt in group if attempt.model is not None}
+        failed |= {attempt.folder: attempt.reason for attempt in group if attempt.model is None}
+        for name, folder in list(holders.items()):
+            if folder in models and models[folder].name != name:  # its model has another name now
+                del holders[name]
+        refused = without_the_name({folder: model.name for folder, model in models.items()}, holders)
+        failed |= refused
+        for folder in models.keys() - refused.keys():
+            model = models[folder]
+            holders[model.name] = folder
+            reason = self._opener.open(model)
+            if reason is None:
+                del failed[folder]
+                self._models = dict(sorted({**self._models, model.name: model}.items()))  # whole: others read it
+            else:
+                failed[folder] = reason
+
+    def _finish(self, failed: Mapping[str, str], before: Mapping[str, Placement]) -> None:
+        """Lets go of models whose folder is gone. Those whose bundle failed now are served as they were."""
+        kept = {name: model for name, model in self._models.items() if self._stays(name, model, before, failed)}
+        self._models = kept
+        self._failed_bundles = {shown(folder): reason for folder, reason in failed.items()}
+        self._metrics.publish_models(kept)
+        self._metrics.failed_bundles.set(len(failed))
+        for folder, reason in self._failed_bundles.items():
+            log.error("bundle refused", folder=folder, reason=reason)
+        if not kept:
+            log.error("no model to serve", bundles=str(self.folder))
+        self._engine.retain({model.digest for model in (*kept.values(), *before.values())})
+        self._begin()
+
+    def _stays(
+        self, name: str, model: Placement, before: Mapping[str, Placement], failed: Mapping[str, str]
+    ) -> bool:
+        is_new = before.get(name) is not model
+        return is_new or AWAY in failed or model.bundle.folder.name in failed
+
+    def _is_due(self) -> bool:
+        """Whether the folder has changed; while it is away, as far as that was noticed."""
+        try:
+            now = self._limit.run(AWAY, self._load_s, lambda: fingerprint(self.folder))
+        except TimeLimitError:
+            return AWAY not in self._failed_bundles
+        if due := self._watch.is_due(now):
+            log.info("the bundle folder has changed", folder=str(self.folder))
+        return due
+
+    def _begin(self) -> None:
+        """Starts the engine, once."""
+        with self._starting:
+            if self._phase == "starting":
+                self._engine.start()
+                self._phase = "ready"
 
     def drain(self) -> None:
         """Ends the engine once every accepted request has its answer."""
-        self._phase = "draining"
+        with self._starting:
+            self._phase = "draining"
         self._engine.stop()
 
     def find(self, method: str) -> Placement:
@@ -135,24 +175,3 @@ class Registry:
         if all(model.digest in self._engine.out_of_service for model in self._models.values()):
             return "no model"
         return "ready"
-
-    def _open(self, bundle: Bundle) -> Placement:
-        """The model in its place, ready to run in the engine."""
-        model = self._device.place(bundle)
-        if model.digest in self._engine.runtimes and model.digest not in self._engine.out_of_service:
-            return model
-        scheduler = self._engine.scheduler
-        runtime = self._open_runtime(model, self._threads)
-        curve = warm_up(runtime, bundle, scheduler.max_batch)
-        fill(runtime, bundle, scheduler.max_batch, scheduler.workers)
-        self._engine.install(model.digest, runtime, curve)
-        log.info("model ready", method=model.name, digest=model.digest[:12], seconds_a_step=curve)
-        return model
-
-    def _report(self, models: Mapping[str, Placement], failed: Mapping[str, str]) -> None:
-        self._metrics.publish_models(models)
-        self._metrics.failed_bundles.set(len(failed))
-        for folder, reason in failed.items():
-            log.error("bundle refused", folder=folder, reason=reason)
-        if not models:
-            log.error("no model to serve", bundles=str(self.folder))

@@ -4,19 +4,30 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
+import structlog
+
+log = structlog.get_logger()
+
 
 class Reloads:
-    """The thread is a daemon, so that a reload that hangs does not keep the process from ending."""
+    """The thread begins with the first request. It is a daemon: a reload that hangs does not keep the process from ending.
 
-    def __init__(self, reload: Callable[[], None]) -> None:
+    Between reloads it looks every `every_s` seconds whether one is due; 0: never.
+    """
+
+    def __init__(self, reload: Callable[[], None], is_due: Callable[[], bool], every_s: float) -> None:
         self._reload = reload
+        self._is_due = is_due
+        self._every_s = every_s
         self._next: Future[None] | None = None
         self._changed = threading.Condition()
-        threading.Thread(target=self._run, name="reload", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
 
     def request(self) -> "Future[None]":
         """Of the next reload that begins from now on. It raises what the reload raises, and cannot be cancelled."""
         with self._changed:
+            if self._thread.ident is None:
+                self._thread.start()
             if self._next is None:
                 self._next = Future()
                 self._next.set_running_or_notify_cancel()
@@ -26,12 +37,19 @@ class Reloads:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while self._next is None:
-                    self._changed.wait()
+                if self._next is None:
+                    self._changed.wait(self._every_s or None)
                 future, self._next = self._next, None
-            try:
-                self._reload()
-            except Exception as error:
-                future.set_exception(error)
-            else:
-                future.set_result(None)
+            if future is not None:
+                self._run_for(future)
+            elif self._every_s and self._is_due():
+                self.request()
+
+    def _run_for(self, future: "Future[None]") -> None:
+        try:
+            self._reload()
+        except Exception as error:  # what is served goes on
+            log.error("reloading failed", exc_info=error)
+            future.set_exception(error)
+        else:
+            future.set_result(None)

@@ -1,13 +1,7 @@
 """Notices when the bundle folder has changed, by looking at it now and then: that works on every file system."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-
-import structlog
-
-log = structlog.get_logger()
 
 Fingerprint = frozenset[tuple[Path, int, int]]
 
@@ -22,21 +16,13 @@ def fingerprint(folder: Path) -> Fingerprint:
     return frozenset(files)
 
 
-async def follow(
-    folder: Path, loaded: Callable[[], Fingerprint], reload: Callable[[], Awaitable[None]], every_s: float
-) -> None:
-    """Reloads whenever the folder differs from what was `loaded`, and has not changed since the look before.
+class Watch:
+    """Tells when the folder differs from what was `loaded`, and has not changed since the look before."""
 
-    0 seconds: never.
-    """
-    before = await asyncio.to_thread(fingerprint, folder)
-    while every_s:
-        await asyncio.sleep(every_s)
-        now = await asyncio.to_thread(fingerprint, folder)
-        if now == before and now != loaded():
-            log.info("the bundle folder has changed", folder=str(folder))
-            try:
-                await reload()
-            except Exception as error:  # what is served goes on
-                log.error("reloading failed", exc_info=error)
-        before = now
+    def __init__(self) -> None:
+        self.loaded: Fingerprint = frozenset()
+        self._before: Fingerprint | None = None
+
+    def is_due(self, now: Fingerprint) -> bool:
+        settled, self._before = now == self._before, now
+        return settled and now != self.loaded

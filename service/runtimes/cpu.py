@@ -2,25 +2,22 @@
 
 from typing import Any
 
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bundle.loading import Bundle
+from bundle.manifest import DECODE, STEP
 from service.engine.runtime import Array, HostStates, States, StepInputs, unguided
+from service.runtimes.onnx_session import open_session
 
 
 class OrtRuntime:
     """A bundle's graphs in ONNX Runtime, `threads` threads a step."""
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        providers = ["CPUExecutionProvider"]
-        self._step = ort.InferenceSession(bundle.step_file, options, providers)
+        """Raises BundleError for a file that changed since it was verified, and what ONNX Runtime raises."""
+        self._step = open_session(bundle.read(STEP), threads)
         self._inputs = {tensor.name: tensor.shape for tensor in self._step.get_inputs()}
-        decode = bundle.decode_file
-        self._decode = None if decode is None else ort.InferenceSession(decode, options, providers)
+        self._decode = open_session(bundle.read(DECODE), threads) if DECODE in bundle.graphs else None
 
     def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
         x_new, x0 = self._step.run(["x_new", "x0"], self.graph_inputs(inputs))

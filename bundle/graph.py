@@ -1,0 +1,91 @@
+"""What an ONNX file may hold: one graph that ends, of standard operators, with all of its numbers in the file.
+
+Only the fields that decide this are parsed (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto); the package onnx is
+not needed. The parser is protobuf's own, as ONNX Runtime's is, so both see the same.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError, Message
+
+STANDARD = frozenset({"", "ai.onnx"})  # domains; the operators of others may read files, and some contain a loop
+
+BYTES, STRING, INT64 = 12, 9, 3  # of FieldDescriptorProto.Type
+# By message: name, number and type of a field. All are repeated here: ONNX Runtime merges what occurs twice.
+FIELDS: dict[str, list[tuple[str, int, str | int]]] = {
+    "Model": [("graph", 7, "Graph"), ("training_info", 20, BYTES), ("functions", 25, BYTES)],
+    "Graph": [("node", 1, "Node"), ("initializer", 5, "Tensor"), ("sparse_initializer", 15, "SparseTensor")],
+    "Node": [("op_type", 4, STRING), ("attribute", 5, "Attribute"), ("domain", 7, STRING)],
+    "Attribute": [
+        ("t", 5, "Tensor"),
+        ("g", 6, BYTES),
+        ("tensors", 10, "Tensor"),
+        ("graphs", 11, BYTES),
+        ("sparse_tensor", 22, "SparseTensor"),
+        ("sparse_tensors", 23, "SparseTensor"),
+    ],
+    "SparseTensor": [("values", 1, "Tensor"), ("indices", 2, "Tensor")],
+    "Tensor": [("external_data", 13, BYTES), ("data_location", 14, INT64)],
+}
+
+
+def check(content: bytes) -> None:
+    """Raises ValueError, saying what is wrong, for a file that the service must not open."""
+    model: Any = MODEL()
+    try:
+        model.ParseFromString(content)
+    except DecodeError:
+        raise ValueError("it is not an ONNX file") from None
+    if not model.graph:
+        raise ValueError("it has no graph")
+    if model.functions or model.training_info:
+        raise ValueError("it has functions or a training graph; a graph of operators alone can be served")
+    for graph in model.graph:
+        for node in graph.node:
+            _check_node(node)
+        if any(map(_is_external, _tensors(graph))):
+            raise ValueError("it keeps numbers in another file (external data), which no manifest covers")
+
+
+def _check_node(node: Any) -> None:
+    operator = ascii(node.op_type[-1] if node.op_type else "")[1:-1][:60]
+    if not STANDARD.issuperset(node.domain):
+        raise ValueError(f"operator {operator} is of a domain that is not ONNX's own")
+    if any(attribute.g or attribute.graphs for attribute in node.attribute):
+        raise ValueError(f"operator {operator} has a graph of its own: no step may branch or loop")
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    yield from graph.initializer
+    sparse = list(graph.sparse_initializer)
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (*attribute.t, *attribute.tensors)
+            sparse += [*attribute.sparse_tensor, *attribute.sparse_tensors]
+    for tensor in sparse:
+        yield from (*tensor.values, *tensor.indices)
+
+
+def _is_external(tensor: Any) -> bool:
+    return bool(tensor.external_data) or any(tensor.data_location)
+
+
+def _model_type() -> type[Message]:
+    """The message type of a file, with the fields of FIELDS."""
+    file = descriptor_pb2.FileDescriptorProto(name="trilemma/onnx.proto", package="trilemma", syntax="proto2")
+    for message, fields in FIELDS.items():
+        described = file.message_type.add(name=message)
+        for name, number, kind in fields:
+            field = described.field.add(name=name, number=number, label=3)  # LABEL_REPEATED
+            if isinstance(kind, str):
+                field.type, field.type_name = 11, f".trilemma.{kind}"  # TYPE_MESSAGE
+            else:
+                field.type = kind
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("trilemma.Model"))
+
+
+MODEL = _model_type()

@@ -1,0 +1,55 @@
+"""Runs a graph in a process of its own before the service opens it: what it does there, it can do to nobody else.
+
+A graph may crash ONNX Runtime, take all memory, or never end, and a thread cannot be stopped. A process can.
+"""
+
+import math
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+from bundle import graph
+from bundle.files import BundleError, name
+from bundle.loading import Bundle
+from service.runtimes import onnx_session
+
+MAX_REASON = 500  # characters
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """The limits for one bundle: seconds for all of its graphs, and memory for each beyond that of an idle process."""
+
+    seconds: float
+    memory_bytes: int
+
+    def check(self, bundle: Bundle, rows: int) -> None:
+        """Runs each graph of the bundle once, for a batch of `rows`. Raises BundleError for one that must not be served."""
+        ends_at = time.monotonic() + self.seconds
+        for file in bundle.graphs:
+            content = bundle.read(file)
+            try:
+                graph.check(content)
+                self._run(content, rows, ends_at - time.monotonic())
+            except ValueError as error:
+                raise BundleError(f"{name(bundle.folder / file)}: {error}") from error
+
+    def _run(self, content: bytes, rows: int, seconds: float) -> None:
+        """Raises ValueError for a graph that breaks the limits, or that ONNX Runtime refuses."""
+        limits = [str(rows), str(math.ceil(self.seconds)), str(self.memory_bytes)]
+        command = [sys.executable, "-P", onnx_session.__file__, *limits]
+        pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet, start_new_session=True) as process:  # noqa: S603  # our own script
+            try:
+                reason, _ = process.communicate(content, timeout=max(seconds, 0))
+            except subprocess.TimeoutExpired:
+                raise ValueError(f"it does not end within {self.seconds:g} s (--load-s)") from None
+            finally:
+                process.kill()
+        if process.returncode < 0:
+            how = signal.Signals(-process.returncode).name
+            raise ValueError(f"running it ends a process by {how}: it crashes, or takes too much time or memory")
+        if process.returncode:
+            raise ValueError(reason.decode(errors="replace")[:MAX_REASON])
