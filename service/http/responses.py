@@ -87,7 +87,7 @@ def json(generation: Generation, files: Sequence[bytes], timing: Timing) -> byte
         class_label=classes[sampling.label] if sampling.label < len(classes) else None,
         images=[
             GeneratedImage(index=i, data=base64.b64encode(file).decode(), sha256=hashlib.sha256(file).hexdigest())
-            for i, file in enumerate(files)
+            for i, file in enumerate(files, start=sampling.index)
         ],
         timing=timing,
         model=ModelRef(name=model.name, digest=model.digest),
