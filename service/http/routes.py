@@ -1,7 +1,6 @@
 """The HTTP surface: thin handlers from a parsed request to the engine and back."""
 
 import asyncio
-import time
 from typing import Annotated, Any
 
 from asgi_correlation_id import correlation_id
@@ -38,7 +37,8 @@ GENERATED: dict[int | str, dict[str, Any]] = {
 }
 
 
-def get_state(request: Request) -> ServiceState:
+# A dependency that is no coroutine runs in a thread, of which there are few, and a probe waits for one with the rest.
+async def get_state(request: Request) -> ServiceState:
     state: ServiceState = request.app.state.service
     return state
 
@@ -46,14 +46,14 @@ def get_state(request: Request) -> ServiceState:
 State = Annotated[ServiceState, Depends(get_state)]
 
 
-def get_origin(request: Request) -> Origin:
+async def get_origin(request: Request) -> Origin:
     return Origin(
         id=correlation_id.get() or "",
         caller=auth.caller(request),
         budget=auth.budget(request),
         receive=request.receive,
-        arrived_s=time.perf_counter(),
-        log_fields=request.scope.setdefault("state", {}),
+        arrived_s=request.state.arrived_s,
+        log_fields=request.scope["state"],
     )
 
 
