@@ -115,10 +115,11 @@ async def generate(body: ImageRequest, state: State, origin: RequestOrigin) -> R
     """Generate images of a class: the same bytes as `POST /generate`."""
     model = state.models.find(body.model)
     check(body, model)
-    generation = begin(state, origin, body)
-    if body.stream:
-        return stream(generation, body.partial_images or 0)
-    result = await generation.result()
+    with responses.renaming(lambda field: NAMES.get(field, field)):
+        generation = begin(state, origin, body)
+        if body.stream:
+            return stream(generation, body.partial_images or 0)
+        result = await generation.result()
     response = ImagesResponse(
         created=int(time.time()),
         data=[ImageData(b64_json=base64.b64encode(file).decode()) for file in result.files],
@@ -194,7 +195,7 @@ def check(body: ImageRequest, model: Placement) -> None:
 
 
 def begin(state: ServiceState, origin: Origin, body: ImageRequest) -> Generation:
-    """Raises what Generation.begin does, its fields by the names that they have here."""
+    """Raises what Generation.begin does."""
     request = GenerateRequest(
         method=body.model,
         class_label=body.prompt,
@@ -206,11 +207,7 @@ def begin(state: ServiceState, origin: Origin, body: ImageRequest) -> Generation
         settings=body.settings,
         format=body.output_format or "png",
     )
-    try:
-        return Generation.begin(state, origin, request, one_each(request.format))
-    except InvalidRequest as error:
-        named = [each.model_copy(update={"field": NAMES.get(each.field, each.field)}) for each in error.errors]
-        raise InvalidRequest(named) from error
+    return Generation.begin(state, origin, request, one_each(request.format))
 
 
 def describe(model: Placement) -> Model:
