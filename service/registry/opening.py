@@ -13,7 +13,7 @@ from service.engine.runtime import Runtime
 from service.registry.attempts import Attempt
 from service.registry.time_limit import TimeLimit, TimeLimitError
 from service.registry.warmup import fill, warm_up
-from service.runtimes.placement import Device
+from service.runtimes.choice import Device
 
 log = structlog.get_logger()
 

@@ -18,7 +18,7 @@ from service.registry.reloads import Reloads
 from service.registry.time_limit import TimeLimit, TimeLimitError
 from service.registry.watch import Fingerprint, Watch, fingerprint
 from service.requests.models import Readiness, Status
-from service.runtimes.placement import Device
+from service.runtimes.choice import Device
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
