@@ -3,19 +3,21 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from bundle import files, strict_json
+from bundle import files, graph, strict_json
 from bundle.files import BundleError
 from bundle.loading import MAX_MANIFEST_BYTES, Bundle
-from bundle.manifest import File
+from bundle.manifest import File, FileName
 
 Target = Literal["tensorrt", "tensorrt-rtx", "cuda"]
 TARGETS: tuple[Target, ...] = get_args(Target)  # in the order of preference, where a bundle has several
 Precision = Literal["fp32", "tf32", "fp16", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+Rows = Annotated[int, Field(ge=1, le=4096)]
 
 MANIFEST = "engines.json"
 MAGNITUDE = "magnitude"  # an output of the step: Σ|x_new| + Σ|x0| of each row, finite if and only if the row is
@@ -43,10 +45,10 @@ class Accuracy(BaseModel):
     Root mean square over the pixels of `images` images, whose values lie in [−1, 1], by solver, at `steps` steps each.
     """
 
-    tolerance: float
+    tolerance: FiniteFloat
     images: int
     steps: int
-    by_solver: dict[str, float]
+    by_solver: dict[str, FiniteFloat]
 
 
 class Engines(BaseModel):
@@ -58,15 +60,24 @@ class Engines(BaseModel):
     target: Target
     version: str  # of TensorRT or ONNX Runtime
     precision: Precision
-    buckets: list[int]  # the batch sizes that there is a profile for
+    buckets: Annotated[list[Rows], Field(min_length=1)]  # the batch sizes that there is a profile for
     architectures: list[str]  # as sm_89; none where the engine is for the GPU that it was built on, or for any
-    sources: dict[str, str]  # SHA-256 of the bundle's files that these were made of
-    files: dict[str, File]
+    sources: dict[FileName, str]  # SHA-256 of the bundle's files that these were made of
+    files: Annotated[dict[FileName, File], Field(max_length=8)]
     graphs: dict[str, Graph]
     accuracy: Accuracy
     # Whether a row has the same bits in every bucket, as `./run check-gpu` measured it; null: nobody has. Unless it is
     # true, every batch is padded to one bucket, so that an image does not depend on who else is in the batch.
     buckets_agree: bool | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        """What one field cannot say alone."""
+        if self.buckets != sorted(set(self.buckets)):
+            raise ValueError("buckets: each is larger than the one before")
+        if {name.partition(".")[0] for name in self.files} != {name.partition(".")[0] for name in self.sources}:
+            raise ValueError("files: one for each of the sources")
+        return self
 
     @property
     def digest(self) -> str:
@@ -98,9 +109,20 @@ def load(bundle: Bundle) -> tuple[Path, Engines]:
         )
     folder = folders[0]
     engines = read(folder)
-    for name, digest in engines.sources.items():
-        if bundle.manifest.files[name].sha256 != digest:
+    for name in {*engines.sources, *bundle.graphs}:
+        source = bundle.manifest.files.get(name)
+        if source is None or engines.sources.get(name) != source.sha256:
             raise BundleError(f"{bundle.folder.name}/{folder.name}: of another {name}: export it again")
     for name, file in engines.files.items():
         files.check(folder / name, bundle.folder, file.sha256, file.bytes)
+        if engines.target == "cuda":  # the files of the others are TensorRT's own
+            _check_graph(folder / name, bundle.folder, file)
     return folder, engines
+
+
+def _check_graph(path: Path, root: Path, file: File) -> None:
+    """Raises BundleError for a graph that must not be opened."""
+    try:
+        graph.check(files.read_checked(path, root, file.sha256, file.bytes))
+    except ValueError as error:
+        raise BundleError(f"{files.name(path)}: {error}") from error

@@ -1,7 +1,7 @@
 """What an ONNX file may hold: one graph that ends, of standard operators, with all of its numbers in the file.
 
-Only the fields that decide this are parsed (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto); the package onnx is
-not needed. The parser is protobuf's own, as ONNX Runtime's is, so both see the same.
+Only the fields that decide this are parsed (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto), and without the
+package onnx. The parser is that of protobuf, as in ONNX Runtime, so both see the same.
 """
 
 from collections.abc import Iterator
@@ -85,7 +85,8 @@ def _model_type() -> type[Message]:
                 field.type = kind
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("trilemma.Model"))
+    model: type[Message] = message_factory.GetMessageClass(pool.FindMessageTypeByName("trilemma.Model"))
+    return model
 
 
 MODEL = _model_type()

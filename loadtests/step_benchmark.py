@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bundle import loading
 from bundle.loading import Bundle
+from bundle.manifest import STEP
 from loadtests.machine import machine
 from loadtests.server_process import serving
 from service.engine.denoise import first_step
@@ -47,7 +48,7 @@ class Choice:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spinning)))
-        return ort.InferenceSession(loaded.step_file, options, ["CPUExecutionProvider"])
+        return ort.InferenceSession(loaded.read(STEP), options, ["CPUExecutionProvider"])
 
 
 CHOICES = [Choice(1, 1), Choice(1, CORES), Choice(1, CORES, spinning=False), Choice(CORES, 1)]

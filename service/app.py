@@ -26,8 +26,8 @@ from service.http.head_method import HeadMethod
 from service.http.pacing import Pacing
 from service.http.request_head import RequestHead
 from service.http.security_headers import SecurityHeaders
-from service.registry.registry import OpenRuntime, Registry
-from service.registry.watch import follow
+from service.registry.opening import OpenRuntime
+from service.registry.registry import Registry
 from service.requests.cache import Cache
 from service.requests.state import ServiceState
 from service.resources import Resources
@@ -60,7 +60,6 @@ async def load_or_exit(registry: Registry, limits: Resources, cache_bytes: int) 
     """Loads. What is wrong there and is not a bundle's fault ends the process: it would be starting for ever."""
     try:
         await asyncio.wrap_future(registry.reload())
-        registry.begin()
     except Exception as error:
         log.critical("loading failed", exc_info=error)
         os._exit(1)  # at once: nothing is accepted yet
@@ -86,7 +85,7 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None, limi
     limits, workers = limits or resources.read(), device.workers(settings.workers)
     report(limits, workers, metrics)
     engine = new_engine(settings, workers, metrics)
-    registry = Registry(settings.bundles, engine, device, metrics, settings.threads, open_runtime)
+    registry = Registry(settings, engine, device, metrics, open_runtime)
     state = ServiceState(registry, engine, metrics, Cache(settings.cache_bytes))
 
     app = FastAPI(
@@ -113,18 +112,10 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None, limi
 
 @asynccontextmanager
 async def lifespan(registry: Registry, settings: Settings, limits: Resources) -> AsyncIterator[None]:
-    """Loads the bundles, follows their folder, and finishes what is accepted at the end."""
-
-    async def reload() -> None:
-        await asyncio.wrap_future(registry.reload())
-
-    tasks = [
-        asyncio.create_task(load_or_exit(registry, limits, settings.cache_bytes)),
-        asyncio.create_task(follow(settings.bundles, lambda: registry.loaded, reload, settings.watch_s)),
-    ]
+    """Loads the bundles, and finishes what is accepted at the end."""
+    loading = asyncio.create_task(load_or_exit(registry, limits, settings.cache_bytes))
     yield
-    for task in tasks:
-        task.cancel()
+    loading.cancel()
     await asyncio.to_thread(registry.drain)
 
 

@@ -49,6 +49,16 @@ class Settings(BaseSettings):
     watch_s: NonNegativeFloat = setting(
         5, "time between two checks for changed bundles; 0: no checks", "0 if only /admin/reload should load bundles"
     )
+    load_s: PositiveFloat = setting(
+        120,
+        "time to try a new bundle in; one that takes longer is refused",
+        "raise it for a large model on a slow machine",
+    )
+    load_bytes: PositiveInt = setting(
+        4 * 2**30,
+        "memory that a graph of a new bundle may take when it is tried; one that takes more is refused",
+        "raise it for a large model; lower it where memory is short",
+    )
     workers: PositiveInt = setting(
         resources.read().workers,
         "network steps that run at a time; default: one a usable processor; on a GPU always one",

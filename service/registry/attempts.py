@@ -22,9 +22,9 @@ class Attempt:
 
 
 def in_groups(
-    folders: Sequence[Path], attempt: Callable[[Path], Attempt], at_a_time: int, grace_s: float = GRACE_S
+    folders: Sequence[Path], attempt: Callable[[Path], Attempt], at_a_time: int
 ) -> Iterator[list[Attempt]]:
-    """The attempts: first those that end within `grace_s`, as one group, then each of the others when it ends.
+    """The attempts: first those that end within GRACE_S, as one group, then each of the others when it ends.
 
     A group is opened while nothing else runs, as long as nothing is slow: opening measures times.
     """
@@ -44,7 +44,7 @@ def in_groups(
     for number in range(min(at_a_time, len(folders))):
         start(work, f"trying {number}")
     first: list[Attempt] = []
-    ends_at = time.monotonic() + grace_s
+    ends_at = time.monotonic() + GRACE_S
     while len(first) < len(folders):
         try:
             first.append(ended.get(timeout=max(ends_at - time.monotonic(), 0)))

@@ -13,7 +13,9 @@ from service.engine.runtime import Runtime
 from service.registry.attempts import Attempt
 from service.registry.time_limit import TimeLimit, TimeLimitError
 from service.registry.warmup import fill, warm_up
-from service.runtimes.choice import Device
+from service.runtimes.choice import CPU, Device
+from service.runtimes.sandbox import Sandbox
+from service.settings import Settings
 
 log = structlog.get_logger()
 
@@ -26,19 +28,14 @@ class Opener:
     """`open_runtime` stands in for the device's: what it opens is not tried first."""
 
     def __init__(
-        self,
-        engine: Engine,
-        device: Device,
-        limit: TimeLimit,
-        load_s: float,
-        threads: int,
-        open_runtime: OpenRuntime | None,
+        self, settings: Settings, engine: Engine, device: Device, limit: TimeLimit, open_runtime: OpenRuntime | None
     ) -> None:
         self._engine = engine
         self._device = device
         self._limit = limit
-        self._load_s = load_s
-        self._threads = threads
+        self._load_s = settings.load_s
+        self._threads = settings.threads
+        self._sandbox = Sandbox(settings.load_s, settings.load_bytes)
         self._open_runtime = open_runtime
 
     def attempt(self, folder: Path) -> Attempt:
@@ -46,8 +43,8 @@ class Opener:
 
         def work() -> Placement:
             model = self._device.place(loading.load(folder))
-            if self._open_runtime is None and not self._is_open(model):
-                self._device.try_out(model)
+            if self._open_runtime is None and model.device == CPU and not self._is_open(model):
+                self._sandbox.check(model.bundle, self._engine.scheduler.max_batch)
             return model
 
         try:

@@ -44,7 +44,7 @@ class Registry:
         self._metrics = metrics
         self._load_s = settings.load_s
         self._limit = TimeLimit(metrics.abandoned_loads.inc)
-        self._opener = Opener(engine, device, self._limit, settings.load_s, settings.threads, open_runtime)
+        self._opener = Opener(settings, engine, device, self._limit, open_runtime)
         self._phase: Status = "starting"
         self._starting = threading.Lock()  # over the phase, while that changes
         self._models: dict[str, Placement] = {}
@@ -68,6 +68,7 @@ class Registry:
             if before and not folders:
                 raise BundleError("it is empty")  # as a lost mount leaves it
         except (BundleError, TimeLimitError) as error:
+            self._watch.loaded = frozenset()  # what comes back is a change
             self._finish({AWAY: str(error)}, before)
             return
         failed: dict[str, str] = dict.fromkeys((folder.name for folder in folders), NOT_YET)
@@ -75,7 +76,7 @@ class Registry:
         holders = {name: folder for name, folder in holders.items() if folder in failed}
         for group in in_groups(folders, self._opener.attempt, self._engine.scheduler.workers):
             self._open_group(group, holders, failed)
-            self._failed_bundles = {shown(folder): reason for folder, reason in failed.items()}
+            self._publish(failed)
             if self._models:
                 self._begin()
         self._finish(failed, before)
@@ -105,23 +106,23 @@ class Registry:
 
     def _finish(self, failed: Mapping[str, str], before: Mapping[str, Placement]) -> None:
         """Lets go of models whose folder is gone. Those whose bundle failed now are served as they were."""
-        kept = {name: model for name, model in self._models.items() if self._stays(name, model, before, failed)}
-        self._models = kept
-        self._failed_bundles = {shown(folder): reason for folder, reason in failed.items()}
-        self._metrics.publish_models(kept)
-        self._metrics.failed_bundles.set(len(failed))
+        self._models = {
+            name: model
+            for name, model in self._models.items()
+            if before.get(name) is not model or {AWAY, model.bundle.folder.name} & failed.keys()
+        }
+        self._publish(failed)
         for folder, reason in self._failed_bundles.items():
             log.error("bundle refused", folder=folder, reason=reason)
-        if not kept:
+        if not self._models:
             log.error("no model to serve", bundles=str(self.folder))
-        self._engine.retain({model.digest for model in (*kept.values(), *before.values())})
+        self._engine.retain({model.digest for model in (*self._models.values(), *before.values())})
         self._begin()
 
-    def _stays(
-        self, name: str, model: Placement, before: Mapping[str, Placement], failed: Mapping[str, str]
-    ) -> bool:
-        is_new = before.get(name) is not model
-        return is_new or AWAY in failed or model.bundle.folder.name in failed
+    def _publish(self, failed: Mapping[str, str]) -> None:
+        self._failed_bundles = {shown(folder): reason for folder, reason in failed.items()}
+        self._metrics.publish_models(self._models)
+        self._metrics.failed_bundles.set(len(failed))
 
     def _is_due(self) -> bool:
         """Whether the folder has changed; while it is away, as far as that was noticed."""

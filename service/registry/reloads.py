@@ -10,7 +10,7 @@ log = structlog.get_logger()
 
 
 class Reloads:
-    """The thread begins with the first request. It is a daemon: a reload that hangs does not keep the process from ending.
+    """The thread begins with the first request. It is a daemon, so that the process can end while a reload hangs.
 
     Between reloads it looks every `every_s` seconds whether one is due; 0: never.
     """

@@ -1,9 +1,9 @@
-"""Work that may hang, with a limit: on threads that do not keep the process from ending, and that can be left behind."""
+"""Work that may hang, with a time limit: on threads that can be left behind, and that let the process end."""
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
@@ -34,7 +34,7 @@ class TimeLimit:
 
     def __init__(self, abandoned: Callable[[], object]) -> None:
         self._abandoned = abandoned  # called for each
-        self._left_behind: dict[str, Future[object]] = {}  # by what they work on
+        self._left_behind: dict[str, Future[Any]] = {}  # by what they work on
 
     def run(self, name: str, seconds: float, work: Callable[[], T]) -> T:
         """The work's result. Raises TimeLimitError, or what the work raises."""

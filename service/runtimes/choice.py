@@ -9,12 +9,11 @@ from typing import Protocol
 import structlog
 
 from bundle import gpu_manifest
-from bundle.files import BundleError
+from bundle.files import BundleError, name
 from bundle.gpu_manifest import Engines
 from bundle.loading import Bundle
 from service.engine.placement import Placement
 from service.engine.runtime import Runtime
-from service.runtimes import trial
 from service.runtimes.cpu import OrtRuntime
 from service.runtimes.cuda.device_runtime import DeviceRuntime, Shape
 from service.runtimes.cuda.driver import Driver, DriverError, Network
@@ -41,10 +40,6 @@ class Device(Protocol):
         """The runtime of a model that this device placed."""
         ...
 
-    def failures(self, bundles: Sequence[Bundle], max_batch: int) -> dict[str, str]:
-        """Why a bundle cannot be run here, by the name of its folder, for each that cannot."""
-        ...
-
     def workers(self, setting: int) -> int:
         """How many steps to run at a time."""
         ...
@@ -56,9 +51,6 @@ class Cpu:
 
     def open(self, model: Placement, threads: int) -> Runtime:
         return OrtRuntime(model.bundle, threads)
-
-    def failures(self, bundles: Sequence[Bundle], max_batch: int) -> dict[str, str]:
-        return trial.failures(bundles, max_batch)
 
     def workers(self, setting: int) -> int:
         return setting
@@ -77,7 +69,7 @@ class Cuda:
             architecture = self.driver.architecture
             if engines.architectures and architecture not in engines.architectures:
                 built = ", ".join(engines.architectures)
-                raise BundleError(f"{folder}: built for {built}, and this is {architecture}: export it again")
+                raise BundleError(f"{name(folder)}: built for {built}, and this is {architecture}: export it again")
             buckets = usable(engines, self.max_batch)
         except BundleError as error:
             if self.required:
@@ -98,16 +90,6 @@ class Cuda:
         buckets = usable(engines, self.max_batch)
         # A driver of its own, so that its memory goes with it.
         return open_engines(open_driver(), model.bundle, folder, engines, images=self.images, buckets=buckets)
-
-    def failures(self, bundles: Sequence[Bundle], max_batch: int) -> dict[str, str]:
-        """Engines run in this process alone: a GPU is not there twice."""
-        return self._cpu.failures([bundle for bundle in bundles if not self._has_engines(bundle)], max_batch)
-
-    def _has_engines(self, bundle: Bundle) -> bool:
-        try:
-            return self.place(bundle).device != CPU
-        except BundleError:  # which the registry reports when it opens the bundle
-            return True
 
     def workers(self, setting: int) -> int:
         return 1  # which goes on while the device computes; its steps come one after the other anyway

@@ -26,7 +26,7 @@ class Sandbox:
     memory_bytes: int
 
     def check(self, bundle: Bundle, rows: int) -> None:
-        """Runs each graph of the bundle once, for a batch of `rows`. Raises BundleError for one that must not be served."""
+        """Runs each graph of the bundle once, for a batch of `rows`. Raises BundleError for one that is refused."""
         ends_at = time.monotonic() + self.seconds
         for file in bundle.graphs:
             content = bundle.read(file)

@@ -91,6 +91,11 @@ class Metrics:
             "trilemma_memory_limit_bytes", "Memory that the machine, cgroups and rlimits let it use", registry=registry
         )
         self.failed_bundles = Gauge("trilemma_failed_bundles", "Refused bundles", registry=registry)
+        self.abandoned_loads = Counter(
+            "trilemma_abandoned_loads_total",
+            "Attempts to load a bundle that hang, and were left behind",
+            registry=registry,
+        )
         self.model_info = Gauge(
             "trilemma_model_info",
             "1 for each model served",

@@ -64,13 +64,22 @@ def test_one_bad_bundle_is_reported_and_the_others_are_served(tmp_path: Path) ->
     write_bundle(tmp_path / "a")
     write_bundle(tmp_path / "b", name="other")
     write_bundle(tmp_path / "c", name="third", format_version=9)
-    write_bundle(tmp_path / "d")
     write_bundle(tmp_path / ".e.partial", name="hidden")
     (tmp_path / "notes.txt").write_text("not a bundle")
     bundles, failed = load_all(tmp_path)
     assert set(bundles) == {"toy", "other"}
-    assert set(failed) == {"c", "d"}
-    assert "already served" in failed["d"]
+    assert set(failed) == {"c"}
+
+
+def test_of_two_bundles_of_one_name_that_in_the_folder_of_that_name_has_it(tmp_path: Path) -> None:
+    for folder in ("a", "b", "other"):
+        write_bundle(tmp_path / folder, name="other" if folder == "other" else "toy")
+    bundles, failed = load_all(tmp_path)
+    assert (list(bundles), set(failed)) == (["other"], {"a", "b"})
+    write_bundle(tmp_path / "toy")
+    bundles, failed = load_all(tmp_path)
+    assert failed == {"a": "a: its name 'toy' is that of b, toy too", "b": "b: its name 'toy' is that of a, toy too"}
+    assert bundles["toy"].folder == tmp_path / "toy"
 
 
 def test_a_folder_that_is_not_there_is_a_fault_and_not_an_empty_one(tmp_path: Path) -> None:

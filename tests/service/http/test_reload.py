@@ -42,7 +42,7 @@ def test_a_reload_serves_the_new_model_and_what_runs_on_the_old_finishes_on_it(t
         asking, answers = in_background(client, steps=3)
         assert old.entered.wait(60)
         service: Any = client.app.state.service  # type: ignore[attr-defined]
-        service.models._open_runtime = lambda model, threads: ToyRuntime()
+        service.models._opener._open_runtime = lambda model, threads: ToyRuntime()
         shutil.rmtree(tmp_path / "toy")
         write_bundle(tmp_path / "toy", noise_schedule=schedule)
         for steps in (2, 3, 4):  # two more reloads with new models, and the old one is still needed
@@ -63,7 +63,7 @@ def test_a_reload_that_fails_leaves_the_old_model_serving(tmp_path: Path, change
     with serve(tmp_path, ToyRuntime()) as client:
         before = generate(client).json()
         service: Any = client.app.state.service  # type: ignore[attr-defined]
-        service.models._open_runtime = lambda model, threads: NotANumber()
+        service.models._opener._open_runtime = lambda model, threads: NotANumber()
         shutil.rmtree(tmp_path / "toy")
         write_bundle(tmp_path / "toy", **changes)
         told = client.post("/admin/reload").json()
@@ -101,10 +101,10 @@ def test_a_stopped_engine_makes_the_process_unhealthy(tmp_path: Path, monkeypatc
 
 def test_an_error_in_loading_that_is_no_bundles_fault_ends_the_process(tmp_path: Path) -> None:
     script = """if True:
-        from bundle import loading
         from service.__main__ import main
+        from service.registry import registry
 
-        loading.load_all = lambda *_: 1 / 0
+        registry.bundle_folders = lambda _: 1 / 0
         main()
     """
     ended = subprocess.run(

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,45 @@ def endless() -> onnx.ModelProto:
     return model([loop, helper.make_node("Identity", ["x"], ["x0"])], [true, count])
 
 
+def endless_for_one_class() -> onnx.ModelProto:
+    """The loop that never ends, if a label is 1: whoever tries the graph with others sees nothing of it."""
+    graph = endless().graph
+    graph.node[0].input[1] = "is_one"
+    nodes = [
+        helper.make_node("ReduceMax", ["y"], ["largest"], keepdims=0),
+        helper.make_node("Equal", ["largest", "one"], ["is_one"]),
+        *graph.node,
+    ]
+    return model(nodes, [*graph.initializer, helper.make_tensor("one", INT, [], [1])])
+
+
+def slow() -> onnx.ModelProto:
+    """Takes minutes, without a loop and in little memory."""
+    names = ["matrix", *(f"product {number}" for number in range(1000))]
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),  # so that nothing is known before it runs
+        helper.make_node("Expand", ["sum", "size"], ["matrix"]),
+        *(helper.make_node("MatMul", [factor, "matrix"], [name]) for factor, name in pairwise(names)),
+        helper.make_node("ReduceSum", [names[-1]], ["total"], keepdims=0),
+        helper.make_node("Add", ["x", "total"], ["x_new"]),
+        helper.make_node("Identity", ["x"], ["x0"]),
+    ]
+    return model(nodes, [constant("size", 2048, 2048)])
+
+
+def with_function() -> onnx.ModelProto:
+    graph = model(identity())
+    body = [helper.make_node("Identity", ["a"], ["b"])]
+    graph.functions.append(helper.make_function("own", "F", ["a"], ["b"], body, [helper.make_opsetid("", 20)]))
+    return graph
+
+
+def of_empty_nodes(count: int) -> bytes:
+    """A graph with so many nodes of two bytes each."""
+    nodes = onnx.ModelProto(graph=onnx.GraphProto(node=[onnx.NodeProto()] * count))
+    return model(identity()).SerializeToString() + nodes.SerializeToString()
+
+
 def huge(numbers: int) -> onnx.ModelProto:
     """Fills so many numbers while it runs, and gives x plus the first of them."""
     nodes = [
@@ -106,7 +146,7 @@ def hidden_external(location: str) -> onnx.ModelProto:
 
 def write(folder: Path, graph: onnx.ModelProto | bytes) -> Path:
     """A bundle of the graph, whose manifest is right."""
-    write_bundle(folder, name=folder.name)
+    write_bundle(folder, name=folder.name if folder.name.isprintable() else "any")
     content = graph if isinstance(graph, bytes) else graph.SerializeToString()
     (folder / STEP).write_bytes(content)
     manifest = json.loads((folder / MANIFEST).read_text())
@@ -132,6 +172,15 @@ def sparse(path: Path) -> None:
         file.truncate(2**40)
 
 
+def declared_sparse(folder: Path) -> None:
+    """A sparse file of a terabyte, whose manifest says so."""
+    write(folder, model(identity()))
+    sparse(folder / STEP)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["files"][STEP]["bytes"] = 2**40
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
 def of(graph: Callable[[], onnx.ModelProto | bytes]) -> Callable[[Path], Path]:
     return lambda folder: write(folder, graph())
 
@@ -141,7 +190,7 @@ def mixed_shapes() -> onnx.ModelProto:
     return model(nodes)
 
 
-HOSTILE: dict[str, Callable[[Path], Path]] = {
+HOSTILE: dict[str, Callable[[Path], object]] = {
     "empty": of(lambda: b""),
     "random": of(lambda: np.random.default_rng(0).bytes(5000)),
     "cut-off": of(lambda: model(identity()).SerializeToString()[:-40]),
@@ -154,6 +203,10 @@ HOSTILE: dict[str, Callable[[Path], Path]] = {
     "not-a-number": of(lambda: scaled(float("nan"))),
     "infinite": of(lambda: scaled(float("inf"))),
     "endless": of(endless),
+    "endless-for-one-class": of(endless_for_one_class),
+    "slow": of(slow),
+    "function": of(with_function),
+    "empty-nodes": of(lambda: of_empty_nodes(5_000_000)),
     "64-gigabytes": of(lambda: huge(2**34)),
     "impossible-size": of(lambda: huge(2**62)),
     "negative-size": of(lambda: huge(-5)),
@@ -167,5 +220,10 @@ HOSTILE: dict[str, Callable[[Path], Path]] = {
     "outside": replaced_by(lambda path: path.symlink_to("/etc/passwd"), MANIFEST),
     "folder": replaced_by(Path.mkdir),
     "terabyte": replaced_by(sparse),
+    "declared-terabyte": declared_sparse,
+    "link-to-nowhere": lambda folder: folder.symlink_to("nowhere"),
+    "link-outside": lambda folder: folder.symlink_to("/etc"),
+    "escape-\x1b[31m": of(lambda: b"not a graph"),
+    "no-text-\udcff": of(lambda: b"not a graph"),
     "link-to-itself": replaced_by(lambda path: path.symlink_to(path)),
 }
