@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from bundle import files, graph, strict_json
+from bundle import files, strict_json
 from bundle.files import BundleError
 from bundle.loading import MAX_MANIFEST_BYTES, Bundle
 from bundle.manifest import File, FileName
@@ -115,14 +115,4 @@ def load(bundle: Bundle) -> tuple[Path, Engines]:
             raise BundleError(f"{bundle.folder.name}/{folder.name}: of another {name}: export it again")
     for name, file in engines.files.items():
         files.check(folder / name, bundle.folder, file.sha256, file.bytes)
-        if engines.target == "cuda":  # the files of the others are TensorRT's own
-            _check_graph(folder / name, bundle.folder, file)
     return folder, engines
-
-
-def _check_graph(path: Path, root: Path, file: File) -> None:
-    """Raises BundleError for a graph that must not be opened."""
-    try:
-        graph.check(files.read_checked(path, root, file.sha256, file.bytes))
-    except ValueError as error:
-        raise BundleError(f"{files.name(path)}: {error}") from error

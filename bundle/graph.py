@@ -10,6 +10,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
+MAX_NODES = 100_000  # of a large U-Net are 5,000
 STANDARD = frozenset({"", "ai.onnx"})  # domains; the operators of others may read files, and some contain a loop
 
 BYTES, STRING, INT64 = 12, 9, 3  # of FieldDescriptorProto.Type
@@ -42,6 +43,8 @@ def check(content: bytes) -> None:
         raise ValueError("it has no graph")
     if model.functions or model.training_info:
         raise ValueError("it has functions or a training graph; a graph of operators alone can be served")
+    if sum(len(graph.node) for graph in model.graph) > MAX_NODES:
+        raise ValueError(f"it has more than {MAX_NODES} operators")
     for graph in model.graph:
         for node in graph.node:
             _check_node(node)

@@ -1,9 +1,11 @@
 """`./run serve`: reads the settings and serves until SIGTERM or SIGINT, then finishes what is accepted and exits 0."""
 
 import gc
+import os
 import signal
 import socket
 import sys
+import threading
 
 import structlog
 import uvicorn
@@ -12,6 +14,7 @@ from pydantic_settings import CliApp
 
 from service.app import create_app
 from service.http.server import options
+from service.registry.time_limit import LOADING
 from service.settings import Settings
 from service.telemetry import logs
 
@@ -33,9 +36,16 @@ def main() -> None:
     # uvicorn drains on these, then raises them again for the handler that was there before it: this one. Before it
     # serves there is nothing to finish.
     for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: sys.exit(0))
+        signal.signal(signum, end)
     gc.freeze()  # what is imported stays: a full collection that looks at it stops the event loop for 60 ms
     uvicorn.Server(uvicorn.Config(app, **options(app, settings))).run(sockets=[listener])
+
+
+def end(*_: object) -> None:
+    """Ends the process. A thread that still hangs in a runtime would abort it, were it ended with the interpreter."""
+    if any(thread.name.startswith(LOADING) for thread in threading.enumerate()):
+        os._exit(0)
+    sys.exit(0)
 
 
 def listen(host: str, port: int) -> socket.socket:

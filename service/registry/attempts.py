@@ -1,7 +1,7 @@
 """Tries many bundles beside each other: none waits for one that hangs."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 from service.engine.placement import Placement
 from service.registry.time_limit import start
 
-GRACE_S = 5.0  # how long the first group may take: then the models in it are opened, and others follow
+GRACE_S = 5.0  # without an attempt that ends: those at work are slow, and the others go on without them
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,11 @@ class Attempt:
     reason: str = ""
 
 
-def in_groups(
-    folders: Sequence[Path], attempt: Callable[[Path], Attempt], at_a_time: int
-) -> Iterator[list[Attempt]]:
-    """The attempts: first those that end within GRACE_S, as one group, then each of the others when it ends.
+def in_groups(folders: Sequence[Path], attempt: Callable[[Path], Attempt], at_a_time: int) -> Iterator[list[Attempt]]:
+    """The attempts: first all but the slow ones, as one group, then each slow one when it ends.
 
-    A group is opened while nothing else runs, as long as nothing is slow: opening measures times.
+    Where slow ones take all of the threads, there are as many again, once. The first group is opened while nothing else
+    runs, if nothing is slow: opening measures times.
     """
     waiting: SimpleQueue[Path] = SimpleQueue()
     ended: SimpleQueue[Attempt] = SimpleQueue()
@@ -34,22 +33,25 @@ def in_groups(
         waiting.put(folder)
 
     def work() -> None:
-        while True:
-            try:
-                folder = waiting.get_nowait()
-            except Empty:
-                return
-            ended.put(attempt(folder))
+        with suppress(Empty):
+            while True:
+                ended.put(attempt(waiting.get_nowait()))
 
-    for number in range(min(at_a_time, len(folders))):
-        start(work, f"trying {number}")
+    def start_threads() -> None:
+        for number in range(at_a_time):
+            start(work, f"trying {number}")
+
+    start_threads()
     first: list[Attempt] = []
-    ends_at = time.monotonic() + GRACE_S
+    may_add = True
     while len(first) < len(folders):
         try:
-            first.append(ended.get(timeout=max(ends_at - time.monotonic(), 0)))
+            first.append(ended.get(timeout=GRACE_S))
         except Empty:
-            break
+            if waiting.empty() or not may_add:
+                break
+            start_threads()
+            may_add = False
     yield first
     for _ in range(len(folders) - len(first)):
         yield [ended.get()]

@@ -76,6 +76,10 @@ class Opener:
 
         return install
 
+    def close(self) -> None:
+        """Ends what is being tried."""
+        self._sandbox.close()
+
     def _is_open(self, model: Placement) -> bool:
         return model.digest in self._engine.runtimes and model.digest not in self._engine.out_of_service
 

@@ -24,6 +24,7 @@ from service.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 
+END_S = 5.0  # how long the end of the service waits for a model that is being opened
 AWAY = "the bundles' folder"  # in place of a bundle's folder, where that one has the fault
 NOT_YET = "it is still being tried"
 
@@ -79,6 +80,8 @@ class Registry:
             self._publish(failed)
             if self._models:
                 self._begin()
+            if self._phase == "draining":
+                return
         self._finish(failed, before)
 
     def _look(self) -> tuple[Fingerprint, Sequence[Path]]:
@@ -94,8 +97,9 @@ class Registry:
                 del holders[name]
         refused = without_the_name({folder: model.name for folder, model in models.items()}, holders)
         failed |= refused
-        for folder in models.keys() - refused.keys():
-            model = models[folder]
+        for folder, model in models.items():
+            if folder in refused or self._phase == "draining":
+                continue
             holders[model.name] = folder
             reason = self._opener.open(model)
             if reason is None:
@@ -145,6 +149,8 @@ class Registry:
         """Ends the engine once every accepted request has its answer."""
         with self._starting:
             self._phase = "draining"
+        self._opener.close()
+        self._reloads.end(END_S)
         self._engine.stop()
 
     def find(self, method: str) -> Placement:

@@ -20,6 +20,7 @@ class Reloads:
         self._is_due = is_due
         self._every_s = every_s
         self._next: Future[None] | None = None
+        self._ended = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
 
@@ -34,15 +35,23 @@ class Reloads:
                 self._changed.notify()
             return self._next
 
+    def end(self, within_s: float) -> None:
+        """Ends the thread after the reload that it is in; waits for that so long at most."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(within_s)
+
     def _run(self) -> None:
-        while True:
+        while not self._ended:
             with self._changed:
-                if self._next is None:
+                if self._next is None and not self._ended:
                     self._changed.wait(self._every_s or None)
                 future, self._next = self._next, None
             if future is not None:
                 self._run_for(future)
-            elif self._every_s and self._is_due():
+            elif self._every_s and not self._ended and self._is_due():
                 self.request()
 
     def _run_for(self, future: "Future[None]") -> None:

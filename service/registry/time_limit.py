@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import structlog
 
 log = structlog.get_logger()
+LOADING = "loading "  # begins the name of each thread that may be in a runtime's own code
 T = TypeVar("T")
 
 
@@ -41,7 +42,7 @@ class TimeLimit:
         before = self._left_behind.get(name)
         if before is not None and not before.done():
             raise TimeLimitError("an earlier attempt still hangs")
-        future = start(work, f"loading {name}")
+        future = start(work, LOADING + name)
         try:
             result = future.result(seconds)
         except TimeoutError:

@@ -9,7 +9,7 @@ from bundle.loading import Bundle
 from bundle.manifest import STEP
 from service.engine.denoise import first_step
 from service.engine.runtime import Runtime, States
-from service.registry.time_limit import start
+from service.registry.time_limit import LOADING, start
 
 FILL_BATCHES = 3  # full batches of each worker
 WARM_UPS, WARM_UP_ROWS = 4, 16  # steps of each size, and rows, at least: the first steps are slower
@@ -41,7 +41,7 @@ def fill(runtime: Runtime, bundle: Bundle, rows: int, workers: int) -> None:
         for _ in range(FILL_BATCHES):
             runtime.decode(runtime.step(inputs)[0])
 
-    for worker in [start(work, f"filling {number}") for number in range(workers)]:
+    for worker in [start(work, f"{LOADING}{number}") for number in range(workers)]:
         worker.result()
 
 

@@ -1,6 +1,6 @@
 """ONNX Runtime's session of a graph. As a script it is the other half of `sandbox`, and runs a graph within limits.
 
-It imports nothing of the project, so that a process for it starts in a fraction of a second.
+It imports next to nothing of the project, so that a process for it starts in a fraction of a second.
 """
 
 import ctypes
@@ -12,6 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+
+if __name__ == "__main__":
+    sys.path.append(str(Path(__file__).parents[2]))
+from bundle import graph
 
 LONGEST_REASON = 2000  # characters
 DTYPES: dict[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
@@ -28,7 +32,8 @@ def open_session(content: bytes, threads: int) -> ort.InferenceSession:
 
 
 def run_once(content: bytes, rows: int) -> None:
-    """Opens the graph and runs it for so many rows of zeros. Raises whatever ONNX Runtime raises."""
+    """Opens the graph and runs it for so many rows of zeros. Raises ValueError, or whatever ONNX Runtime raises."""
+    graph.check(content)
     session = open_session(content, threads=1)
     inputs = {}
     for tensor in session.get_inputs():
@@ -39,10 +44,12 @@ def run_once(content: bytes, rows: int) -> None:
     session.run(None, inputs)
 
 
-def limit(seconds: int, memory_bytes: int) -> None:
-    """Limits this process to so many seconds of a processor, and to so much memory beyond what it has."""
+def limit(parent: int, seconds: int, memory_bytes: int) -> None:
+    """Limits this process to the life of its parent, to seconds of a processor, and to memory beyond what it has."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # ends with the service
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it has ended already
+            os._exit(1)
         Path("/proc/self/oom_score_adj").write_text("1000")  # where memory ends, this process does first
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         memory_bytes += pages * resource.getpagesize()
@@ -52,14 +59,15 @@ def limit(seconds: int, memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
-def main(rows: int, seconds: int, memory_bytes: int) -> None:
+def main(parent: int, rows: int, seconds: int, memory_bytes: int) -> None:
     """Reads a graph from stdin. Exits with 0 if it runs; else prints why not, as far as it lives to say so."""
     content = sys.stdin.buffer.read()
-    limit(seconds, memory_bytes)
+    limit(parent, seconds, memory_bytes)
     try:
         run_once(content, rows)
     except Exception as error:  # whatever ONNX Runtime raises
-        reason = f"{type(error).__name__}: {error}"[:LONGEST_REASON]
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        reason = f"{kind}{error}"[:LONGEST_REASON]
         sys.stdout.buffer.write(reason.encode(errors="backslashreplace"))
         sys.stdout.flush()
         os._exit(1)

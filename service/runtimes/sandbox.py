@@ -4,13 +4,15 @@ A graph may crash ONNX Runtime, take all memory, or never end, and a thread cann
 """
 
 import math
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from bundle import graph
 from bundle.files import BundleError, name
 from bundle.loading import Bundle
 from service.runtimes import onnx_session
@@ -18,12 +20,21 @@ from service.runtimes import onnx_session
 MAX_REASON = 500  # characters
 
 
-@dataclass(frozen=True)
 class Sandbox:
-    """The limits for one bundle: seconds for all of its graphs, and memory for each beyond that of an idle process."""
+    """Has limits for each bundle: seconds for all of its graphs, and memory for each beyond that of an idle process."""
 
-    seconds: float
-    memory_bytes: int
+    def __init__(self, seconds: float, memory_bytes: int) -> None:
+        self.seconds, self.memory_bytes = seconds, memory_bytes
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._closed = False
+        self._changing = threading.Lock()  # over both
+
+    def close(self) -> None:
+        """Ends every process, those to come too."""
+        with self._changing:
+            self._closed = True
+            for process in self._processes:
+                process.kill()
 
     def check(self, bundle: Bundle, rows: int) -> None:
         """Runs each graph of the bundle once, for a batch of `rows`. Raises BundleError for one that is refused."""
@@ -31,17 +42,17 @@ class Sandbox:
         for file in bundle.graphs:
             content = bundle.read(file)
             try:
-                graph.check(content)
                 self._run(content, rows, ends_at - time.monotonic())
             except ValueError as error:
                 raise BundleError(f"{name(bundle.folder / file)}: {error}") from error
 
     def _run(self, content: bytes, rows: int, seconds: float) -> None:
         """Raises ValueError for a graph that breaks the limits, or that ONNX Runtime refuses."""
-        limits = [str(rows), str(math.ceil(self.seconds)), str(self.memory_bytes)]
+        limits = [str(os.getpid()), str(rows), str(math.ceil(self.seconds)), str(self.memory_bytes)]
         command = [sys.executable, "-P", onnx_session.__file__, *limits]
         pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet, start_new_session=True) as process:  # noqa: S603  # our own script
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet, start_new_session=True)  # noqa: S603  # our own
+        with process, self._registered(process):
             try:
                 reason, _ = process.communicate(content, timeout=max(seconds, 0))
             except subprocess.TimeoutExpired:
@@ -53,3 +64,16 @@ class Sandbox:
             raise ValueError(f"running it ends a process by {how}: it crashes, or takes too much time or memory")
         if process.returncode:
             raise ValueError(reason.decode(errors="replace")[:MAX_REASON])
+
+    @contextmanager
+    def _registered(self, process: "subprocess.Popen[bytes]") -> Iterator[None]:
+        """Meanwhile `close` ends it."""
+        with self._changing:
+            self._processes.add(process)
+            if self._closed:
+                process.kill()
+        try:
+            yield
+        finally:
+            with self._changing:
+                self._processes.remove(process)

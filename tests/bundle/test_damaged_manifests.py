@@ -1,6 +1,7 @@
 """A damaged manifest is refused in a line that names its bundle, whatever the damage, and nothing else happens."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from bundle.loading import load_all
 from bundle.manifest import MANIFEST, STEP
-from tests.bundle.conftest import changed, good
+from tests.bundle.conftest import POINT, changed, good
 
 BIG = 10**400
 DIGEST = "0" * 64
@@ -33,6 +34,10 @@ PLACES: list[tuple[str, Any]] = [
     ("shape", [0, 4, 4]),
     ("shape", [-1, 4, 4]),
     ("shape", [3, 8192, 8192]),
+    ("shape", [2, 4, 4]),  # neither grey nor red, green and blue: no picture can hold it
+    ("shape", [4, 4, 4]),
+    ("shape", [1, 1, 1025]),  # a grid of 64 of them is wider than a WebP picture may be
+    ("shape", [True, 4, 4]),
     ("shape", [1, 4, BIG]),
     ("shape", [1, 4, 4.5]),
     ("state_shape", [1, 8, 8]),
@@ -41,6 +46,9 @@ PLACES: list[tuple[str, Any]] = [
     ("classes", ["x" * 201]),
     ("classes", [str(i) for i in range(10_001)]),
     ("classes", [None]),
+    ("classes", ["a\x1b[31m"]),
+    ("classes", ["a\nb"]),
+    ("classes", [0] * 10_000),
     ("latent", -1),
     ("latent", 10**6),
     ("noise_schedule", {}),
@@ -48,8 +56,14 @@ PLACES: list[tuple[str, Any]] = [
     ("noise_schedule", {"alphas_cumprod": []}),
     ("noise_schedule", {"alphas_cumprod": 0.5}),
     ("noise_schedule", {"alphas_cumprod": ["a", "b"]}),
-    ("noise_schedule", {"alphas_cumprod": [0.1, 0.9]}),
-    ("noise_schedule", {"alphas_cumprod": [0.9, 0.9]}),
+    ("noise_schedule", {"alphas_cumprod": [0.9, 0.8, 0.7, 0.75, 0.5, 0.1]}),
+    ("noise_schedule", {"alphas_cumprod": [0.9, 0.9, 0.9, 0.9, 0.9, 0.9]}),
+    ("noise_schedule", {"alphas_cumprod": [1 - i / 4098 for i in range(1, 4098)]}),
+    ("noise_schedule", {"alphas_cumprod": [1 - i / 9999 for i in range(1, 9999)]}),
+    ("noise_schedule", {"alphas_cumprod": [0.9, 0.7, 0.5, 0.3, 0.1, 1e-300]}),  # 1/α is beyond float32
+    ("noise_schedule", {"alphas_cumprod": [0.9, 0.7, 0.5, 0.3, 0.1, BIG]}),
+    ("noise_schedule", {"alphas_cumprod": [0.9, 0.7, 0.5, 0.3, 0.1], "more": [[0.0] * 5000]}),
+    ("noise_schedule", {"alphas_cumprod": [0.9, 0.7, 0.5, 0.3, 0.1], "format": "x" * 201}),
     ("noise_schedule", {"alphas_cumprod": [2.0, 0.5]}),
     ("noise_schedule", {"alphas_cumprod": [0.9, -0.1]}),
     ("noise_schedule", {"alphas_cumprod": [0.9, float("nan")]}),
@@ -60,22 +74,32 @@ PLACES: list[tuple[str, Any]] = [
     ("recommended_steps", 1001),
     ("recommended_steps", True),
     ("opset", "twenty"),
+    ("opset", -1),
     ("dtype", "float16"),
     ("files", {}),
     ("files", {STEP: {"sha256": DIGEST, "bytes": 2}}),
     ("files", {STEP: "abc"}),
+    ("files", {STEP: {"sha256": DIGEST, "bytes": 2**31}}),
+    ("files", {f"{i}.onnx": {"sha256": DIGEST, "bytes": 2} for i in range(9)}),
     ("files", {"../step.onnx": {"sha256": DIGEST, "bytes": 2}}),
     ("files", {"/etc/passwd": {"sha256": DIGEST, "bytes": 2}}),
     ("parity", None),
+    ("parity.tolerance", float("nan")),
+    ("parity.batch_sizes", [1] * 101),
+    ("dataset", {"name": ""}),
+    ("dataset", {"name": "a\x00b"}),
     ("checkpoint", 3),
     ("guidance", "yes"),
     ("surprise", 1),
     ("measured", []),
     ("measured.points", [{}]),
     ("measured.points", {"a": 1}),
+    ("measured.points", [POINT] * 1001),
+    ("measured.points", [{}] * 100_000),
     ("measured.points.0.steps", 1001),
     ("measured.points.0.steps", "4"),
     ("measured.points.0.solver", "unheard-of"),
+    ("measured.points.0.solver", "ddim\n"),
     ("measured.points.0.settings", {"n": 1e8}),
     ("measured.points.0.settings", {"eta": 2.0}),
     ("measured.points.0.alone_ms", "fast"),
@@ -92,7 +116,10 @@ TEXTS = {
     "deep": "[" * 200_000,
     "long number": f'{{"format_version": {"1" * 100_000}}}',
     "twice": '{"format_version": 1, "format_version": 1}',
-    "large": f'{{"format_version": 1, "name": "{"a" * (17 * 2**20)}"}}',
+    "large": f'{{"format_version": 1, "name": "{"a" * 2**20}"}}',
+    "half a surrogate": '{"format_version": 1, "name": "\\ud800"}',
+    "many keys": "{" + ",".join(f'"{i}":0' for i in range(80_000)) + ',"format_version": 1}',
+    "UTF-16": '{"format_version": 1}'.encode("utf-16").decode("utf-8", errors="surrogateescape"),
 }
 
 
@@ -119,6 +146,16 @@ def test_what_is_no_manifest_at_all_is_refused(tmp_path: Path, text: str) -> Non
     good(tmp_path / "beside", name="beside")
     good(tmp_path / "bad")
     refusal(tmp_path / "bad", text)
+
+
+def test_a_manifest_of_many_mistakes_takes_no_more_memory_than_it_has_bytes(tmp_path: Path) -> None:
+    good(tmp_path / "beside", name="beside")
+    text = changed(good(tmp_path / "bad"), "measured.points", [{}] * 200_000)
+    tracemalloc.start()
+    refusal(tmp_path / "bad", text)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 64 * 2**20
 
 
 values = st.recursive(

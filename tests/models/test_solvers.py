@@ -166,6 +166,17 @@ def test_timesteps_by_log_snr_fall_strictly_each_step_near_its_place(abar: Vecto
         assert (distances <= np.abs(log_snr - targets[:, None]).min(axis=1) + 1e-12).all()
 
 
+@given(schedules, unit)
+def test_timesteps_by_log_snr_are_those_of_a_search_over_all(abar: Vector, share: float) -> None:
+    steps = 1 + int(share * (len(abar) - 1))
+    log_snr = 0.5 * np.log(abar / (1 - abar))
+    targets = np.linspace(log_snr[-1], log_snr[0], steps, endpoint=False)
+    nearest = np.abs(log_snr - targets[:, None]).argmin(axis=1)
+    after = np.arange(steps)[::-1]
+    expected = np.minimum.accumulate(np.maximum(nearest, after) - after) + after
+    np.testing.assert_array_equal(log_snr_timesteps(abar, steps), expected)
+
+
 @given(st.data(), st.integers(1, 5000))
 def test_timesteps_fall_strictly_from_the_last_to_no_lower_than_the_first(data: st.DataObject, total: int) -> None:
     steps = data.draw(st.integers(1, total))

@@ -58,7 +58,8 @@ def open_session(path: Path, options: dict[str, str]) -> ort.InferenceSession:
     session_options = ort.SessionOptions()
     session_options.use_deterministic_compute = True
     session_options.log_severity_level = 3
-    session = ort.InferenceSession(path, session_options, [(PROVIDER, options)])
+    # From memory: without a folder it can read no other file, which the manifest would not cover.
+    session = ort.InferenceSession(path.read_bytes(), session_options, [(PROVIDER, options)])
     if session.get_providers()[0] != PROVIDER:
         raise DriverError(f"{path}: ONNX Runtime's CUDA provider does not load (CUDA 13 and cuDNN 9 are needed)")
     return session

@@ -1,0 +1,63 @@
+"""A process of the service ends when it is told to, whatever it is loading, and nothing of it is left."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY, write_bundle
+from tests.service.registry.graphs import slow, write
+
+HANGING = """if True:
+    import threading
+    from service import __main__ as main
+    from service.app import create_app
+
+    def hang(model, threads):
+        print("hanging", flush=True)
+        threading.Event().wait()
+
+    main.create_app = lambda settings: create_app(settings, hang)
+    main.main()
+"""
+
+
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_a_bundle_that_is_tried_ends_with_the_service(tmp_path: Path, signum: signal.Signals) -> None:
+    write(tmp_path / "slow", slow())
+    command = [sys.executable, "-m", "service", "--port", "0", "--bundles", str(tmp_path)]
+    with subprocess.Popen(command, cwd=REPOSITORY) as process:
+        while not (trials := children(process.pid)):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signum)
+        assert process.wait(60) == (0 if signum == signal.SIGTERM else -signal.SIGKILL)
+    while any(is_running(trial) for trial in trials):
+        time.sleep(0.01)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+
+
+def test_a_runtime_that_hangs_does_not_keep_the_process_from_ending_with_0(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "toy")
+    command = [sys.executable, "-c", HANGING, "--port", "0", "--bundles", str(tmp_path)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"hanging\n"
+        process.terminate()
+        assert process.wait(60) == 0
