@@ -130,6 +130,14 @@ class Manifest(BaseModel):
     measured: Measured = Measured()  # filled in by `./run evaluate`
 
     @property
+    def judge(self) -> str:
+        """The classifier that distances are by; where that is not recorded, that of the model's data set and size."""
+        training = self.checkpoint.get("training")  # which an older manifest has in place of a data set
+        recorded = training.get("data_digest", "") if isinstance(training, dict) else ""
+        digest = str(recorded) if self.dataset is None else self.dataset.digest
+        return self.measured.judge or f"{digest[:16]}-{self.shape[-1]}"
+
+    @property
     def digest(self) -> str:
         """SHA-256 of all that decides the images."""
         # Without what has its default, so that a manifest keeps its digest when a new field comes.

@@ -51,16 +51,10 @@ def write(path: Path, bundles: Path) -> None:
 def by_judge(manifests: list[Manifest]) -> dict[str, list[Manifest]]:
     """The manifests of each judge, whose distances compare, by the name of their plot; the smallest images first."""
     groups: dict[str, list[Manifest]] = {}
-    for manifest in sorted(manifests, key=lambda manifest: (manifest.shape, judge(manifest), manifest.name)):
-        groups.setdefault(judge(manifest), []).append(manifest)
+    for manifest in sorted(manifests, key=lambda manifest: (manifest.shape, manifest.judge, manifest.name)):
+        groups.setdefault(manifest.judge, []).append(manifest)
     first, *_ = groups
     return {plot.NAME if name == first else f"{plot.NAME}-{name}": group for name, group in groups.items()}
-
-
-def judge(manifest: Manifest) -> str:
-    """The classifier that the distances are by; where that is not recorded, that of the model's training data."""
-    digest = manifest.checkpoint.get("training", {}).get("data_digest", "")
-    return manifest.measured.judge or f"{digest[:16]}-{manifest.shape[-1]}"
 
 
 def images(path: Path) -> Path:
@@ -162,7 +156,7 @@ def save(manifests: list[Manifest], path: Path) -> None:
             "solver": plot.solver(point),
             "steps": point.steps,
             **point.model_dump(exclude=NAMED),
-            "judge": judge(m),
+            "judge": m.judge,
         }
         for m in manifests
         for point in ordered(m)

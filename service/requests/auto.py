@@ -25,6 +25,7 @@ class OperatingPoint(NamedTuple):
     settings: SettingValues
     ms: float  # latency of one image alone
     distance: float  # Fréchet distance to the data set
+    judge: str = ""  # the classifier that the distance is by
 
 
 def operating_points(models: Iterable[Placement], class_label: int | str | None) -> list[OperatingPoint]:
@@ -38,6 +39,7 @@ def operating_points(models: Iterable[Placement], class_label: int | str | None)
             tuple(point.settings.items()),
             point.alone_ms,
             point.frechet_distance,
+            model.bundle.manifest.judge,
         )
         for model in models
         if has_class(model.bundle, class_label)
@@ -92,7 +94,10 @@ def _of_one_dataset(points: Sequence[OperatingPoint], dataset: str | None) -> li
         _refuse(["dataset"], "models of several data sets could answer; name one", names)
     if dataset is not None and dataset not in names:
         _refuse(["dataset"], "no measured model is of it, for this class", names)
-    return [point for point in points if dataset in (None, point.dataset)]
+    points = [point for point in points if dataset in (None, point.dataset)]
+    if len({point.judge for point in points}) > 1:
+        _refuse(["dataset"], "its models were measured by different classifiers, whose distances cannot be compared")
+    return points
 
 
 def _within_time(points: Sequence[OperatingPoint], max_ms: float) -> tuple[str, list[OperatingPoint]]:

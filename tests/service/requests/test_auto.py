@@ -109,6 +109,13 @@ def test_without_a_measured_point_auto_is_refused() -> None:
         choose(GenerateRequest(method="auto", max_ms=5), [], idle)
 
 
+def test_distances_by_two_classifiers_are_not_compared() -> None:
+    points = [*MEASURED, SLOW._replace(method="other", judge="another")]
+    with pytest.raises(InvalidRequest, match="measured by different classifiers") as refused:
+        choose(GenerateRequest(method="auto", max_ms=100), points, idle)
+    assert [error.field for error in refused.value.errors] == ["dataset"]
+
+
 positive = st.floats(0.1, 1000)
 measured_points = st.lists(
     st.builds(
@@ -120,6 +127,7 @@ measured_points = st.lists(
         st.just(()),
         positive,
         positive,
+        st.just("judge"),
     ),
     min_size=1,
 )
