@@ -47,7 +47,7 @@ def settings(bundles: Path, *names: str) -> Settings:
     return Settings(data=Path("pets"), bundles=bundles, methods=list(names))
 
 
-def test_without_names_what_is_of_the_data_is_measured_and_the_rest_is_left_out_by_name(
+def test_without_names_only_methods_of_the_data_are_measured(
     bundles: Path, methods: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = choose(methods, settings(bundles), TRAIN)
