@@ -157,6 +157,7 @@ class Connection(H11Protocol):
                 return
             path = self.cycle.scope["path"]
             self.cycle.disconnected = True
+            self.cycle.waiting_for_100_continue = False  # else it would ask for more of the body
             self.cycle.message_event.set()
         response = answer(problem, path, self.metrics)
         lines = [f"HTTP/1.1 {problem.status.value} {problem.status.phrase}".encode(), b"connection: close"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bundle.manifest import Bundle
+from bundle.loading import Bundle
 from models.solvers import Setting, SettingValues
 from service.engine.jobs import Job
 from service.engine.placement import Placement
@@ -88,11 +88,21 @@ def job_of(
     )
 
 
+def has_class(bundle: Bundle, class_label: int | str | None) -> bool:
+    try:
+        _label(bundle, class_label)
+    except InvalidRequest:
+        return False
+    return True
+
+
 def _label(bundle: Bundle, class_label: int | str | None) -> int:
     """The number of a class: an integer is the number itself, a string first of all a name, then a number in digits."""
     classes = bundle.manifest.classes
     if class_label is None:
         return len(classes)
+    if not classes:
+        raise InvalidRequest.of("class_label", f"{bundle.manifest.name} has no classes", None)
     numbers = range(len(classes))
     spellings: list[Sequence[int | str]] = [numbers, classes, [str(number) for number in numbers]]
     for labels in spellings:

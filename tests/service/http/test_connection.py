@@ -144,6 +144,14 @@ def test_what_two_parsers_may_read_differently_is_refused_and_ends_the_connectio
     assert b'"type":"urn:trilemma:malformed-request"' in content
 
 
+def test_a_malformed_body_that_waits_for_leave_ends_without_an_error_in_the_log(port: int) -> None:
+    with structlog.testing.capture_logs() as logs:
+        sent = CHUNKED.replace(b"Host: a\r\n", b"Host: a\r\nExpect: 100-continue\r\n") + b"xyz\r\n"
+        assert ask(port, sent)[0] == 400
+        wait_until(lambda: any(line["event"] == "request" for line in logs))
+    assert [line["status"] for line in logs if line["event"] == "request"] == [400]
+
+
 LONG_HEADS = {
     "one header": HEAD + b"X: " + b"x" * 1_000_000,
     "a header that ends": HEAD + b"X: " + b"x" * 200_000 + b"\r\n\r\n",
