@@ -167,7 +167,7 @@ def test_the_limits_are_logged_at_start_and_shown_in_the_metrics(tmp_path: Path)
     assert shown["process_max_fds"] == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-@pytest.mark.parametrize(("room", "warned"), [(-1, True), (GIB, False)])
+@pytest.mark.parametrize(("room", "warned"), [(-GIB, True), (GIB, False)])
 def test_a_cache_that_does_not_fit_beside_the_models_is_warned_of(tmp_path: Path, room: int, warned: bool) -> None:
     cache_bytes = 3 * GIB
     limits = Resources(2, None, resident_bytes() + cache_bytes + room, 1024)
