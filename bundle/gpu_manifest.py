@@ -3,9 +3,9 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from bundle import files, strict_json
 from bundle.files import BundleError
@@ -21,6 +21,12 @@ Rows = Annotated[int, Field(ge=1, le=4096)]
 
 MANIFEST = "engines.json"
 MAGNITUDE = "magnitude"  # an output of the step: Σ|x_new| + Σ|x0| of each row, finite if and only if the row is
+
+
+def _rising(buckets: list[int]) -> list[int]:
+    if buckets != sorted(set(buckets)):
+        raise ValueError("each is larger than the one before")
+    return buckets
 
 
 class Tensor(BaseModel):
@@ -60,7 +66,9 @@ class Engines(BaseModel):
     target: Target
     version: str  # of TensorRT or ONNX Runtime
     precision: Precision
-    buckets: Annotated[list[Rows], Field(min_length=1)]  # the batch sizes that there is a profile for
+    buckets: Annotated[
+        list[Rows], Field(min_length=1), AfterValidator(_rising)
+    ]  # the batch sizes that there is a profile for
     architectures: list[str]  # as sm_89; none where the engine is for the GPU that it was built on, or for any
     sources: dict[FileName, str]  # SHA-256 of the bundle's files that these were made of
     files: Annotated[dict[FileName, File], Field(max_length=8)]
@@ -69,15 +77,6 @@ class Engines(BaseModel):
     # Whether a row has the same bits in every bucket, as `./run check-gpu` measured it; null: nobody has. Unless it is
     # true, every batch is padded to one bucket, so that an image does not depend on who else is in the batch.
     buckets_agree: bool | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        """What one field cannot say alone."""
-        if self.buckets != sorted(set(self.buckets)):
-            raise ValueError("buckets: each is larger than the one before")
-        if {name.partition(".")[0] for name in self.files} != {name.partition(".")[0] for name in self.sources}:
-            raise ValueError("files: one for each of the sources")
-        return self
 
     @property
     def digest(self) -> str:
@@ -113,6 +112,8 @@ def load(bundle: Bundle) -> tuple[Path, Engines]:
         source = bundle.manifest.files.get(name)
         if source is None or engines.sources.get(name) != source.sha256:
             raise BundleError(f"{bundle.folder.name}/{folder.name}: of another {name}: export it again")
+    if {Path(name).stem for name in engines.files} != {Path(name).stem for name in bundle.graphs}:
+        raise BundleError(f"{files.name(folder)}: it has other files than one for each graph: export it again")
     for name, file in engines.files.items():
         files.check(folder / name, bundle.folder, file.sha256, file.bytes)
     return folder, engines
