@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from bundle import files, strict_json
 from bundle.files import BundleError
@@ -51,10 +51,10 @@ class Accuracy(BaseModel):
     Root mean square over the pixels of `images` images, whose values lie in [−1, 1], by solver, at `steps` steps each.
     """
 
-    tolerance: FiniteFloat
+    tolerance: float
     images: int
     steps: int
-    by_solver: dict[str, FiniteFloat]
+    by_solver: dict[str, float]
 
 
 class Engines(BaseModel):

@@ -31,17 +31,7 @@ def in_groups(folders: Sequence[Path], attempt: Callable[[Path], Attempt], at_a_
     ended: SimpleQueue[Attempt] = SimpleQueue()
     for folder in folders:
         waiting.put(folder)
-
-    def work() -> None:
-        with suppress(Empty):
-            while True:
-                ended.put(attempt(waiting.get_nowait()))
-
-    def start_threads() -> None:
-        for number in range(at_a_time):
-            start(work, f"trying {number}")
-
-    start_threads()
+    _start_threads(waiting, ended, attempt, at_a_time)
     first: list[Attempt] = []
     may_add = True
     while len(first) < len(folders):
@@ -50,8 +40,20 @@ def in_groups(folders: Sequence[Path], attempt: Callable[[Path], Attempt], at_a_
         except Empty:
             if waiting.empty() or not may_add:
                 break
-            start_threads()
+            _start_threads(waiting, ended, attempt, at_a_time)
             may_add = False
     yield first
     for _ in range(len(folders) - len(first)):
         yield [ended.get()]
+
+
+def _start_threads(
+    waiting: "SimpleQueue[Path]", ended: "SimpleQueue[Attempt]", attempt: Callable[[Path], Attempt], count: int
+) -> None:
+    def work() -> None:
+        with suppress(Empty):
+            while True:
+                ended.put(attempt(waiting.get_nowait()))
+
+    for number in range(count):
+        start(work, f"trying {number}")
