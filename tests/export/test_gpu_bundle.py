@@ -13,6 +13,7 @@ from bundle import gpu_manifest
 from bundle.files import BundleError
 from bundle.gpu_manifest import MAGNITUDE, Engines
 from bundle.loading import Bundle, load
+from bundle.manifest import STEP
 from export import accuracy
 from export.__main__ import main
 from export.gpu_bundle import BuildOptions, build, runtime_version, with_magnitude
@@ -131,7 +132,7 @@ def test_measurements_do_not_change_the_digest_and_all_else_does(bundle: Bundle)
 
 
 def test_the_magnitude_is_finite_where_a_row_is(bundle: Bundle) -> None:
-    model = with_magnitude(onnx.load(bundle.step_file))
+    model = with_magnitude(onnx.load(bundle.folder / STEP))
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     inputs = OrtRuntime(bundle, threads=1).graph_inputs(first_step(bundle, 4))
     inputs["x"][1, 0, 0, 0] = np.nan

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bundle.gpu_manifest import Precision
 from bundle.loading import Bundle, load
+from bundle.manifest import STEP
 from export.precision import KEPT, LOW, SUMS, WEIGHTED, convert, emulate, inner, key
 from service.engine.denoise import first_step
 from service.runtimes.cpu import OrtRuntime
@@ -96,7 +97,7 @@ def test_embeddings_sums_and_the_update_stay_in_float32_and_the_rest_does_not(pa
 def test_a_converted_step_keeps_its_inputs_and_outputs_and_halves_its_weights(
     bundle: Bundle, precision: Precision
 ) -> None:
-    model = onnx.load(bundle.step_file)
+    model = onnx.load(bundle.folder / STEP)
     converted = convert(model, precision)
     assert list(converted.graph.input) == list(model.graph.input)
     assert list(converted.graph.output) == list(model.graph.output)
@@ -111,7 +112,7 @@ def test_a_converted_step_keeps_its_inputs_and_outputs_and_halves_its_weights(
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda bundle: bundle.manifest.name)
 def test_onnx_runtime_takes_the_fp16_graph_itself_and_agrees_with_the_emulation(bundle: Bundle) -> None:
-    model = onnx.load(bundle.step_file)
+    model = onnx.load(bundle.folder / STEP)
     converted = convert(model, "fp16")
     inputs = OrtRuntime(bundle, threads=1).graph_inputs(first_step(bundle, 4))
     exact, itself, emulated = (run(m, inputs)[1] for m in (model, converted, emulate(converted, "fp16")))

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bundle.loading import Bundle, load
+from bundle.manifest import DECODE
 from service.engine.denoise import first_step, take_step
 from service.engine.jobs import Job
 from service.engine.loop import Engine
@@ -276,7 +277,9 @@ def test_a_shipped_model_gives_the_same_bytes_through_the_runtime_of_a_gpu(
     shape = Shape(manifest.state_shape, manifest.shape, manifest.z_dim)
     cpu = OrtRuntime(bundle, threads=2)
     network = FakeNetwork(driver, shape, lambda inputs: step_arrays(cpu, inputs), buckets)
-    decoder = FakeDecoder(driver, shape, lambda x: cpu.decode(HostStates(x)), buckets) if bundle.decode_file else None
+    decoder = (
+        FakeDecoder(driver, shape, lambda x: cpu.decode(HostStates(x)), buckets) if DECODE in bundle.graphs else None
+    )
     gpu = DeviceRuntime(driver, network, decoder, shape, images=IMAGES, buckets=buckets)
     images = []
     for runtime in (cpu, gpu):

@@ -11,7 +11,7 @@ import pytest
 from bundle import gpu_manifest
 from bundle.gpu_manifest import MAGNITUDE, Tensor
 from bundle.loading import Bundle, load, sha256
-from bundle.manifest import STEP
+from bundle.manifest import DECODE, STEP
 from export.gpu_bundle import ARCHITECTURES, BUCKETS
 from tests.conftest import REPOSITORY
 from tests.gpu.conftest import Run, export
@@ -56,7 +56,7 @@ def test_a_shipped_model_is_built_for_four_architectures_once(source: Path, tmp_
     outputs = {"x_new": state, "x0": state, MAGNITUDE: [-1]}
     assert sorted(step.inputs, key=str) == sorted(expected_inputs(bundle), key=str)
     assert step.outputs == [Tensor(name=n, dtype="float32", shape=shape) for n, shape in outputs.items()]
-    if bundle.decode_file:
+    if DECODE in bundle.graphs:
         images = Tensor(name="images", dtype="float32", shape=[-1, *bundle.manifest.shape])
         assert engines.graphs["decode.engine"].outputs == [images]
     for graph in engines.graphs.values():
