@@ -89,6 +89,8 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None, limi
         version=VERSION,
         summary="Step-level continuous batching for diffusion models",
         lifespan=lifespan,
+        docs_url=None,  # static.py has a page that loads nothing from another host
+        redoc_url=None,
         telemetry=telemetry(settings.trace),
     )
     app.state.service = state
