@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from bundle.manifest import MANIFEST, load_all
+from bundle.loading import load_all
+from bundle.manifest import MANIFEST
 from evaluate import report
 from evaluate.judge import Judge
 from evaluate.options import Settings

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bundle.manifest import Manifest, MeasuredPoint, Quality, load_all
+from bundle.loading import load_all
+from bundle.manifest import Manifest, MeasuredPoint, Quality
 from evaluate import plot
 from models import atomic, families
 from models.failures import EvaluateError

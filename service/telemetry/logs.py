@@ -1,4 +1,4 @@
-"""Structured logs: one line an event, on stderr, with the request id where there is one; uvicorn's lines too."""
+"""Structured logs on stderr, uvicorn's included: one line for each event, with the request id if there is one."""
 
 import logging
 import sys

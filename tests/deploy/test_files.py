@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deploy.grafana.dashboards import DASHBOARDS, FOLDER, written
+from deploy.grafana.dashboards import DASHBOARDS, FOLDER, serialised
 from deploy.standins import stand_in
 from tests.conftest import REPOSITORY
 from tests.deploy.conftest import DEPLOY, tool
@@ -135,7 +135,7 @@ def test_every_alert_has_its_runbook_entry(alert: dict[str, dict[str, str]]) -> 
 @pytest.mark.parametrize("board", DASHBOARDS, ids=lambda board: board["uid"])
 def test_the_dashboard_that_grafana_reads_is_the_one_in_the_tables(board: dict[str, str]) -> None:
     path = FOLDER / f"{board['uid']}.json"
-    assert path.read_text() == written(board), "run: python deploy/grafana/dashboards.py"
+    assert path.read_text() == serialised(board), "run: python -m deploy.grafana.dashboards"
 
 
 def test_the_dashboards_lead_to_each_other_and_to_a_source_that_is_provided() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bundle.manifest import load_all
+from bundle.loading import load_all
 from evaluate.measure import choose, evaluate
 from evaluate.options import Settings
 from models import data

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bundle.manifest import load
+from bundle.loading import load
 from evaluate import classifier
 from evaluate.classifier import predict, trained
 from evaluate.judge import Judge

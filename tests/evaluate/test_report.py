@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bundle.manifest import load
+from bundle.loading import load
 from evaluate import report
 from evaluate.report import is_best
 from models.failures import EvaluateError
