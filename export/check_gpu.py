@@ -25,7 +25,7 @@ from export.tensorrt_builder import FLAVOURS, EngineError, TensorRt
 from service.engine.denoise import default_job, first_step, take_step
 from service.engine.jobs import Batch
 from service.engine.runtime import StepInputs
-from service.runtimes import placement
+from service.runtimes import choice
 from service.runtimes.cpu import OrtRuntime
 from service.runtimes.cuda.device_runtime import DeviceRuntime
 from service.runtimes.cuda.driver import Driver, DriverError
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, default=Path("check-gpu.json"), help="file for the full report")
     arguments = parser.parse_args()
     try:
-        driver = placement.open_driver()
+        driver = choice.open_driver()
     except DriverError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     report = check_all(driver, arguments)
@@ -109,9 +109,9 @@ def measure(driver: Driver, loaded: Bundle, engines: Engines, rounds: int) -> Re
     folder = loaded.folder / engines.target
     common: Any = {"images": IMAGES, "buckets": engines.buckets}
     before = driver.free_memory()
-    gpu = placement.open_engines(driver, loaded, folder, engines, **common)
+    gpu = choice.open_engines(driver, loaded, folder, engines, **common)
     memory = before - driver.free_memory()
-    plain = placement.open_engines(driver, loaded, folder, engines, **common, graphs=False)
+    plain = choice.open_engines(driver, loaded, folder, engines, **common, graphs=False)
     stored = list(trajectory(loaded))
     differences = [difference(gpu, OrtRuntime(loaded, threads=1), inputs) for inputs in stored]
     first, other, last = stored[0], stored[1], stored[-1]

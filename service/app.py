@@ -31,7 +31,7 @@ from service.registry.watch import follow
 from service.requests.cache import Cache
 from service.requests.state import ServiceState
 from service.resources import Resources
-from service.runtimes import placement
+from service.runtimes import choice
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import telemetry
@@ -82,30 +82,18 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None, limi
 
     Loading starts with its lifespan and goes on behind `/healthz` and `/readyz`.
     """
-    metrics, device = Metrics(), placement.choose(settings)
+    metrics, device = Metrics(), choice.choose(settings)
     limits, workers = limits or resources.read(), device.workers(settings.workers)
     report(limits, workers, metrics)
     engine = new_engine(settings, workers, metrics)
     registry = Registry(settings.bundles, engine, device, metrics, settings.threads, open_runtime)
     state = ServiceState(registry, engine, metrics, Cache(settings.cache_bytes))
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(load_or_exit(registry, limits, settings.cache_bytes))
-        changes = follow(
-            settings.bundles, lambda: registry.loaded, lambda: asyncio.wrap_future(registry.reload()), settings.watch_s
-        )
-        following = asyncio.create_task(changes)
-        yield
-        for task in (loading, following):
-            task.cancel()
-        await asyncio.to_thread(registry.drain)
-
     app = FastAPI(
         title="Trilemma",
         version=VERSION,
         summary="Step-level continuous batching for diffusion models",
-        lifespan=lifespan,
+        lifespan=lambda _: lifespan(registry, settings, limits),
         docs_url=None,  # static.py has a page that loads nothing from another host
         redoc_url=None,
         telemetry=telemetry(settings.trace),
@@ -123,6 +111,23 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None, limi
         CorrelationIdMiddleware, header_name="X-Request-ID", update_request_header=False, validator=is_request_id
     )
     return app
+
+
+@asynccontextmanager
+async def lifespan(registry: Registry, settings: Settings, limits: Resources) -> AsyncIterator[None]:
+    """Loads the bundles, follows their folder, and finishes what is accepted at the end."""
+
+    async def reload() -> None:
+        await asyncio.wrap_future(registry.reload())
+
+    tasks = [
+        asyncio.create_task(load_or_exit(registry, limits, settings.cache_bytes)),
+        asyncio.create_task(follow(settings.bundles, lambda: registry.loaded, reload, settings.watch_s)),
+    ]
+    yield
+    for task in tasks:
+        task.cancel()
+    await asyncio.to_thread(registry.drain)
 
 
 def new_engine(settings: Settings, workers: int, metrics: Metrics) -> Engine:

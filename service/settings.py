@@ -74,7 +74,7 @@ class Settings(BaseSettings):
         "lower it to refuse early; raise it if callers prefer to wait",
     )
     max_request_s: PositiveFloat = setting(
-        300,
+        600,
         "predicted work of one request at most, on one worker; a larger request gets 422",
         "lower it so that no caller can ask for much at once",
     )

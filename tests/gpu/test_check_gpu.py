@@ -13,7 +13,7 @@ import pytest
 from bundle import gpu_manifest
 from bundle.loading import load
 from export import accuracy, check_gpu
-from service.runtimes import placement
+from service.runtimes import choice
 from service.runtimes.cuda.driver import DriverError
 from tests.conftest import REPOSITORY
 from tests.gpu.fake import FakeDriver, InFakeMemory
@@ -29,11 +29,11 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
     built = shutil.ignore_patterns("cuda", "tensorrt*")
     shutil.copytree(REPOSITORY / "bundles" / "latent", tmp_path / "bundles" / "latent", ignore=built)
     monkeypatch.setattr(accuracy, "IMAGES", 2)
-    monkeypatch.setattr(placement, "open_driver", lambda: driver)
+    monkeypatch.setattr(choice, "open_driver", lambda: driver)
     monkeypatch.setattr(InFakeMemory, "driver", driver, raising=False)
 
     def run(network: type[InFakeMemory] = InFakeMemory, *options: str) -> Report:
-        monkeypatch.setattr(placement, "OrtCudaNetwork", network)
+        monkeypatch.setattr(choice, "OrtCudaNetwork", network)
         report = tmp_path / "report.json"
         paths = ["--bundles", str(tmp_path / "bundles"), "--report", str(report)]
         monkeypatch.setattr("sys.argv", ["check-gpu", *paths, "--rounds", "2", *options])
@@ -81,7 +81,7 @@ def test_buckets_that_do_not_agree_are_no_failure_but_are_served_as_one(check: C
     assert report["passed"]
     engines = gpu_manifest.load(load(report["folder"]))[1]
     assert engines.buckets_agree is False
-    assert placement.usable(engines, 16) == [16]
+    assert choice.usable(engines, 16) == [16]
 
 
 class Leaks(InFakeMemory):

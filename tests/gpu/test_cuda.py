@@ -40,8 +40,8 @@ def test_a_missing_gpu_is_an_error_at_start(
     monkeypatch.setenv("FAKE_NO_GPU", "1")
     libraries = fake_libcuda if hidden else ""
     ended = in_gpu_environment("-m", "service", "--device", "cuda", "--port", "0", libraries=libraries)
-    assert ended.returncode == 1
-    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == 2
+    *_, line = ended.stderr.splitlines()
     assert line.startswith("./run serve: --device cuda: ")
     assert message in line
 

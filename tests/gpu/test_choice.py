@@ -19,9 +19,9 @@ from bundle.loading import Bundle, load
 from export import accuracy
 from export.gpu_bundle import BuildOptions, build
 from service.app import create_app
-from service.runtimes import placement
+from service.runtimes import choice
+from service.runtimes.choice import Cpu, Cuda, NoDevice, choose
 from service.runtimes.cuda.driver import DriverError
-from service.runtimes.placement import Cpu, Cuda, NoDevice, choose
 from service.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.gpu.fake import FakeDriver, InFakeMemory
@@ -64,13 +64,13 @@ def no_gpu() -> FakeDriver:
 
 
 def test_a_requested_gpu_that_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "open_driver", no_gpu)
+    monkeypatch.setattr(choice, "open_driver", no_gpu)
     with pytest.raises(NoDevice, match=r"^--device cuda: cuInit: there is none$"):
         create_app(Settings(device="cuda"))
 
 
 def test_auto_falls_back_to_the_cpu_and_logs_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "open_driver", no_gpu)
+    monkeypatch.setattr(choice, "open_driver", no_gpu)
     with capture_logs() as logs:
         assert isinstance(choose(Settings(device="auto")), Cpu)
     assert [(line["log_level"], line["event"], line["reason"]) for line in logs] == [
@@ -80,14 +80,14 @@ def test_auto_falls_back_to_the_cpu_and_logs_why(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
 def test_a_gpu_is_used_where_there_is_one_and_logged(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "open_driver", FakeDriver)
+    monkeypatch.setattr(choice, "open_driver", FakeDriver)
     with capture_logs() as logs:
         assert isinstance(choose(Settings(device=device)), Cuda)
     assert (logs[0]["event"], logs[0]["device"]) == ("computing on a GPU", "a fake sm_00")
 
 
 def test_the_driver_is_not_opened_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "open_driver", None)
+    monkeypatch.setattr(choice, "open_driver", None)
     assert isinstance(choose(Settings()), Cpu)
 
 
@@ -154,8 +154,8 @@ def test_whole_requests_over_http_give_the_images_of_the_cpu_up_to_the_precision
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = FakeDriver()
-    monkeypatch.setattr(placement, "open_driver", lambda: driver)
-    monkeypatch.setattr(placement, "OrtCudaNetwork", InFakeMemory)
+    monkeypatch.setattr(choice, "open_driver", lambda: driver)
+    monkeypatch.setattr(choice, "OrtCudaNetwork", InFakeMemory)
     monkeypatch.setattr(InFakeMemory, "driver", driver, raising=False)
     images: dict[str, list[np.ndarray]] = {}
     for device in ("cpu", "cuda"):
@@ -181,7 +181,7 @@ def test_a_bundle_without_engines_is_refused_by_cuda_and_served_by_auto(
     shutil.copytree(
         REPOSITORY / "bundles" / "latent", tmp_path / "latent", ignore=shutil.ignore_patterns("cuda", "te*")
     )
-    monkeypatch.setattr(placement, "open_driver", FakeDriver)
+    monkeypatch.setattr(choice, "open_driver", FakeDriver)
     with TestClient(create_app(Settings(bundles=tmp_path, device="cuda"))) as client:
         wait_until_ready(client)
         assert "no engines for a GPU: ./run export" in client.get("/readyz").json()["failed_bundles"]["latent"]
