@@ -40,7 +40,6 @@ def expected_inputs(bundle: Bundle) -> list[Tensor]:
     return [Tensor(name=n, dtype=DTYPES.get(n, "float32"), shape=[-1, *shape]) for n, shape in shapes.items()]
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("source", BUNDLES, ids=lambda path: path.name)
 def test_a_shipped_model_is_built_for_four_architectures_once(source: Path, tmp_path: Path) -> None:
     folder = copied(source, tmp_path)

@@ -17,6 +17,9 @@ from tests.deploy.conftest import free_port, running
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 320, "height": 700}
 OpenPage = Callable[..., Page]
+PATIENCE_MS = 600_000  # usual are two seconds
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
 def chromium() -> str:
@@ -57,6 +60,7 @@ def opened(browser: Browser) -> Iterator[OpenPage]:
         context = browser.new_context(
             **{"viewport": DESKTOP, "permissions": ["clipboard-read", "clipboard-write"], **options}
         )
+        context.set_default_timeout(PATIENCE_MS)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: trouble.append(str(error)))
@@ -79,7 +83,7 @@ def settled(page: Page) -> None:
     """Once the view's images are finished; Load has none."""
     expect(page.locator("section:visible h2")).to_be_visible()
     for tiles in page.locator("section:visible .tiles").all():
-        expect(tiles).to_have_attribute("data-state", "finished", timeout=60_000)
+        expect(tiles).to_have_attribute("data-state", "finished")
     if page.locator("section[data-view=load]").is_visible():
         expect(page.locator("section[data-view=load] .legend b").last).to_be_visible()
 

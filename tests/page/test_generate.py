@@ -31,7 +31,7 @@ def shown(page: Page, index: int = 0) -> bytes:
 
 
 def finished(page: Page) -> None:
-    expect(page.locator("section:visible .tiles").first).to_have_attribute("data-state", "finished", timeout=60_000)
+    expect(page.locator("section:visible .tiles").first).to_have_attribute("data-state", "finished")
 
 
 def press(page: Page, name: str) -> None:
