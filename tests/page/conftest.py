@@ -12,12 +12,13 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.conftest import PATIENT
 from tests.deploy.conftest import free_port, running
 
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 320, "height": 700}
 OpenPage = Callable[..., Page]
-PATIENCE_MS = 600_000  # usual are two seconds
+PATIENCE_MS = 120_000  # usual are two seconds
 
 expect.set_options(timeout=PATIENCE_MS)
 
@@ -46,7 +47,7 @@ def service() -> Iterator[str]:
     """The URL of the real server over the shipped bundles; its queue holds one request of 64 images, and no more."""
     url = f"http://127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "service", "--port", str(port), "--max-queued-images", "64", "--threads", "1"]
-    with running([*command, "--log-level", "warning"], f"{url}/readyz"):
+    with running([*command, *PATIENT, "--log-level", "warning"], f"{url}/readyz"):
         yield url
 
 

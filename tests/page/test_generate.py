@@ -10,6 +10,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.conftest import PATIENT
 from tests.deploy.conftest import free_port, running, wait_until
 from tests.page.conftest import PHONE, OpenPage, rows
 
@@ -155,8 +156,9 @@ def test_stopping_or_leaving_frees_the_rows(service: str, opened: OpenPage, leav
 
 def test_a_full_server_is_shown_with_its_wait_and_asked_again(service: str, opened: OpenPage) -> None:
     long = {"method": "ddim", "steps": 60, "n": 64}
-    page = opened(service, expected="429")
-    page.get_by_role("spinbutton", name="Steps").fill("4")
+    page = opened(f"{service}/#generate?method=ddim", expected="429")
+    page.get_by_role("spinbutton", name="Steps").fill("60")
+    page.get_by_role("spinbutton", name="Images").fill("64")  # due after the other: a shorter request would be let in
     with httpx.stream("POST", f"{service}/generate", json=long, headers={"Accept": "text/event-stream"}):
         press(page, "Generate")
         notice = page.get_by_role("status").first
@@ -167,7 +169,18 @@ def test_a_full_server_is_shown_with_its_wait_and_asked_again(service: str, open
 
 def test_a_lost_server_is_looked_for_and_the_image_made_anew(opened: OpenPage) -> None:
     url = f"http://127.0.0.1:{(port := free_port())}"
-    command = [sys.executable, "-m", "service", "--port", str(port), "--threads", "1", "--log-level", "warning"]
+    command = [
+        sys.executable,
+        "-m",
+        "service",
+        "--port",
+        str(port),
+        "--threads",
+        "1",
+        "--log-level",
+        "warning",
+        *PATIENT,
+    ]
     with running(command, f"{url}/readyz"):
         page = opened(f"{url}/#generate?method=ddim&steps=400&n=4&seed=7", expected="ERR_|503")
         expect(page.locator(".tiles")).to_have_attribute("data-state", "forming")
