@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bundle.manifest import Bundle, load
+from bundle.loading import Bundle, load
 from service.requests.encoding import one_each, one_for_all
 from service.requests.etag import etag
 from service.requests.resolve import Sampling
