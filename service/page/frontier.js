@@ -136,13 +136,8 @@ class Frontier {
 
   async answer(budgetMs) {
     const [method] = this.methods;
-    const auto = {
-      ...this.settings,
-      method: "auto",
-      solver: undefined,
-      values: { max_ms: budgetMs },
-      steps: undefined,
-    };
+    const { label, seed, n } = this.settings;
+    const auto = { method: "auto", label, seed, n, maxMs: budgetMs };
     this.asked = new AbortController();
     const answer = await this.picture.play(auto, method, this.asked.signal);
     if (!answer) return void this.plots.forEach((plot) => plot.choose(undefined));
