@@ -1,7 +1,7 @@
 /**
  * What a request asks for: `{method, solver, values, steps, label, seed, n}`. `values` are the solver's settings by name,
  * `label` a class's name or null, and `seed` a string, as JavaScript's numbers end at 2⁵³ and seeds at 2⁶⁴. For method
- * `auto` it has `maxMs` instead of a way of sampling.
+ * `auto` it has `maxMs`, and `dataset` where there are several, instead of a way of sampling.
  */
 
 const MAX_SEED = 2n ** 64n - 1n;
@@ -70,10 +70,11 @@ export function toParams({ method, solver, values, steps, label, seed, n }) {
 }
 
 /** The JSON body of settings; it is a Python literal too. */
-export function toBody({ method, solver, values = {}, steps, label, seed, n, maxMs }, extra = {}) {
+export function toBody({ method, solver, values = {}, steps, label, seed, n, maxMs, dataset }, extra = {}) {
   const settings = Object.keys(values).length ? values : undefined;
   const many = n === 1 ? undefined : n;
-  const fields = { method, steps, solver, settings, max_ms: maxMs, class_label: label ?? undefined, seed, n: many };
+  const auto = { max_ms: maxMs, dataset };
+  const fields = { method, steps, solver, settings, ...auto, class_label: label ?? undefined, seed, n: many };
   const text = (name, value) => (name === "seed" ? value : JSON.stringify(value));
   const written = Object.entries({ ...fields, ...extra }).filter(([, value]) => value !== undefined);
   return `{${written.map(([name, value]) => `"${name}": ${text(name, value)}`).join(", ")}}`;
