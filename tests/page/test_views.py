@@ -1,6 +1,7 @@
 """The views Race, Frontier and Load, used as a person would."""
 
 import base64
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -155,9 +156,9 @@ def test_a_refused_budget_gives_way_to_the_next_at_once(service: str, opened: Op
     budget = page.get_by_role("slider", name="Time for one image")
     chosen = page.locator("p.chosen")
     expect(chosen).to_contain_text("with max_ms = 300 ")
-    problem = {"title": "Too Many Requests", "status": 429, "detail": "the queue is full"}
-    full = {"status": 429, "headers": {"Retry-After": "200"}, "json": problem}
-    page.route("**/generate", lambda route: route.fulfill(**full))
+    problem = {"type": "urn:trilemma:overloaded", "title": "Too Many Requests", "status": 429, "detail": "full"}
+    refused = {"status": 429, "headers": {"Retry-After": "60"}, "content_type": "application/problem+json"}
+    page.route("**/generate", lambda route: route.fulfill(**refused, body=json.dumps(problem)))
     budget.press("End")
     expect(page.get_by_role("status").filter(has_text="429")).to_contain_text("Trying again in")
     page.unroute("**/generate")
