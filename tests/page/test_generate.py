@@ -75,6 +75,43 @@ def test_a_link_gives_the_same_image_to_whoever_opens_it(service: str, opened: O
     assert shown(opened(page.url)) == image
 
 
+def test_the_controls_are_the_solvers_own_settings(service: str, opened: OpenPage) -> None:
+    """Whatever they are called: the page knows no setting by its name."""
+    page = opened(f"{service}/#generate?method=latent")
+    sliders = page.locator("section:visible .inspector input[type=range]:not([aria-label=Steps])")
+
+    def choose(group: str, name: str) -> None:
+        page.get_by_role("group", name=group).get_by_role("radio", name=name).check()
+
+    for method in httpx.get(f"{service}/methods").json():
+        choose("Method", method["method"])
+        for solver in method["solvers"]:
+            if len(method["solvers"]) > 1:
+                choose("Solver", solver["name"])
+            expect(sliders).to_have_count(len(solver["settings"]))
+            for name, setting in solver["settings"].items():
+                slider = page.get_by_role("slider", name=name)
+                limits = [float(slider.get_attribute(limit) or "") for limit in ("min", "max")]
+                assert limits == [setting["min"], setting["max"]]
+                assert float(slider.input_value()) == pytest.approx(setting["default"])
+
+
+def test_a_setting_that_is_no_eta_is_sent_and_kept_in_the_link(service: str, opened: OpenPage) -> None:
+    page = opened(f"{service}/#generate?method=latent&class_label=3")
+    page.get_by_role("radio", name="langevin").check()
+    page.get_by_role("spinbutton", name="Steps").fill("4")
+    page.get_by_role("textbox", name="Seed").fill("7")
+    page.get_by_role("slider", name="step_size").press("Home")
+    press(page, "Generate")
+    settings = {"step_size": 0.01}
+    expected = picture(service, method="latent", class_label="3", steps=4, seed=7, solver="langevin", settings=settings)
+    assert shown(page) == expected
+    assert "step_size=0.01" in page.url
+    assert shown(opened(page.url)) == expected
+    press(page, "Copy as Python")
+    assert '"settings": {"step_size":0.01}' in page.evaluate("navigator.clipboard.readText()")
+
+
 def test_a_link_to_what_is_not_served_says_so_and_generates_nothing(service: str, opened: OpenPage) -> None:
     page = opened(f"{service}/#generate?method=ddim&steps=5000&class_label=cat&seed=7")
     expect(page.get_by_role("status").first).to_have_text(
