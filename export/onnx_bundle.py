@@ -1,5 +1,6 @@
-"""Writes a bundle: exports a checkpoint's graphs, simplifies them, checks them against PyTorch, hashes them."""
+"""Exports a checkpoint to a bundle: traces its graphs, simplifies them, and checks them against PyTorch."""
 
+import json
 import shutil
 import warnings
 from importlib.metadata import version
@@ -13,8 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bundle.manifest import DECODE, FORMAT_VERSION, STEP, Bundle, File, Manifest, Parity, sha256
-from export.fuse import lean
+from bundle.gpu_manifest import TARGETS
+from bundle.loading import Bundle, sha256
+from bundle.manifest import DECODE, FORMAT_VERSION, MANIFEST, STEP, Dataset, File, Manifest, Parity
+from export import replacement
+from export.fuse import fuse
 from export.step_module import PLAIN, DecodeModule, StepModule
 from models import checkpoint, families
 from models.checkpoint import Card
@@ -36,28 +40,41 @@ class ExportError(ValueError):
 def export(source: Path, target: Path) -> Manifest:
     """Exports the checkpoint folder `source` to the bundle folder `target`, which is replaced only if all went well.
 
-    Raises ExportError if the graph differs from PyTorch by more than TOLERANCE at any of BATCH_SIZES.
+    Raises ExportError if the graph differs from PyTorch by more than TOLERANCE at any of BATCH_SIZES, and NotOurs for a
+    `target` that is there and is not a bundle.
     """
+    target = target.resolve()
+    replacement.check(target, is_of_bundle)
     card, network = checkpoint.load(source)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        exported, example = lean(network), random_inputs(card, 2, seed=0)
+        exported, example = fuse(network), random_inputs(card, 2, seed=0)
         onnx.save(trace(StepModule(exported).eval(), example, ["x_new", "x0"]), partial / STEP)
         if card.decodes:
             onnx.save(trace(DecodeModule(exported).eval(), {"x": example["x"]}, ["images"]), partial / DECODE)
         manifest = describe(card, partial, weights=source / checkpoint.WEIGHTS)
         difference = largest_difference(network, card, Bundle(partial, manifest))
         if not difference <= TOLERANCE:
-            raise ExportError(f"the graph is off PyTorch by {difference}, more than {TOLERANCE}")
+            raise ExportError(f"the graph differs from PyTorch by {difference}, more than {TOLERANCE}")
         manifest.parity.largest_difference = difference
         manifest.write(partial)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        replacement.check(target, is_of_bundle)  # it may have changed meanwhile
+        replacement.swap(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest
+
+
+def is_of_bundle(path: Path) -> bool:
+    """Whether this entry of a folder is one of a bundle: graphs, engines, timings, and a manifest of ours."""
+    if path.name == MANIFEST:
+        try:
+            return "format_version" in json.loads(path.read_bytes())
+        except (OSError, ValueError, TypeError):
+            return False
+    return path.suffix in (".onnx", ".cache") or path.name in {*TARGETS, *(f".{target}.partial" for target in TARGETS)}
 
 
 def describe(card: Card, folder: Path, weights: Path) -> Manifest:
@@ -78,12 +95,20 @@ def describe(card: Card, folder: Path, weights: Path) -> Manifest:
             path.name: File(sha256=sha256(path), bytes=path.stat().st_size) for path in sorted(folder.glob("*.onnx"))
         },
         parity=Parity(tolerance=TOLERANCE, largest_difference=0.0, batch_sizes=list(BATCH_SIZES)),
+        dataset=dataset(card),
         checkpoint={
             "sha256": sha256(weights),
             "training": card.training,
             "exported_with": {name: version(name) for name in PACKAGES},
         },
     )
+
+
+def dataset(card: Card) -> Dataset | None:
+    """The data that the checkpoint was trained on: by its digest, if it has no name."""
+    digest = str(card.training.get("data_digest", ""))
+    name = str(card.training.get("dataset", digest[:12]))
+    return Dataset(name=name, digest=digest) if name else None
 
 
 def trace(module: nn.Module, inputs: Arrays, outputs: list[str]) -> onnx.ModelProto:
@@ -108,7 +133,7 @@ def trace(module: nn.Module, inputs: Arrays, outputs: list[str]) -> onnx.ModelPr
 
 
 def random_inputs(card: Card, rows: int, seed: int) -> Arrays:
-    """Inputs of the step graph as it may meet them, in the order of `StepModule.forward`."""
+    """Random inputs of the step graph for `rows` rows, in the order of `StepModule.forward`."""
     rng = np.random.default_rng(seed)
 
     def normal() -> NDArray[np.float32]:

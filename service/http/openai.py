@@ -13,7 +13,7 @@ from fastapi import APIRouter, Response
 from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.engine.jobs import Progress
+from service.engine.jobs import MAX_IMAGES, Progress
 from service.engine.placement import Placement
 from service.errors import InvalidRequest, Problem
 from service.http import problem_responses, responses, streaming
@@ -21,7 +21,7 @@ from service.http.routes import RequestOrigin, State
 from service.http.schemas import Timing
 from service.requests.encoding import one_each
 from service.requests.generation import Generation, Origin
-from service.requests.request import MAX_IMAGES, MAX_SEED, GenerateRequest
+from service.requests.request import MAX_SEED, GenerateRequest
 from service.requests.state import ServiceState
 
 NAMES = {"method": "model", "steps": "num_inference_steps", "class_label": "prompt"}  # by what they are here

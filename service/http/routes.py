@@ -94,7 +94,7 @@ async def cancel(id: str, request: Request, state: State) -> None:
 @router.post("/admin/reload")
 async def reload(state: State) -> ReadinessInfo:
     """Load and warm up changed bundles beside the served ones, then switch. No request fails."""
-    await asyncio.to_thread(state.models.reload)
+    await asyncio.wrap_future(state.models.reload())
     return readiness(state)
 
 

@@ -4,9 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from service.engine.jobs import Priority
+from service.engine.jobs import MAX_IMAGES, Priority
 
-MAX_IMAGES = 64
 MAX_SEED = 2**64 - 1
 
 Format = Literal["png", "jpeg", "webp", "npy"]
@@ -37,6 +36,13 @@ class GenerateRequest(BaseModel):
     ] = None
     eta: Annotated[
         FiniteFloat | None, Field(ge=0, le=1, description="same as `settings.eta`: 0 is deterministic, 1 is DDPM")
+    ] = None
+    dataset: Annotated[
+        str | None,
+        Field(
+            max_length=100,
+            description="for `auto`: the data set of the models to choose from, as `GET /methods` names it",
+        ),
     ] = None
     max_ms: Annotated[
         FiniteFloat | None,
