@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from service.http.turns import Turns
+from service.http.turns import URGENT, Turns
 
 
 def done(give: Callable[[Turns, Callable[[str], Callable[[], None]]], None]) -> list[list[str]]:
@@ -36,10 +36,11 @@ def test_urgent_work_passes_the_rest_and_does_not_keep_it_from_its_turn() -> Non
     def give(turns: Turns, work: Callable[[str], Callable[[], None]]) -> None:
         for number in range(4):
             turns.take(work(f"slow {number}"))
-        for number in range(3):
+        for number in range(URGENT + 1):
             turns.take(work(f"probe {number}"), urgent=True)
 
-    assert done(give) == [["slow 0"], ["probe 0", "slow 1"], ["probe 1", "slow 2"], ["probe 2", "slow 3"]]
+    probes = [f"probe {number}" for number in range(URGENT)]
+    assert done(give) == [["slow 0"], [*probes, "slow 1"], [f"probe {URGENT}", "slow 2"], ["slow 3"]]
 
 
 def test_work_that_comes_alone_is_done_at_once() -> None:
