@@ -23,8 +23,8 @@ T_COLUMN, NOISE_COLUMN = Step._fields.index("t"), Step._fields.index("noise_std"
 class Progress:
     """A step that an image has taken, with the clean image that it predicts if the caller wants previews."""
 
-    image: int
-    index: int  # 1 for the first
+    image: int  # its index
+    index: int  # of the step; 1 for the first
     of: int
     preview: Array | None  # (C, H, W) in about [−1, 1]
 
@@ -43,6 +43,7 @@ class Job:
     seed: int
     n: int
     submitted_s: float
+    first_index: int = 0  # of its images: they are a part of those that the seed has
     guidance: float = 1.0  # w of classifier-free guidance, ε = ε(no class) + w·(ε(class) − ε(no class)); 1: without
     no_label: int = 0  # what `label` is for "no class"; read with guidance
     priority: Priority = "normal"
@@ -60,7 +61,7 @@ class Job:
 
     def __post_init__(self) -> None:
         self.steps_left = self.n * self.steps
-        self.images = [Image(self, index) for index in range(self.n)]
+        self.images = [Image(self, self.first_index + i) for i in range(self.n)]
         self.unfinished = self.n
 
     @property

@@ -86,7 +86,7 @@ def with_another(folder: Path, operator: str) -> None:
     node.op_type, node.name = operator, "the odd node"
     onnx.save(model, folder / STEP)
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"][STEP]["sha256"] = sha256(folder / STEP)
+    manifest["files"][STEP] = {"sha256": sha256(folder / STEP), "bytes": (folder / STEP).stat().st_size}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -118,7 +118,8 @@ LOADS = """
 import sys
 from pathlib import Path
 from bundle import gpu_manifest
-from bundle.manifest import BundleError, load
+from bundle.files import BundleError
+from bundle.loading import load
 from service.runtimes.cuda.tensorrt import TensorRtNetwork
 folder, engines = gpu_manifest.load(load(Path(sys.argv[1])))
 try:

@@ -1,6 +1,7 @@
 """The view Generate, used as a person would."""
 
 import base64
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -154,15 +155,16 @@ def test_stopping_or_leaving_frees_the_rows(service: str, opened: OpenPage, leav
 
 
 def test_a_full_server_is_shown_with_its_wait_and_asked_again(service: str, opened: OpenPage) -> None:
-    long = {"method": "ddim", "steps": 60, "n": 64}
     page = opened(service, expected="429")
-    page.get_by_role("spinbutton", name="Steps").fill("4")
-    with httpx.stream("POST", f"{service}/generate", json=long, headers={"Accept": "text/event-stream"}):
-        press(page, "Generate")
-        notice = page.get_by_role("status").first
-        expect(notice).to_contain_text("The server is full (429)")
-        expect(notice).to_contain_text("Trying again in")
-        finished(page)
+    problem = json.dumps({"title": "Too Many Requests", "status": 429, "detail": "The backlog is full."})
+    headers = {"Retry-After": "1", "Content-Type": "application/problem+json"}
+    page.route("**/generate", lambda route: route.fulfill(status=429, headers=headers, body=problem))
+    press(page, "Generate")
+    notice = page.get_by_role("status").first
+    expect(notice).to_contain_text("The server is full (429)")
+    expect(notice).to_contain_text("Trying again in")
+    page.unroute("**/generate")
+    finished(page)
 
 
 def test_a_lost_server_is_looked_for_and_the_image_made_anew(opened: OpenPage) -> None:

@@ -137,12 +137,11 @@ def test_a_service_with_keys_asks_for_one(tmp_path: Path, opened: OpenPage) -> N
 
 
 def test_it_waits_for_a_service_that_has_no_model_yet(tmp_path: Path, opened: OpenPage) -> None:
-    bundle = write_bundle(tmp_path / "bundles" / "toy")
-    with in_this_process(bundle.parent) as (url, app):
-        bundle.rename(tmp_path / "aside")
-        app.state.service.models.reload()
+    write_bundle(tmp_path / "bundles" / "toy")
+    with in_this_process(tmp_path / "bundles") as (url, app):
+        service = app.state.service
+        service.engine.out_of_service.add(service.models.served()["toy"].digest)
         page = opened(url, expected="503")
         expect(page.get_by_role("status").first).to_contain_text("There is no model to show.")
-        (tmp_path / "aside").rename(bundle)
-        app.state.service.models.reload()
+        service.models.reload()
         expect(page.get_by_role("button", name="Generate")).to_be_visible()

@@ -1,6 +1,7 @@
 """The views Race, Frontier and Load, used as a person would."""
 
 import base64
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -12,8 +13,8 @@ import yaml
 from playwright.sync_api import expect
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.deploy.conftest import tool, wait_until
-from tests.page.conftest import OpenPage, rows
+from tests.deploy.conftest import tool
+from tests.page.conftest import OpenPage
 
 
 def asked(service: str, **body: Any) -> dict[str, Any]:
@@ -108,11 +109,12 @@ def test_a_refused_budget_gives_way_to_the_next_at_once(service: str, opened: Op
     budget = page.get_by_role("slider", name="Time for one image")
     chosen = page.locator("p.chosen")
     expect(chosen).to_contain_text("with max_ms = 300 ")
-    long = {"method": "ddim", "steps": 500, "n": 64}  # to be asked again only when all of that is done
-    with httpx.stream("POST", f"{service}/generate", json=long, headers={"Accept": "text/event-stream"}):
-        budget.press("End")
-        expect(page.get_by_role("status").filter(has_text="429")).to_contain_text("Trying again in")
-    wait_until(lambda: rows(service) == 0)
+    problem = {"type": "urn:trilemma:overloaded", "title": "Too Many Requests", "status": 429, "detail": "full"}
+    refused = {"status": 429, "headers": {"Retry-After": "60"}, "content_type": "application/problem+json"}
+    page.route("**/generate", lambda route: route.fulfill(**refused, body=json.dumps(problem)))
+    budget.press("End")
+    expect(page.get_by_role("status").filter(has_text="429")).to_contain_text("Trying again in")
+    page.unroute("**/generate")
     budget.press("ArrowLeft")
     (max_ms,) = re.findall(r"max_ms=([\d.]+)", page.url)
     expect(chosen).to_contain_text(f"with max_ms = {float(max_ms):g} ")
