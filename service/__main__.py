@@ -36,7 +36,7 @@ def main() -> None:
     # serves there is nothing to finish.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: sys.exit(0))
-    gc.freeze()  # what is imported stays: a full collection that looks at it stops the event loop for 60 ms
+    gc.freeze()  # what is imported stays: a full collection that looks at it stops the event loop for 30 to 60 ms
     listeners = [listener, *(listener.dup() for _ in range(ACCEPTED_A_TURN - 1))]
     uvicorn.Server(uvicorn.Config(app, **options(app, settings))).run(sockets=listeners)
 
