@@ -27,20 +27,27 @@ class Deadline:
     """A call that is made unless it is stopped before its time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.passed = False
         self._loop = loop
         self._call: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, seconds: float, call: Callable[[], None]) -> None:
-        """Goes on if the same call is waited for."""
+        """Goes on if the same call is waited for, or was made."""
         if call != self._call:
             self.stop()
-            self._call, self._timer = call, self._loop.call_later(seconds, call)
+            self._call, self._timer = call, self._loop.call_later(seconds, self._pass)
 
     def stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._call = self._timer = None
+        self.passed = False
+
+    def _pass(self) -> None:
+        self.passed = True
+        if self._call is not None:
+            self._call()
 
 
 class Connection(H11Protocol):
@@ -199,12 +206,16 @@ class Connection(H11Protocol):
         """
         if self.conn.their_state is h11.IDLE and not self._begins():
             self.reading.start(self.timeout_s, self._expire)
+            if self.reading.passed:
+                self._expire()
         else:
             self.reading.stop()
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
             self.limit.work(self.transport)
 
     def _expire(self) -> None:
+        if self.queued:  # what came waits for the server, which looks at the time when it has parsed it
+            return
         if self._begins() or self.transport in self.limit.surplus:
             self.transport.abort()
         else:

@@ -1,5 +1,6 @@
 """What comes over a socket: requests by the letter of RFC 9112, heads and bodies without an end, and too many."""
 
+import asyncio
 import json
 import select
 import socket
@@ -14,6 +15,7 @@ import structlog
 
 from service.http import connection_limit
 from service.http.parser import Parser
+from service.http.turns import Turns
 from tests.conftest import write_bundle
 from tests.deploy.conftest import in_this_process, wait_until
 from tests.service.conftest import Held
@@ -204,6 +206,24 @@ def test_a_client_that_is_too_slow_loses_its_connection(tmp_path: Path, sent: by
         client.sendall(sent)
         assert answer(client)[0] == status
         assert client.recv(1) == b""
+
+
+def test_a_client_is_not_slow_because_the_server_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting: list[Any] = []
+    take = Turns.take
+
+    def late(turns: Turns, work: Any, urgent: bool = False) -> None:
+        if urgent or waiting:
+            take(turns, work, urgent)
+        else:
+            waiting.append(work)
+            asyncio.get_running_loop().call_later(0.5, take, turns, work)
+
+    with serving(tmp_path, client_timeout_s=0.2) as port, connect(port) as client:
+        monkeypatch.setattr(Turns, "take", late)
+        client.sendall(WHOLE)
+        assert answer(client)[0] == 200
+    assert waiting
 
 
 def test_a_client_that_reads_nothing_loses_its_connection(tmp_path: Path) -> None:
