@@ -135,7 +135,7 @@ def test_a_signal_before_it_listens_ends_it_at_once(signum: signal.Signals) -> N
         (["--bundles", __file__], "--bundles"),
         (["--host", "192.0.2.1", "--port", "0"], "192.0.2.1"),  # of no machine: RFC 5737
         (["--prot", "1"], "--prot"),
-        (["--keys", "/nowhere"], "/nowhere"),
+        (["--port", "0", "--keys", "/nowhere"], "/nowhere"),
     ],
 )
 def test_a_setting_that_cannot_be_meant_ends_it_with_one_line(flags: list[str], message: str) -> None:
