@@ -11,7 +11,8 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-# Makes environments of itself; as pip it waits for the file `go`, and fails if that has a text; as a module it says who it is.
+# Makes environments of itself; as pip it waits for the file `go`, and fails if that has a text; as a module it says who
+# it is.
 PYTHON = """#!/bin/sh
 case "$*" in
     "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
