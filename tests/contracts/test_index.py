@@ -105,8 +105,6 @@ def test_a_part_has_an_etag_a_job_and_indices_of_its_own() -> None:
         (one_for_all("png"), '"b65bd5f5c80efaac5877ca42d2893090a4972c289a2faa639fd2287128dd1691"'),
     ],
 )
-def test_the_etags_of_requests_without_an_index_are_what_they_were_before_there_was_one(
-    encoding: Any, expected: str
-) -> None:
+def test_the_etags_of_requests_without_an_index_are_what_they_were(encoding: Any, expected: str) -> None:
     assert etag(Sampling(**SAMPLING), encoding) == etag(Sampling(**SAMPLING, index=0), encoding) == expected
     assert etag(Sampling(**SAMPLING, index=1), encoding) != expected

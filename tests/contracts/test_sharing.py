@@ -66,7 +66,7 @@ def test_who_shares_a_request_with_a_spent_key_gets_the_images(tmp_path: Path, a
     asyncio.run(run())
 
 
-def test_each_caller_of_a_shared_job_is_charged_and_a_job_that_fails_is_free_for_all(tmp_path: Path) -> None:
+def test_each_who_shares_a_job_is_charged_and_one_that_fails_is_free(tmp_path: Path) -> None:
     async def run() -> None:
         runtime = ToyRuntime()
         async with serving(tmp_path, runtime) as (client, state):

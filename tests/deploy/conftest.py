@@ -23,7 +23,7 @@ from tests.conftest import REPOSITORY, ToyRuntime
 
 DEPLOY = REPOSITORY / "deploy"
 UNPACKED = REPOSITORY / ".cache" / "debian"
-WITHIN_S = 120
+WITHIN_S = 600  # far longer than anything takes: it ends what hangs, also on a slow machine
 
 
 def tool(name: str) -> str:

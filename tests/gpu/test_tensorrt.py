@@ -40,7 +40,6 @@ def expected_inputs(bundle: Bundle) -> list[Tensor]:
     return [Tensor(name=n, dtype=DTYPES.get(n, "float32"), shape=[-1, *shape]) for n, shape in shapes.items()]
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("source", BUNDLES, ids=lambda path: path.name)
 def test_a_shipped_model_is_built_for_four_architectures_once(source: Path, tmp_path: Path) -> None:
     folder = copied(source, tmp_path)
@@ -134,4 +133,7 @@ def test_an_engine_of_another_version_says_so_when_it_is_loaded(in_gpu_environme
     assert export(folder, *SMALL).returncode == 0
     engines = gpu_manifest.load(load(folder))[1]
     ended: subprocess.CompletedProcess[str] = in_gpu_environment("-c", LOADS, folder, "1.0.0.1")
-    assert f"step.engine: built by tensorrt_rtx 1.0.0.1, and here is {engines.version}: export it again" in ended.stdout
+    assert (
+        f"step.engine: built by tensorrt_rtx_bindings 1.0.0.1, and here is {engines.version}: export it again"
+        in ended.stdout
+    )

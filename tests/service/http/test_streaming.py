@@ -53,7 +53,7 @@ gets = st.none()
 
 
 @given(st.lists(puts | gets, max_size=120))
-def test_the_queue_is_bounded_keeps_the_order_and_drops_the_oldest_previews_first(actions: list[Any]) -> None:
+def test_the_queue_is_bounded_in_order_and_drops_old_previews_first(actions: list[Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pending_steps, "MAX_STEPS", 8)
         patch.setattr(pending_steps, "MAX_PREVIEW_BYTES", 1600)
@@ -97,7 +97,7 @@ async def rest(queue: PendingSteps) -> AsyncIterator[Progress]:
 # --- a client that does not read ------------------------------------------------------------------------------------
 
 
-def test_a_stream_that_nobody_reads_holds_little_and_ends_with_the_newest_steps_and_the_images(tmp_path: Path) -> None:
+def test_a_stream_that_nobody_reads_holds_little_and_ends_in_the_images(tmp_path: Path) -> None:
     write_bundle(tmp_path / "toy")
     app = create_app(Settings(bundles=tmp_path, watch_s=0), lambda model, threads: ToyRuntime())
     body = {"method": "toy", "steps": 400, "n": 16, "seed": 1, "preview_every": 1}
