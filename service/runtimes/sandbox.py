@@ -51,7 +51,7 @@ class Sandbox:
         limits = [str(os.getpid()), str(rows), str(math.ceil(self.seconds)), str(self.memory_bytes)]
         command = [sys.executable, "-P", onnx_session.__file__, *limits]
         pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
-        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet, start_new_session=True)  # noqa: S603  # our own
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet, start_new_session=True)
         with process, self._registered(process):
             try:
                 reason, _ = process.communicate(content, timeout=max(seconds, 0))
