@@ -210,7 +210,6 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "infinite": of(lambda: scaled(float("inf"))),
     "endless": of(endless),
     "endless-for-one-class": of(endless_for_one_class),
-    "slow": of(slow),
     "function": of(with_function),
     "empty-nodes": of(lambda: of_empty_nodes(1_000_000)),
     "64-gigabytes": of(lambda: huge(2**34)),

@@ -1,0 +1,35 @@
+"""A graph runs in a process within limits: whatever breaks one is refused, and nothing of it goes on."""
+
+from pathlib import Path
+
+import pytest
+
+from bundle.files import BundleError
+from bundle.loading import load
+from service.runtimes.sandbox import Sandbox
+from tests.service.registry.graphs import huge, identity, model, slow, write
+
+LONG_S, LARGE_BYTES = 600.0, 4 * 2**30
+
+
+def test_a_graph_that_keeps_the_limits_is_allowed(tmp_path: Path) -> None:
+    Sandbox(LONG_S, LARGE_BYTES).check(load(write(tmp_path / "good", model(identity()))), rows=16)
+
+
+def test_a_graph_that_takes_too_long_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"^slow/step\.onnx: (it does not end within 1 s|running it ends a process)"):
+        Sandbox(1.0, LARGE_BYTES).check(load(write(tmp_path / "slow", slow())), rows=1)
+
+
+def test_a_graph_that_takes_too_much_memory_is_refused_and_one_that_takes_less_is_not(tmp_path: Path) -> None:
+    bundle = load(write(tmp_path / "large", huge(2**27)))  # numbers of 4 bytes
+    Sandbox(LONG_S, LARGE_BYTES).check(bundle, rows=1)
+    with pytest.raises(BundleError, match=r"^large/step\.onnx: "):
+        Sandbox(LONG_S, 2**28).check(bundle, rows=1)
+
+
+def test_a_closed_sandbox_runs_nothing(tmp_path: Path) -> None:
+    sandbox = Sandbox(LONG_S, LARGE_BYTES)
+    sandbox.close()
+    with pytest.raises(BundleError, match="ends a process by SIGKILL"):
+        sandbox.check(load(write(tmp_path / "slow", slow())), rows=1)
