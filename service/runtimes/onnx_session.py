@@ -53,17 +53,18 @@ def limit(parent: int, seconds: int, memory_bytes: int) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")  # where memory ends, this process does first
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         memory_bytes += pages * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    limits = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_AS: memory_bytes}
+    for kind, most in {**limits, resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0}.items():
+        _, allowed = resource.getrlimit(kind)
+        lower = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
+        resource.setrlimit(kind, (lower, lower))
 
 
 def main(parent: int, rows: int, seconds: int, memory_bytes: int) -> None:
     """Reads a graph from stdin. Exits with 0 if it runs; else prints why not, as far as it lives to say so."""
     content = sys.stdin.buffer.read()
-    limit(parent, seconds, memory_bytes)
     try:
+        limit(parent, seconds, memory_bytes)
         run_once(content, rows)
     except Exception as error:  # whatever ONNX Runtime raises
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "

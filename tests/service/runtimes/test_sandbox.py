@@ -1,11 +1,16 @@
 """A graph runs in a process within limits: whatever breaks one is refused, and nothing of it goes on."""
 
+import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from bundle.files import BundleError
 from bundle.loading import load
+from service.runtimes import onnx_session
 from service.runtimes.sandbox import Sandbox
 from tests.service.registry.graphs import huge, identity, model, slow, write
 
@@ -26,6 +31,12 @@ def test_a_graph_that_takes_too_much_memory_is_refused_and_one_that_takes_less_i
     Sandbox(LONG_S, LARGE_BYTES).check(bundle, rows=1)
     with pytest.raises(BundleError, match=r"^large/step\.onnx: "):
         Sandbox(LONG_S, 2**28).check(bundle, rows=1)
+
+
+def test_a_lower_limit_of_the_machine_stays() -> None:
+    script = [sys.executable, "-P", onnx_session.__file__, str(os.getpid()), "1", "600", str(2**40)]
+    command = f"ulimit -t 500 -v 8388608; exec {shlex.join(script)}"
+    subprocess.run(["sh", "-c", command], input=model(identity()).SerializeToString(), check=True)
 
 
 def test_a_closed_sandbox_runs_nothing(tmp_path: Path) -> None:
