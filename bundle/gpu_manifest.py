@@ -103,15 +103,14 @@ def load(bundle: Bundle) -> tuple[Path, Engines]:
     """The bundle's engines, verified: folder and manifest of the first of TARGETS that it has. Raises BundleError."""
     folders = [bundle.folder / target for target in TARGETS if (bundle.folder / target).is_dir()]
     if not folders:
-        raise BundleError(
-            f"{bundle.folder.name}: no engines for a GPU: ./run export {bundle.folder.name} --target cuda"
-        )
+        model = files.shown(bundle.folder.name)
+        raise BundleError(f"{model}: no engines for a GPU: ./run export {model} --target cuda")
     folder = folders[0]
     engines = read(folder)
-    for name in {*engines.sources, *bundle.graphs}:
+    for name in dict.fromkeys([*engines.sources, *bundle.graphs]):
         source = bundle.manifest.files.get(name)
         if source is None or engines.sources.get(name) != source.sha256:
-            raise BundleError(f"{bundle.folder.name}/{folder.name}: of another {name}: export it again")
+            raise BundleError(f"{files.name(folder)}: of another {name}: export it again")
     if {Path(name).stem for name in engines.files} != {Path(name).stem for name in bundle.graphs}:
         raise BundleError(f"{files.name(folder)}: it has other files than one for each graph: export it again")
     for name, file in engines.files.items():
