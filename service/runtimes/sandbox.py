@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from bundle.files import BundleError, name
 from bundle.loading import Bundle
-from service.runtimes import onnx_session
+from service.runtimes import trial
 
 MAX_REASON = 500  # characters
 
@@ -49,7 +49,7 @@ class Sandbox:
     def _run(self, content: bytes, rows: int, seconds: float) -> None:
         """Raises ValueError for a graph that breaks the limits, or that ONNX Runtime refuses."""
         limits = [str(os.getpid()), str(rows), str(math.ceil(self.seconds)), str(self.memory_bytes)]
-        command = [sys.executable, "-P", onnx_session.__file__, *limits]
+        command = [sys.executable, "-P", trial.__file__, *limits]
         pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet, start_new_session=True)
         with process, self._registered(process):

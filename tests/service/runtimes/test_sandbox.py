@@ -10,7 +10,7 @@ import pytest
 
 from bundle.files import BundleError
 from bundle.loading import load
-from service.runtimes import onnx_session
+from service.runtimes import trial
 from service.runtimes.sandbox import Sandbox
 from tests.service.registry.graphs import huge, identity, model, slow, write
 
@@ -34,7 +34,7 @@ def test_a_graph_that_takes_too_much_memory_is_refused_and_one_that_takes_less_i
 
 
 def test_a_lower_limit_of_the_machine_stays() -> None:
-    script = [sys.executable, "-P", onnx_session.__file__, str(os.getpid()), "1", "600", str(2**40)]
+    script = [sys.executable, "-P", trial.__file__, str(os.getpid()), "1", "600", str(2**40)]
     command = f"ulimit -t 500 -v 8388608; exec {shlex.join(script)}"
     subprocess.run(["sh", "-c", command], input=model(identity()).SerializeToString(), check=True)
 
