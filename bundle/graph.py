@@ -1,10 +1,11 @@
-"""What an ONNX file may hold: one graph that ends, of standard operators, with all of its numbers in the file.
+"""What an ONNX file may hold: one graph that ends, of standard operators, with its numbers in files of the bundle.
 
 Only the fields that decide this are parsed (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto), and without the
 package onnx. The parser is that of protobuf, as in ONNX Runtime, so both see the same.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -28,15 +29,25 @@ FIELDS: dict[str, list[tuple[str, int, str | int]]] = {
         ("sparse_tensors", 23, "SparseTensor"),
     ],
     "SparseTensor": [("values", 1, "Tensor"), ("indices", 2, "Tensor")],
-    "Tensor": [("external_data", 13, BYTES), ("data_location", 14, INT64)],
+    "Tensor": [("external_data", 13, "Entry"), ("data_location", 14, INT64)],
+    "Entry": [("key", 1, BYTES), ("value", 2, BYTES)],
 }
 
 
-def check(content: bytes) -> None:
-    """Raises ValueError, saying what is wrong, for a file that the service must not open."""
+@dataclass(frozen=True)
+class Graph:
+    """A graph as it lies in a bundle, read into memory."""
+
+    content: bytes  # the ONNX file
+    weights_file: str = ""  # the name of the file with its external data, if it has one
+    weights: bytes = b""  # that file
+
+
+def check(read: Graph) -> None:
+    """Raises ValueError, saying what is wrong, for a graph that the service must not open."""
     model: Any = MODEL()
     try:
-        model.ParseFromString(content)
+        model.ParseFromString(read.content)
     except DecodeError:
         raise ValueError("it is not an ONNX file") from None
     if not model.graph:
@@ -48,8 +59,8 @@ def check(content: bytes) -> None:
     for graph in model.graph:
         for node in graph.node:
             _check_node(node)
-        if any(map(_is_external, _tensors(graph))):
-            raise ValueError("it keeps numbers in another file (external data), which no manifest covers")
+        for tensor in _tensors(graph):
+            _check_place(tensor, read.weights_file)
 
 
 def _check_node(node: Any) -> None:
@@ -71,8 +82,12 @@ def _tensors(graph: Any) -> Iterator[Any]:
         yield from (*tensor.values, *tensor.indices)
 
 
-def _is_external(tensor: Any) -> bool:
-    return bool(tensor.external_data) or any(tensor.data_location)
+def _check_place(tensor: Any, weights_file: str) -> None:
+    """Raises ValueError for a tensor that lies in another file than this one."""
+    if tensor.external_data or any(tensor.data_location):
+        entries = [(b"".join(entry.key[-1:]), b"".join(entry.value[-1:])) for entry in tensor.external_data]
+        if not weights_file or {value for key, value in entries if key == b"location"} != {weights_file.encode()}:
+            raise ValueError("it keeps numbers in a file (external data) that the manifest does not have for it")
 
 
 def _model_type() -> type[Message]:

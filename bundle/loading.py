@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from bundle import files, strict_json
 from bundle.files import BundleError, shown
 from bundle.folders import bundle_folders, without_the_name
-from bundle.manifest import DECODE, FORMAT_VERSION, MANIFEST, STEP, Manifest
+from bundle.graph import Graph
+from bundle.manifest import DECODE, FORMAT_VERSION, MANIFEST, STEP, WEIGHTS, Manifest
 from bundle.sampling_check import check_sampling
 from models import families
 from models.families import Family
@@ -43,8 +44,14 @@ class Bundle:
         """The files of its graphs: the step, and the decoder unless the steps end at the image."""
         return [name for name in (STEP, DECODE) if name in self.manifest.files]
 
-    def read(self, name: str) -> bytes:
-        """The content of a file of the manifest. Raises BundleError unless it still is what the manifest says."""
+    def read(self, name: str) -> Graph:
+        """One of its graphs. Raises BundleError unless its files still are what the manifest says."""
+        weights = WEIGHTS[name]
+        if weights not in self.manifest.files:
+            return Graph(self._content(name))
+        return Graph(self._content(name), weights, self._content(weights))
+
+    def _content(self, name: str) -> bytes:
         file = self.manifest.files[name]
         return files.read_checked(self.folder / name, self.folder.parent, file.sha256, file.bytes)
 

@@ -17,6 +17,7 @@ MAX_NUMBERS = 2**22  # of an image or a state; a batch holds several times its r
 MAX_POINTS = 1000  # that were measured: each is several series of /metrics
 AUTO = "auto"  # as `method`: the service chooses
 STEP, DECODE = "step.onnx", "decode.onnx"
+WEIGHTS = {STEP: "step.data", DECODE: "decode.data"}  # the external data of a graph, where it has some
 
 
 def _distinct(names: list[str]) -> list[str]:

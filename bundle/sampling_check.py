@@ -15,7 +15,6 @@ from models.step import Plan, Step
 MAX_STEPS = 4096  # network evaluations an image
 MAX_ENTRIES = MAX_STEPS + 1  # of a list or an object in a noise schedule
 MAX_TEXT = 200
-CHANNELS = (1, 3)  # of an image: grey, or red, green and blue
 CLIP = Step._fields.index("clip")  # which may be infinite
 
 
@@ -27,8 +26,6 @@ def check_sampling(manifest: Manifest) -> None:
         raise ValueError(f"files: it lists no {STEP}")
     if (DECODE in manifest.files) != (manifest.state_shape != manifest.shape):
         raise ValueError(f"files: {DECODE} goes with a state_shape that is not the images' shape, and only with one")
-    if manifest.shape[0] not in CHANNELS:
-        raise ValueError(f"shape: an image has 1 or 3 channels, not {manifest.shape[0]}")
     if manifest.family not in families.names():
         raise ValueError(f"family {manifest.family!r} is unknown; known: {', '.join(families.names())}")
     family = families.find(manifest.family)

@@ -41,7 +41,7 @@ def line(loaded: Bundle, precision: Precision, judge: Judge) -> str:
     """The table's row of one model in one precision."""
     manifest, labels = loaded.manifest, judge.labels
     with tempfile.TemporaryDirectory() as folder:
-        models = {name: convert(onnx.load(loaded.folder / name), precision) for name in manifest.files}
+        models = {name: convert(onnx.load(loaded.folder / name), precision) for name in loaded.graphs}
         runtime = OrtRuntime(emulated(loaded, models, precision, Path(folder)), os.cpu_count() or 1)
     solver, steps = next(iter(loaded.family.SOLVERS)), manifest.recommended_steps
     generated = torch.from_numpy(images(loaded, runtime, solver, steps, labels.tolist()))

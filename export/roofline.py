@@ -106,7 +106,7 @@ def main() -> None:
     print(f"| {PRECISION} | rows | GFLOP | MB of weights | MB of rows | products in a row | {header} |")
     print("|---|--:|--:|--:|--:|--:|" + "--:|" * len(GPUS))
     for loaded in loading.load_all(SHIPPED_BUNDLES)[0].values():
-        for name in loaded.manifest.files:
+        for name in loaded.graphs:
             model = convert(onnx.load(loaded.folder / name), PRECISION)
             for rows in ROWS:
                 print(line(f"{loaded.manifest.name} {Path(name).stem}", rows, roofline(model, rows)))

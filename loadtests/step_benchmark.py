@@ -48,7 +48,7 @@ class Choice:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spinning)))
-        return ort.InferenceSession(loaded.read(STEP), options, ["CPUExecutionProvider"])
+        return ort.InferenceSession(loaded.folder / STEP, options, ["CPUExecutionProvider"])
 
 
 CHOICES = [Choice(1, 1), Choice(1, CORES), Choice(1, CORES, spinning=False), Choice(CORES, 1)]

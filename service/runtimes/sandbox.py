@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bundle.files import BundleError, name
+from bundle.graph import Graph
 from bundle.loading import Bundle
 from service.runtimes import trial
 
@@ -40,21 +41,22 @@ class Sandbox:
         """Runs each graph of the bundle once, for a batch of `rows`. Raises BundleError for one that is refused."""
         ends_at = time.monotonic() + self.seconds
         for file in bundle.graphs:
-            content = bundle.read(file)
+            graph = bundle.read(file)
             try:
-                self._run(content, rows, ends_at - time.monotonic())
+                self._run(graph, rows, ends_at - time.monotonic())
             except ValueError as error:
                 raise BundleError(f"{name(bundle.folder / file)}: {error}") from error
 
-    def _run(self, content: bytes, rows: int, seconds: float) -> None:
+    def _run(self, graph: Graph, rows: int, seconds: float) -> None:
         """Raises ValueError for a graph that breaks the limits, or that ONNX Runtime refuses."""
-        limits = [str(os.getpid()), str(rows), str(math.ceil(self.seconds)), str(self.memory_bytes)]
-        command = [sys.executable, "-P", trial.__file__, *limits]
+        limits = [os.getpid(), rows, math.ceil(self.seconds), self.memory_bytes]
+        arguments = map(str, (len(graph.content), graph.weights_file, *limits))
+        command = [sys.executable, "-P", trial.__file__, *arguments]
         pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet, start_new_session=True)
         with process, self._registered(process):
             try:
-                reason, _ = process.communicate(content, timeout=max(seconds, 0))
+                reason, _ = process.communicate(graph.content + graph.weights, timeout=max(seconds, 0))
             except subprocess.TimeoutExpired:
                 raise ValueError(f"it does not end within {self.seconds:g} s (--load-s)") from None
             finally:

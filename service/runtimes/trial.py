@@ -14,7 +14,7 @@ import numpy as np
 
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).parents[2]))
-from bundle import graph
+from bundle.graph import Graph, check
 from service.runtimes.onnx_session import open_session
 
 LONGEST_REASON = 2000  # characters
@@ -22,10 +22,10 @@ DTYPES: dict[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(int6
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
-def run_once(content: bytes, rows: int) -> None:
+def run_once(graph: Graph, rows: int) -> None:
     """Opens the graph and runs it for so many rows of zeros. Raises ValueError, or whatever ONNX Runtime raises."""
-    graph.check(content)
-    session = open_session(content, threads=1)
+    check(graph)
+    session = open_session(graph, threads=1)
     inputs = {}
     for tensor in session.get_inputs():
         _, *row = tensor.shape
@@ -51,12 +51,16 @@ def limit(parent: int, seconds: int, memory_bytes: int) -> None:
         resource.setrlimit(kind, (lower, lower))
 
 
-def main(parent: int, rows: int, seconds: int, memory_bytes: int) -> None:
-    """Reads a graph from stdin. Exits with 0 if it runs; else prints why not, as far as it lives to say so."""
-    content = sys.stdin.buffer.read()
+def main(graph_bytes: int, weights_file: str, *limits: int) -> None:
+    """Exits with 0 if a graph runs; else prints why not, as far as it lives to say so.
+
+    stdin has the graph's ONNX file, of `graph_bytes` bytes, and then its external data.
+    """
+    parent, rows, seconds, memory_bytes = limits
+    graph = Graph(sys.stdin.buffer.read(graph_bytes), weights_file, sys.stdin.buffer.read())
     try:
         limit(parent, seconds, memory_bytes)
-        run_once(content, rows)
+        run_once(graph, rows)
     except Exception as error:  # whatever ONNX Runtime raises
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         reason = f"{kind}{error}"[:LONGEST_REASON]
@@ -67,4 +71,4 @@ def main(parent: int, rows: int, seconds: int, memory_bytes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(int(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from bundle import graph
+from bundle.graph import Graph, check
 from bundle.manifest import STEP
 from tests.conftest import SHIPPED
 
@@ -23,10 +23,10 @@ def model(*nodes: onnx.NodeProto, **parts: object) -> onnx.ModelProto:
     return onnx.ModelProto(graph=onnx.GraphProto(node=[IDENTITY, *nodes], **parts))
 
 
-def external() -> TensorProto:
+def external(location: str = "weights.bin") -> TensorProto:
     tensor = TensorProto()
     tensor.CopyFrom(TENSOR)
-    tensor.external_data.add(key="location", value="weights.bin")
+    tensor.external_data.add(key="location", value=location)
     tensor.data_location = TensorProto.EXTERNAL
     return tensor
 
@@ -60,18 +60,27 @@ FORBIDDEN: dict[str, Callable[[], onnx.ModelProto]] = {
 @pytest.mark.parametrize("build", FORBIDDEN.values(), ids=FORBIDDEN)
 def test_what_a_file_must_not_hold_is_refused(build: Callable[[], onnx.ModelProto]) -> None:
     with pytest.raises(ValueError, match=r"^(it|operator) "):
-        graph.check(build().SerializeToString())
+        check(Graph(build().SerializeToString()))
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "../step.data", "/etc/passwd", ""])
+def test_numbers_lie_in_the_graphs_own_file_or_in_the_one_of_the_manifest_and_nowhere_else(location: str) -> None:
+    there = model(initializer=[external("step.data")]).SerializeToString()
+    check(Graph(there, "step.data", b""))
+    elsewhere = model(initializer=[external("step.data"), external(location)]).SerializeToString()
+    with pytest.raises(ValueError, match="external data"):
+        check(Graph(elsewhere, "step.data", b""))
 
 
 def test_what_stands_twice_in_a_file_is_seen_twice() -> None:
     """Protocol Buffers merges a field that occurs again, so that one file appended to another is both."""
     with pytest.raises(ValueError, match="external data"):
-        graph.check(model().SerializeToString() + model(initializer=[external()]).SerializeToString())
+        check(Graph(model().SerializeToString() + model(initializer=[external()]).SerializeToString()))
 
 
 def test_the_shipped_graph_and_one_of_the_standard_domain_by_name_are_allowed() -> None:
-    graph.check((SHIPPED / STEP).read_bytes())
-    graph.check(model(onnx.NodeProto(op_type="Identity", domain="ai.onnx")).SerializeToString())
+    check(Graph((SHIPPED / STEP).read_bytes()))
+    check(Graph(model(onnx.NodeProto(op_type="Identity", domain="ai.onnx")).SerializeToString()))
 
 
 @settings(max_examples=300)
@@ -82,4 +91,4 @@ def test_a_damaged_file_is_refused_with_a_reason_or_allowed(data: st.DataObject)
         place = data.draw(st.integers(0, len(content) - 1))
         content[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
     with suppress(ValueError):
-        graph.check(bytes(content))
+        check(Graph(bytes(content)))

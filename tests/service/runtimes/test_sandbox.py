@@ -34,9 +34,11 @@ def test_a_graph_that_takes_too_much_memory_is_refused_and_one_that_takes_less_i
 
 
 def test_a_lower_limit_of_the_machine_stays() -> None:
-    script = [sys.executable, "-P", trial.__file__, str(os.getpid()), "1", "600", str(2**40)]
+    content = model(identity()).SerializeToString()
+    limits = [os.getpid(), 1, 600, 2**40]
+    script = [sys.executable, "-P", trial.__file__, *map(str, (len(content), "", *limits))]
     command = f"ulimit -t 500 -v 8388608; exec {shlex.join(script)}"
-    subprocess.run(["sh", "-c", command], input=model(identity()).SerializeToString(), check=True)
+    subprocess.run(["sh", "-c", command], input=content, check=True)
 
 
 def test_a_closed_sandbox_runs_nothing(tmp_path: Path) -> None:
