@@ -1,0 +1,104 @@
+"""The U-Net of Ho et al. 2020 (arXiv 2006.11239, appendix B), as DDIM's authors wrote it for PyTorch."""
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from importers.networks.ddpm_blocks import (
+    Attention,
+    Downsample,
+    Level,
+    Middle,
+    ResidualBlock,
+    Upsample,
+    group_norm,
+)
+from importers.networks.embeddings import transformer_embedding
+
+
+class Settings(BaseModel):
+    """What shapes the network: `model` of the original's configuration, and the size of an image."""
+
+    model_config = ConfigDict(frozen=True)
+
+    image_size: int = Field(ge=1)
+    in_channels: int = Field(ge=1)
+    out_ch: int = Field(ge=1)
+    ch: int = Field(ge=4)
+    ch_mult: tuple[int, ...] = Field(min_length=1)
+    num_res_blocks: int = Field(ge=1)
+    attn_resolutions: tuple[int, ...]
+    resamp_with_conv: bool = True
+
+
+class TimeEmbedding(nn.Module):
+    """(n,) → (n, 4·width)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.dense = nn.ModuleList([nn.Linear(width, 4 * width), nn.Linear(4 * width, 4 * width)])
+
+    def forward(self, t: Tensor) -> Tensor:
+        hidden = self.dense[0](transformer_embedding(t, self.width))
+        result: Tensor = self.dense[1](F.silu(hidden))
+        return result
+
+
+class UNet(nn.Module):
+    """ε̂(x_t, t); t is a training timestep, and there are no classes."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.temb = TimeEmbedding(settings.ch)
+        self.conv_in = nn.Conv2d(settings.in_channels, settings.ch, 3, padding=1)
+        widths = [settings.ch * multiple for multiple in (1, *settings.ch_mult)]  # before and after each level
+        levels = range(len(settings.ch_mult))
+        self.down = nn.ModuleList(self._down(level, widths) for level in levels)
+        self.mid = Middle(widths[-1], 4 * settings.ch, Attention(widths[-1]))
+        self.up = nn.ModuleList(self._up(level, widths) for level in levels)
+        self.norm_out = group_norm(widths[1])
+        self.conv_out = nn.Conv2d(widths[1], settings.out_ch, 3, padding=1)
+
+    def _level(self, level: int, inputs: list[int], outputs: int) -> Level:
+        """A block for each of `inputs`."""
+        attends = self.settings.image_size >> level in self.settings.attn_resolutions
+        blocks = [ResidualBlock(channels, outputs, 4 * self.settings.ch) for channels in inputs]
+        return Level(blocks, [Attention(outputs) for _ in inputs] if attends else [])
+
+    def _down(self, level: int, widths: list[int]) -> Level:
+        before, outputs = widths[level : level + 2]
+        part = self._level(level, [before] + [outputs] * (self.settings.num_res_blocks - 1), outputs)
+        if level + 1 < len(self.settings.ch_mult):
+            part.downsample = Downsample(outputs, convolves=self.settings.resamp_with_conv)
+        return part
+
+    def _up(self, level: int, widths: list[int]) -> Level:
+        """Each block takes what came before it, and an output of the way down: the last of them the level above's."""
+        before, outputs = widths[level : level + 2]
+        below = widths[min(level + 2, len(widths) - 1)]
+        hidden = [below] + [outputs] * self.settings.num_res_blocks
+        skipped = [outputs] * self.settings.num_res_blocks + [before]
+        part = self._level(level, [a + b for a, b in zip(hidden, skipped, strict=True)], outputs)
+        if level:
+            part.upsample = Upsample(outputs, convolves=self.settings.resamp_with_conv)
+        return part
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """x (n, C, H, W), t (n,) float32, y (n,) int64 → (n, out_ch, H, W)."""
+        time = self.temb(t)
+        skipped = [self.conv_in(x)]
+        for level in self.down:
+            for i in range(len(level.block)):
+                skipped.append(level.apply_block(i, skipped[-1], time))
+            if hasattr(level, "downsample"):
+                skipped.append(level.downsample(skipped[-1]))
+        hidden = self.mid(skipped[-1], time)
+        for level in reversed(self.up):
+            for i in range(len(level.block)):
+                hidden = level.apply_block(i, torch.cat([hidden, skipped.pop()], dim=1), time)
+            if hasattr(level, "upsample"):
+                hidden = level.upsample(hidden)
+        return self.conv_out(F.silu(self.norm_out(hidden)))  # type: ignore[no-any-return]
