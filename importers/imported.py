@@ -1,0 +1,96 @@
+"""What an importer gives: a network, and everything that is known of how to sample with it.
+
+A network here is the original one, unchanged: its `t` is what the original code hands to its network, and its output is
+what that network gives. Rescaling of time, preconditioning and boundary conditions are numbers of the schedule.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Vector = NDArray[np.float64]
+Shape = tuple[int, int, int]  # (C, H, W)
+
+# What the network's output means: ε; x0; v = α·ε − σ·x0 (arXiv 2202.00512); or F of D = c_skip·x + c_out·F, EDM's.
+Prediction = Literal["epsilon", "x0", "v", "F"]
+
+
+class Decoder(Protocol):
+    """From a latent state to an image, both (n, C, H, W) float32."""
+
+    def decode(self, x: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """T training timesteps, x_t = √ᾱ_t·x0 + √(1 − ᾱ_t)·ε.
+
+    `betas`, `alphas_cumprod` and `times` are (T,) float64. `times` holds what the network takes for timestep i, which
+    is i itself in most formats.
+    """
+
+    betas: Vector
+    alphas_cumprod: Vector
+    times: Vector
+
+
+@dataclass(frozen=True)
+class Preconditioning:
+    """D(x, σ) = c_skip·x + c_out·F(c_in·x, c_noise), each a function of σ (arXiv 2206.00364, eq. 7).
+
+    Each takes and gives a float64 array. Where the original code computes c_noise in float32 so that its rounding is
+    seen by the network, c_noise does so too.
+    """
+
+    c_skip: Callable[[Vector], Vector]
+    c_out: Callable[[Vector], Vector]
+    c_in: Callable[[Vector], Vector]
+    c_noise: Callable[[Vector], Vector]
+
+
+@dataclass(frozen=True)
+class Continuous:
+    """Noise levels σ, with x = x0 + σ·ε.
+
+    `levels`: the only σ that the network knows, falling; None: any of the range.
+    """
+
+    sigma_min: float
+    sigma_max: float
+    preconditioning: Preconditioning
+    levels: Vector | None = None
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A model as it was published.
+
+    `network(x, t, y)`, or `network(x, t, y, z)` where `latent` > 0: x (n, *state_shape) float32, t (n,) float32, y (n,)
+    int64 with `len(classes)` for "no class", z (n, latent) float32. It gives (n, C, H, W), or (n, 2·C, H, W) where
+    `variance` is "learned" or "learned_range": the second half is the variance. Networks without classes ignore y.
+    """
+
+    format: str  # as `./run import` names it
+    network: nn.Module
+    shape: Shape  # of an image
+    prediction: Prediction
+    schedule: Any  # Discrete, Continuous, or a dataclass of the format's own
+    sampler: str  # the format's own sampler
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of that sampler, which the file or its card fixes
+    classes: tuple[str, ...] = ()
+    unconditional: bool = True  # whether the network was trained with "no class" too
+    variance: str = "none"  # "fixed_small", "fixed_large", "learned", "learned_range": of an ancestral step
+    clip: float = float("inf")  # the largest magnitude of x0 while sampling
+    latent: int = 0
+    decoder: Decoder | None = None
+    latent_shape: Shape | None = None  # of what is denoised, where a decoder makes the image of it
+    facts: Mapping[str, Any] = field(default_factory=dict)  # for people: training step, licence, ...
+
+    @property
+    def state_shape(self) -> Shape:
+        """Of what is denoised."""
+        return self.latent_shape or self.shape

@@ -1,0 +1,43 @@
+"""The recorded outputs of the official code, and how near to them is near enough."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from importers.imported import Imported
+
+FOLDER = Path(__file__).parents[3] / "shared" / "parity"  # beside the checkout
+RMS, MAXIMUM = 1e-5, 2e-4  # of the array's standard deviation
+
+
+def path(name: str) -> Path:
+    """A parity file. Fails, rather than skips, where the folder is missing."""
+    assert FOLDER.is_dir(), f"{FOLDER} is missing: the parity files have to lie beside the checkout"
+    return FOLDER / name
+
+
+def arrays(name: str) -> dict[str, NDArray[Any]]:
+    """All arrays of a parity file."""
+    with np.load(path(name)) as file:
+        return dict(file)
+
+
+def assert_near(actual: ArrayLike, expected: NDArray[Any]) -> None:
+    """Off by at most RMS and MAXIMUM of the standard deviation of `expected`."""
+    error = np.asarray(actual, dtype=np.float64) - expected
+    assert error.shape == expected.shape
+    assert np.sqrt(np.mean(error**2)) <= RMS * expected.std()
+    assert np.abs(error).max() <= MAXIMUM * expected.std()
+
+
+@torch.inference_mode()
+def output(model: Imported, x: ArrayLike, t: ArrayLike, y: ArrayLike | None = None, *extra: ArrayLike) -> NDArray[Any]:
+    """The network's output. `t` is a number, or one a row; `y` is left out for "no class"."""
+    states = torch.as_tensor(np.asarray(x), dtype=torch.float32)
+    times = torch.as_tensor(np.broadcast_to(t, len(states)).copy(), dtype=torch.float32)
+    labels = np.full(len(states), len(model.classes)) if y is None else np.asarray(y)
+    out: torch.Tensor = model.network(states, times, torch.as_tensor(labels), *map(torch.as_tensor, extra))
+    return out.numpy()
