@@ -14,34 +14,33 @@ from importers.networks.ddpm_blocks import (
     Upsample,
     group_norm,
 )
-from importers.networks.embeddings import transformer_embedding
+from importers.networks.embeddings import TimeEmbedding
 
 
 class Settings(BaseModel):
-    """What shapes the network: `model` of the original's configuration, and the size of an image."""
+    """What shapes the network, of `model` in the original's configuration."""
 
     model_config = ConfigDict(frozen=True)
 
-    image_size: int = Field(ge=1)
     in_channels: int = Field(ge=1)
     out_ch: int = Field(ge=1)
-    ch: int = Field(ge=4)
+    ch: int = Field(ge=32)
     ch_mult: tuple[int, ...] = Field(min_length=1)
-    num_res_blocks: int = Field(ge=1)
+    num_res_blocks: int = Field(ge=1, le=100)
     attn_resolutions: tuple[int, ...]
     resamp_with_conv: bool = True
 
 
-class TimeEmbedding(nn.Module):
+class TimeLayers(nn.Module):
     """(n,) → (n, 4·width)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.width = width
+        self.embedding = TimeEmbedding(width)
         self.dense = nn.ModuleList([nn.Linear(width, 4 * width), nn.Linear(4 * width, 4 * width)])
 
     def forward(self, t: Tensor) -> Tensor:
-        hidden = self.dense[0](transformer_embedding(t, self.width))
+        hidden = self.dense[0](self.embedding(t))
         result: Tensor = self.dense[1](F.silu(hidden))
         return result
 
@@ -49,10 +48,12 @@ class TimeEmbedding(nn.Module):
 class UNet(nn.Module):
     """ε̂(x_t, t); t is a training timestep, and there are no classes."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, image_size: int) -> None:
         super().__init__()
-        self.settings = settings
-        self.temb = TimeEmbedding(settings.ch)
+        if image_size % 2 ** (len(settings.ch_mult) - 1):
+            raise ValueError(f"{len(settings.ch_mult)} levels halve the sides each, which {image_size} cannot be")
+        self.settings, self.image_size = settings, image_size
+        self.temb = TimeLayers(settings.ch)
         self.conv_in = nn.Conv2d(settings.in_channels, settings.ch, 3, padding=1)
         widths = [settings.ch * multiple for multiple in (1, *settings.ch_mult)]  # before and after each level
         levels = range(len(settings.ch_mult))
@@ -64,7 +65,7 @@ class UNet(nn.Module):
 
     def _level(self, level: int, inputs: list[int], outputs: int) -> Level:
         """A block for each of `inputs`."""
-        attends = self.settings.image_size >> level in self.settings.attn_resolutions
+        attends = self.image_size >> level in self.settings.attn_resolutions
         blocks = [ResidualBlock(channels, outputs, 4 * self.settings.ch) for channels in inputs]
         return Level(blocks, [Attention(outputs) for _ in inputs] if attends else [])
 

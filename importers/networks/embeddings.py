@@ -1,31 +1,27 @@
-"""Sinusoidal embeddings of a time."""
+"""The sinusoidal embedding of a time that most of these networks begin with."""
 
 import math
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
-
-MAX_PERIOD = 10_000
+from torch import Tensor, nn
 
 
-def transformer_embedding(t: Tensor, width: int) -> Tensor:
-    """(n,) → (n, width): sines and then cosines of frequencies from 1 to 1/10,000, both included (Ho et al. 2020's).
+class TimeEmbedding(nn.Module):
+    """t (n,) → (n, width): sines, then cosines, of t at frequencies from 1 to 1/10,000, both included.
 
-    An odd width ends with a zero.
+    A zero ends it where `width` is odd. As in the code of Ho et al. 2020 (arXiv 2006.11239), and of all after it.
     """
-    half = width // 2
-    frequencies = torch.exp(torch.arange(half, device=t.device) * -(math.log(MAX_PERIOD) / (half - 1)))
-    angles = t.float()[:, None] * frequencies
-    return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, width % 2))
 
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        half = width // 2
+        # Computed once, on the CPU: the last bit of a frequency, times 1000, is more than the networks may be off.
+        exponents = torch.arange(half, dtype=torch.float32, device="cpu") * -(math.log(10_000) / (half - 1))
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", exponents.exp(), persistent=False)
+        self.odd = width % 2
 
-def timestep_embedding(t: Tensor, width: int) -> Tensor:
-    """(n,) → (n, width): cosines and then sines of frequencies from 1 down towards 1/10,000, which is left out.
-
-    An odd width ends with a zero.
-    """
-    half = width // 2
-    frequencies = torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, device=t.device) / half)
-    angles = t.float()[:, None] * frequencies
-    return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, width % 2))
+    def forward(self, t: Tensor) -> Tensor:
+        angles = t[:, None] * self.frequencies
+        waves = [angles.sin(), angles.cos()]
+        return torch.cat([*waves, torch.zeros_like(angles[:, :1])] if self.odd else waves, dim=1)

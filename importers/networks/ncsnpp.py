@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from importers.networks.embeddings import transformer_embedding
+from importers.networks.embeddings import TimeEmbedding
 from importers.networks.ncsnpp_blocks import (
     Attention,
     Combine,
@@ -36,7 +36,7 @@ class Settings(BaseModel):
     centered: bool = True  # x is in [−1, 1], not in [0, 1]
     num_channels_dae: int = Field(128, ge=4)
     ch_mult: tuple[int, ...] = Field(min_length=1)
-    num_res_blocks: int = Field(2, ge=1)
+    num_res_blocks: int = Field(2, ge=1, le=100)
     attn_resolutions: tuple[int, ...] = (16,)
     resamp_with_conv: bool = True
     conditional: bool = True
@@ -51,10 +51,12 @@ class Settings(BaseModel):
     not_use_tanh: bool = False
     nz: int = Field(100, ge=1)
     z_emb_dim: int = Field(256, ge=1)
-    n_mlp: int = Field(3, ge=0)
+    n_mlp: int = Field(3, ge=0, le=100)
 
     @model_validator(mode="after")
     def runs_in_the_original(self) -> Self:
+        if self.image_size % 2 ** (len(self.ch_mult) - 1):
+            raise ValueError(f"{len(self.ch_mult)} levels halve the sides each, which {self.image_size} cannot be")
         if self.progressive == "output_skip" and not self.fir:
             raise ValueError("the original code cannot run progressive 'output_skip' without fir")
         if self.resblock_type == "ddpm" and (not self.fir or self.resamp_with_conv):
@@ -114,6 +116,7 @@ class Generator(nn.Module):
         self.settings = settings
         self.fir = Fir(settings.fir_kernel if settings.fir else ())
         channels = settings.num_channels_dae
+        self.time_embedding = TimeEmbedding(channels)
         self.all_modules = nn.ModuleList()
         if settings.conditional:
             self.all_modules.extend([nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, 4 * channels)])
@@ -132,7 +135,7 @@ class Generator(nn.Module):
         settings = self.settings
         take = iter(self.all_modules).__next__
         style = self.z_transform(z)
-        time = transformer_embedding(t, settings.num_channels_dae)
+        time = self.time_embedding(t)
         if settings.conditional:
             time = take()(time)
             time = take()(F.silu(time))

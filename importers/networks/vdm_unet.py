@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from importers.networks.embeddings import transformer_embedding
+from importers.networks.embeddings import TimeEmbedding
 
 EXPONENTS = (6, 7)  # of the Fourier features
 TIMESTEPS = 1000  # the γ from `gamma_min` to `gamma_max` are embedded as 0 to this
@@ -94,6 +94,7 @@ class ScoreNetwork(nn.Module):
         self.settings = settings
         width, condition = settings.sm_n_embd, 4 * settings.sm_n_embd
         self.exponents = EXPONENTS if settings.with_fourier_features else ()
+        self.time_embedding = TimeEmbedding(width)
         self.dense0 = nn.Linear(width + 1, condition)
         self.dense1 = nn.Linear(condition, condition)
         self.conv_in = nn.Conv2d(settings.channels * (1 + 2 * len(self.exponents)), width, 3, padding=1)
@@ -122,7 +123,7 @@ class ScoreNetwork(nn.Module):
         """z (n, C, H, W), γ (n,) float32, y (n,) int64 → predicted noise, shaped like z."""
         settings = self.settings
         time = (gamma - settings.gamma_min) / (settings.gamma_max - settings.gamma_min) * TIMESTEPS
-        condition = torch.cat([transformer_embedding(time, settings.sm_n_embd), y.float()[:, None]], dim=1)
+        condition = torch.cat([self.time_embedding(time), y.float()[:, None]], dim=1)
         condition = F.silu(self.dense1(F.silu(self.dense0(condition))))
         skipped = [self.conv_in(self._features(z))]
         for i in range(settings.sm_n_layer):

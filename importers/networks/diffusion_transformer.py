@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from importers.networks.embeddings import timestep_embedding
+from importers.networks.openai_blocks import TimestepEmbedding
 
 FREQUENCIES = 256  # of the timestep's embedding
 
@@ -56,10 +56,11 @@ class TimestepEmbedder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.embedding = TimestepEmbedding(FREQUENCIES)
         self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        result: Tensor = self.mlp(timestep_embedding(t, FREQUENCIES))
+        result: Tensor = self.mlp(self.embedding(t))
         return result
 
 
