@@ -53,11 +53,14 @@ def fill(build: Callable[[], nn.Module], state: Mapping[str, Tensor], source: st
     It is built without memory first and compared by name, shape and dtype, so that a file cannot ask for more memory
     than it has itself. Raises ImportProblem.
     """
-    with torch.device("meta"):
-        network = build()
+    try:
+        with torch.device("meta"):
+            network = build()
+    except (RuntimeError, ValueError, ZeroDivisionError) as error:
+        raise ImportProblem(f"{source}: no network has such sizes ({error})") from error
     own = network.state_dict()
     compare(own, state, source)
-    if any(name not in own for name, _ in network.named_buffers()):
+    if any(buffer.is_meta for name, buffer in network.named_buffers() if name not in own):
         network = build()  # it computes some of its buffers
     network.load_state_dict(dict(state), assign=True)
     return network.requires_grad_(requires_grad=False).eval()
@@ -75,6 +78,13 @@ def compare(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str)
             raise ImportProblem(f"{source}: {name} has shape {tuple(value.shape)}, not {tuple(tensor.shape)}")
         if value.is_floating_point() != tensor.is_floating_point():
             raise ImportProblem(f"{source}: {name} has dtype {value.dtype}, not {tensor.dtype}")
+
+
+def size(state: Mapping[str, Tensor], name: str, axis: int, source: str) -> int:
+    """A dimension of a tensor that an architecture is read from. Raises ImportProblem if it is not there."""
+    if name not in state or state[name].ndim <= axis:
+        raise ImportProblem(f"{source}: {name} is missing or too flat, so this is another network")
+    return state[name].shape[axis]
 
 
 def sample(state: Mapping[Any, Any]) -> str:
