@@ -1,7 +1,7 @@
 """A card: what a published file does not say of itself.
 
 A TOML file with `format`, what is known of the model, and `[settings]`, which has the original code's own names for its
-flags. Cards for published files lie beside this module, in `cards/`, and are chosen by the file's name.
+flags. Cards for published files lie in `published_cards/` and are chosen by the file's name.
 """
 
 import tomllib
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from importers.problems import ImportProblem
 
-SHIPPED = Path(__file__).parent / "cards"
+PUBLISHED = Path(__file__).parent / "published_cards"
 
 
 class Settings(BaseModel):
@@ -45,9 +45,9 @@ def load(path: Path) -> Card:
     return parse(table, Card, path.name)
 
 
-def shipped(file_name: str) -> Card | None:
+def published(file_name: str) -> Card | None:
     """The card that comes with this project for a published file of that name."""
-    for path in sorted(SHIPPED.glob("*.toml")):
+    for path in sorted(PUBLISHED.glob("*.toml")):
         card = load(path)
         if file_name in card.files:
             return card

@@ -41,3 +41,16 @@ def output(model: Imported, x: ArrayLike, t: ArrayLike, y: ArrayLike | None = No
     labels = np.full(len(states), len(model.classes)) if y is None else np.asarray(y)
     out: torch.Tensor = model.network(states, times, torch.as_tensor(labels), *map(torch.as_tensor, extra))
     return out.numpy()
+
+
+def denoised(model: Imported, x: NDArray[Any], sigma: ArrayLike, y: ArrayLike | None = None) -> NDArray[Any]:
+    """D(x, σ) of a preconditioned network; `sigma` is a number, or one a row."""
+    pre = model.schedule.preconditioning
+    sigmas = np.broadcast_to(np.asarray(sigma, dtype=np.float64), len(x))
+
+    def column(values: NDArray[Any]) -> NDArray[Any]:
+        return values[:, None, None, None]
+
+    out = output(model, column(pre.c_in(sigmas)) * x, pre.c_noise(sigmas), y)[:, : x.shape[1]]
+    blend: NDArray[Any] = column(pre.c_skip(sigmas)) * x + column(pre.c_out(sigmas)) * out
+    return blend
