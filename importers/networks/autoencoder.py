@@ -13,12 +13,10 @@ from importers.networks.ddpm_blocks import Attention, Level, Middle, ResidualBlo
 
 
 class Settings(BaseModel):
-    """`ddconfig` of the original's configuration, and the depth of a latent. No `codes`: a KL autoencoder."""
+    """What shapes the decoder, of `ddconfig` in the original's configuration."""
 
     model_config = ConfigDict(frozen=True)
 
-    embed_dim: int = Field(ge=1)
-    codes: int | None = Field(None, ge=1)  # of a VQ autoencoder, its `n_embed`
     z_channels: int = Field(ge=1)
     resolution: int = Field(ge=1)
     out_ch: int = Field(ge=1)
@@ -105,15 +103,20 @@ class Codes(nn.Module):
 
 
 class FirstStage(nn.Module):
-    """Latents (n, embed_dim, H/f, W/f), as the encoder gives them, → images; a VQ autoencoder's are quantised first."""
+    """Latents (n, depth, H/f, W/f), `scale` times what the encoder gives, → images in [−1, 1].
 
-    def __init__(self, settings: Settings) -> None:
+    With `codes` it is a VQ autoencoder's, which quantises them first.
+    """
+
+    def __init__(self, settings: Settings, depth: int, codes: int | None, scale: float) -> None:
         super().__init__()
-        self.quantize = Codes(settings.codes, settings.embed_dim) if settings.codes else None
-        self.post_quant_conv = nn.Conv2d(settings.embed_dim, settings.z_channels, 1)
+        self.scale = scale
+        self.quantize = Codes(codes, depth) if codes else None
+        self.post_quant_conv = nn.Conv2d(depth, settings.z_channels, 1)
         self.decoder = Decoder(settings)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor) -> Tensor:
+        z = 1 / self.scale * z
         if self.quantize is not None:
             z = self.quantize(z)
         result: Tensor = self.decoder(self.post_quant_conv(z))
