@@ -23,8 +23,6 @@ from importers.weights import fill, weights
 IMPROVED, GUIDED, CONSISTENCY = "improved-diffusion", "guided-diffusion", "consistency-models"
 FLAGS: dict[str, type[NetworkFlags]] = {IMPROVED: GaussianFlags, GUIDED: GuidedFlags, CONSISTENCY: ConsistencyFlags}
 
-SIGMA_DATA = 0.5  # fixed in the consistency models' code
-
 
 def load(path: Path, card: Card) -> Imported:
     """The model in a `.pt` file, with what the card says of it. Raises ImportProblem."""
@@ -95,7 +93,7 @@ def gaussian(card: Card, flags: Any, layout: Layout, state: Mapping[str, Tensor]
         network=network(flags, layout, state, source),
         prediction="x0" if flags.predict_xstart else "epsilon",
         schedule=gaussian_schedule(flags),
-        sampler="ddim" if flags.use_ddim else "ancestral",
+        sampler="ddim" if flags.use_ddim else "ddpm",
         settings={"respacing": flags.timestep_respacing},
         variance="learned_range" if learned else "fixed_small" if flags.sigma_small else "fixed_large",
         **common(card, flags, layout),
@@ -127,15 +125,15 @@ def karras(card: Card, flags: Any, layout: Layout, state: Mapping[str, Tensor], 
     )
 
 
-def preconditioning(boundary: float) -> Preconditioning:
+def preconditioning(boundary: float, sigma_data: float = 0.5) -> Preconditioning:
     """EDM's, with D(x, σ) = x at σ = `boundary` (Song et al. 2023, arXiv 2303.01469, appendix C); EDM itself has 0."""
 
     def root(sigma: Vector) -> Vector:
-        return np.sqrt(sigma**2 + SIGMA_DATA**2)
+        return np.sqrt(sigma**2 + sigma_data**2)
 
     return Preconditioning(
-        c_skip=lambda sigma: SIGMA_DATA**2 / ((sigma - boundary) ** 2 + SIGMA_DATA**2),
-        c_out=lambda sigma: (sigma - boundary) * SIGMA_DATA / root(sigma),
+        c_skip=lambda sigma: sigma_data**2 / ((sigma - boundary) ** 2 + sigma_data**2),
+        c_out=lambda sigma: (sigma - boundary) * sigma_data / root(sigma),
         c_in=lambda sigma: 1 / root(sigma),
         c_noise=lambda sigma: 250 * np.log(sigma.astype(np.float32)).astype(np.float64),
     )
