@@ -60,7 +60,8 @@ def schedule(flags: Flags) -> Discrete:
     # The original goes on in float32, in which 1 − β of the last step is off by 1e-4.
     betas = torch.from_numpy(1 - signal[1:] / signal[:-1]).float()
     alphas_cumprod = (1 - betas).cumprod(0)
-    return Discrete(betas.double().numpy(), alphas_cumprod.double().numpy(), np.arange(flags.num_timesteps) * 1.0)
+    times = np.arange(flags.num_timesteps, dtype=np.float64)
+    return Discrete(betas.double().numpy(), alphas_cumprod.double().numpy(), times)
 
 
 def signal_power(t: Vector, flags: Flags) -> Vector:

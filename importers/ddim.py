@@ -5,7 +5,7 @@ The file has the weights alone. The card has the original's configuration file, 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -53,9 +53,9 @@ class Diffusion(cards.Settings):
     """Of the schedule."""
 
     beta_schedule: Literal["linear", "quad", "const", "jsd", "sigmoid"] = "linear"
-    beta_start: float = Field(1e-4, gt=0, lt=1)
-    beta_end: float = Field(0.02, gt=0, lt=1)
-    num_diffusion_timesteps: int = Field(1000, ge=1, le=100_000)
+    beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    num_diffusion_timesteps: Annotated[int, Field(ge=1, le=100_000)] = 1000
 
 
 class Flags(cards.Settings):
@@ -64,9 +64,9 @@ class Flags(cards.Settings):
     data: Data
     model: Model
     diffusion: Diffusion = Diffusion()
-    training: dict[str, Any] = {}
-    sampling: dict[str, Any] = {}
-    optim: dict[str, Any] = {}
+    training: Any = None
+    sampling: Any = None
+    optim: Any = None
 
 
 def load(path: Path, card: Card) -> Imported:

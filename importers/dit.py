@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from importers import cards, schedules
+from importers import cards, diffusers_folder, schedules
 from importers.cards import Card
-from importers.imported import Imported
+from importers.imported import Imported, Shape
+from importers.networks.diffusers_networks import Decoder
 from importers.networks.diffusion_transformer import Settings, Transformer
 from importers.pickles import Inert
 from importers.problems import ImportProblem
@@ -21,11 +22,12 @@ from importers.reading import read_torch
 from importers.weights import fill, size, weights
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # of DiT-S, B, L and XL, by the width
+LATENT_SCALE = 0.18215  # fixed in the original's scripts
 GUIDED_CHANNELS = 3  # the original guides these alone, whatever there are
 
 
 class Flags(cards.Settings):
-    """Arguments of the original's scripts and network. What is None is read from the file, and else compared with it."""
+    """Arguments of the original's scripts and network. None: it is read from the file, and compared with it if set."""
 
     model: str = ""  # "DiT-XL/2", …: its width and depth are in the weights
     num_heads: int | None = Field(None, ge=1)
@@ -38,7 +40,8 @@ class Flags(cards.Settings):
     depth: int | None = None
     mlp_ratio: float | None = None
     learn_sigma: bool | None = None
-    image_size: int | None = Field(None, ge=8)
+    image_size: int | None = None
+    vae: str = ""  # a folder of diffusers' AutoencoderKL, seen from the file's own; without it latents are all there is
     num_sampling_steps: int = Field(250, ge=1, le=1000)
     cfg_scale: float = 4.0
 
@@ -55,10 +58,14 @@ def load(path: Path, card: Card) -> Imported:
     names = card.classes or tuple(str(label) for label in range(classes))
     if len(names) != classes:
         raise ImportProblem(f"the card for {path.name} names {len(names)} classes, of {classes}")
+    latent = settings.in_channels, settings.input_size, settings.input_size
+    autoencoder = diffusers_folder.read_module(path.parent / flags.vae) if flags.vae else None
     return Imported(
         format=card.format,
         network=fill(lambda: Transformer(settings), state, path.name),
-        shape=(settings.in_channels, settings.input_size, settings.input_size),
+        shape=diffusers_folder.image_shape(latent, autoencoder),
+        latent_shape=latent if autoencoder else None,
+        decoder=decoder_of(autoencoder, latent, path.name) if autoencoder else None,
         prediction="epsilon",
         schedule=schedules.discrete(schedules.linear(1000)),
         sampler="ancestral",
@@ -100,11 +107,21 @@ def architecture(state: Mapping[str, Tensor], heads: int | None, source: str) ->
     )
 
 
+def decoder_of(autoencoder: Any, latent: Shape, source: str) -> Decoder:
+    """The way from latents, of the scale that DiT's scripts have, to images."""
+    if type(autoencoder).__name__ != "AutoencoderKL" or autoencoder.config.latent_channels != latent[0]:
+        raise ImportProblem(f"{source}: the card's vae is no AutoencoderKL of latents of {latent[0]} channels")
+    decoder = Decoder(autoencoder)
+    decoder.scale = LATENT_SCALE
+    return decoder
+
+
 def compare(flags: Flags, settings: Settings, source: str) -> None:
     """Raises ImportProblem where the card says something else than the weights do."""
     in_weights = settings.model_dump() | {
         "mlp_ratio": settings.mlp_width / settings.hidden_size,
         "learn_sigma": settings.out_channels > settings.in_channels,
+        "image_size": settings.input_size * 8,
     }
     for name, value in in_weights.items():
         flag = getattr(flags, name, None)

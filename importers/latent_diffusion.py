@@ -1,9 +1,10 @@
-"""Imports latent diffusion's `.ckpt` (CompVis/latent-diffusion): a Lightning checkpoint of the U-Net and its autoencoder.
+"""Imports latent diffusion's `.ckpt` (CompVis/latent-diffusion): the U-Net and its autoencoder, saved by Lightning.
 
 The card has `model.params` of the original's configuration.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,14 +84,14 @@ def label_count(flags: Flags, state: Mapping[str, Tensor], source: str) -> int:
 
 
 def named_classes(card: Card, flags: Flags, labels: int) -> tuple[tuple[str, ...], bool]:
-    """The classes' names, and whether the network knows "no class"."""
+    """The classes' names, and whether the network knows "no class": by `null_label`, or as one name is left out."""
     if flags.null_label not in (None, labels - 1):
         raise ImportProblem(f"the card's null_label is not {labels - 1}, the last label")
-    count = labels if flags.null_label is None else labels - 1
-    names = card.classes or tuple(str(label) for label in range(count))
-    if len(names) != count:
-        raise ImportProblem(f"the card names {len(names)} classes, of {count}")
-    return names, count == 0 or flags.null_label is not None
+    has_null = labels > 0 and (flags.null_label is not None or len(card.classes) == labels - 1)
+    names = card.classes or tuple(str(label) for label in range(labels - has_null))
+    if len(names) != labels - has_null:
+        raise ImportProblem(f"the card names {len(names)} classes, of {labels - has_null}")
+    return names, has_null or labels == 0
 
 
 def build(params: UNetParams, labels: int) -> UNet:
@@ -101,8 +102,8 @@ def build(params: UNetParams, labels: int) -> UNet:
     elif params.legacy and params.num_heads_upsample != -1:
         heads = Heads(params.num_heads, params.num_heads_upsample)
     if not labels:
-        order = "kinds first" if params.use_new_attention_order else "heads first"
-        return UNet(Layout(**layout), Heads(heads.count, heads.up_count, heads.width, order))
+        new_order = params.use_new_attention_order
+        return UNet(Layout(**layout), replace(heads, order="kinds first" if new_order else "heads first"))
     head_width = None if params.legacy or heads.width is None else heads.width
     return LatentUNet(
         LatentLayout(
@@ -152,7 +153,7 @@ def scale_factor(flags: Flags, state: Mapping[str, Tensor], source: str) -> floa
     stored = float(state["scale_factor"]) if "scale_factor" in state else None
     if flags.scale_by_std and stored is None:
         raise ImportProblem(f"{source}: no scale_factor, which scale_by_std says is there")
-    if None not in (stored, flags.scale_factor) and not np.isclose(stored, flags.scale_factor, rtol=1e-4):
+    if stored and flags.scale_factor and not np.isclose(stored, flags.scale_factor, rtol=1e-4):
         raise ImportProblem(f"{source}: its scale_factor is {stored}, the card's {flags.scale_factor}")
     return stored or flags.scale_factor or 1.0
 

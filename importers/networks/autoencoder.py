@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import silu
 
-from importers.networks.ddpm_blocks import Attention, Level, Middle, ResidualBlock, Upsample, group_norm
+from importers.networks.ddpm_blocks import Attention, Middle, ResidualBlock, UpLevel, Upsample, group_norm
 
 
 class Settings(BaseModel):
@@ -64,25 +64,20 @@ class Decoder(nn.Module):
         self.norm_out = group_norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], settings.out_ch, 3, padding=1)
 
-    def _level(self, level: int, widths: list[int]) -> Level:
+    def _level(self, level: int, widths: list[int]) -> UpLevel:
         settings = self.settings
         inputs, outputs = widths[min(level + 1, len(widths) - 1)], widths[level]
         blocks = [ResidualBlock(inputs if i == 0 else outputs, outputs, 0) for i in range(settings.num_res_blocks + 1)]
         smallest = settings.resolution // 2 ** (len(widths) - 1)
         attends = smallest * 2 ** (len(widths) - 1 - level) in settings.attn_resolutions
-        part = Level(blocks, [settings.attention(outputs) for _ in blocks] if attends else [])
-        if level:
-            part.upsample = Upsample(outputs, convolves=settings.resamp_with_conv)
-        return part
+        attention = [settings.attention(outputs) for _ in blocks] if attends else []
+        return UpLevel(blocks, attention, Upsample(outputs, convolves=settings.resamp_with_conv) if level else None)
 
     def forward(self, z: Tensor) -> Tensor:
         hidden = self.mid(self.conv_in(z), None)
         for level in reversed(self.up):
-            for i in range(len(level.block)):
-                hidden = level.apply_block(i, hidden, None)
-            if hasattr(level, "upsample"):
-                hidden = level.upsample(hidden)
-        image: Tensor = self.conv_out(F.silu(self.norm_out(hidden)))
+            hidden = level(hidden)
+        image: Tensor = self.conv_out(silu(self.norm_out(hidden)))
         return image.tanh() if self.settings.tanh_out else image
 
 

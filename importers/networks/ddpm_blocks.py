@@ -5,7 +5,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import avg_pool2d, interpolate, pad, silu
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -27,10 +27,10 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor | None) -> Tensor:
         """x (n, inputs, H, W), time (n, time) → (n, outputs, H, W)."""
-        hidden = self.conv1(F.silu(self.norm1(x)))
+        hidden = self.conv1(silu(self.norm1(x)))
         if self.temb_proj is not None and time is not None:
-            hidden = hidden + self.temb_proj(F.silu(time))[:, :, None, None]
-        hidden = self.conv2(F.silu(self.norm2(hidden)))
+            hidden = hidden + self.temb_proj(silu(time))[:, :, None, None]
+        hidden = self.conv2(silu(self.norm2(hidden)))
         shortcut: Tensor = x if self.nin_shortcut is None else self.nin_shortcut(x)
         return shortcut + hidden
 
@@ -64,8 +64,9 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.conv is None:
-            return F.avg_pool2d(x, 2)
-        return self.conv(F.pad(x, (0, 1, 0, 1)))  # type: ignore[no-any-return]
+            return avg_pool2d(x, 2)
+        result: Tensor = self.conv(pad(x, (0, 1, 0, 1)))
+        return result
 
 
 class Upsample(nn.Module):
@@ -76,12 +77,12 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1) if convolves else None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        x = interpolate(x, scale_factor=2.0, mode="nearest")
         return x if self.conv is None else self.conv(x)
 
 
 class Level(nn.Module):
-    """The blocks of one size, each with its attention if the level attends, and the way to the next size."""
+    """The blocks of one size, each with attention after it where there is any."""
 
     def __init__(self, blocks: list[ResidualBlock], attention: list[nn.Module]) -> None:
         super().__init__()
@@ -92,6 +93,37 @@ class Level(nn.Module):
         """Block i, and its attention."""
         hidden: Tensor = self.block[i](x, time)
         return self.attn[i](hidden) if len(self.attn) else hidden
+
+
+class DownLevel(Level):
+    """A level that ends at half its size, or at its own."""
+
+    def __init__(self, blocks: list[ResidualBlock], attention: list[nn.Module], downsample: Downsample | None) -> None:
+        super().__init__(blocks, attention)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor, time: Tensor | None) -> list[Tensor]:
+        """Each block's output, and that at half the size."""
+        outputs = [x]
+        for i in range(len(self.block)):
+            outputs.append(self.apply_block(i, outputs[-1], time))
+        if self.downsample is not None:
+            outputs.append(self.downsample(outputs[-1]))
+        return outputs[1:]
+
+
+class UpLevel(Level):
+    """A level that ends at twice its size, or at its own."""
+
+    def __init__(self, blocks: list[ResidualBlock], attention: list[nn.Module], upsample: Upsample | None) -> None:
+        super().__init__(blocks, attention)
+        self.upsample = upsample
+
+    def forward(self, x: Tensor, time: Tensor | None = None, skipped: list[Tensor] | None = None) -> Tensor:
+        """Each block takes the last of `skipped` too, if there is such a list."""
+        for i in range(len(self.block)):
+            x = self.apply_block(i, x if skipped is None else torch.cat([x, skipped.pop()], dim=1), time)
+        return x if self.upsample is None else self.upsample(x)
 
 
 class Middle(nn.Module):

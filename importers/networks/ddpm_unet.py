@@ -1,16 +1,16 @@
 """The U-Net of Ho et al. 2020 (arXiv 2006.11239, appendix B), as DDIM's authors wrote it for PyTorch."""
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import silu
 
 from importers.networks.ddpm_blocks import (
     Attention,
+    DownLevel,
     Downsample,
-    Level,
     Middle,
     ResidualBlock,
+    UpLevel,
     Upsample,
     group_norm,
 )
@@ -41,7 +41,7 @@ class TimeLayers(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         hidden = self.dense[0](self.embedding(t))
-        result: Tensor = self.dense[1](F.silu(hidden))
+        result: Tensor = self.dense[1](silu(hidden))
         return result
 
 
@@ -63,43 +63,35 @@ class UNet(nn.Module):
         self.norm_out = group_norm(widths[1])
         self.conv_out = nn.Conv2d(widths[1], settings.out_ch, 3, padding=1)
 
-    def _level(self, level: int, inputs: list[int], outputs: int) -> Level:
-        """A block for each of `inputs`."""
+    def _layers(self, level: int, inputs: list[int], outputs: int) -> tuple[list[ResidualBlock], list[nn.Module]]:
+        """A block for each of `inputs`, and attention after each or after none."""
         attends = self.image_size >> level in self.settings.attn_resolutions
         blocks = [ResidualBlock(channels, outputs, 4 * self.settings.ch) for channels in inputs]
-        return Level(blocks, [Attention(outputs) for _ in inputs] if attends else [])
+        return blocks, [Attention(outputs) for _ in inputs] if attends else []
 
-    def _down(self, level: int, widths: list[int]) -> Level:
+    def _down(self, level: int, widths: list[int]) -> DownLevel:
         before, outputs = widths[level : level + 2]
-        part = self._level(level, [before] + [outputs] * (self.settings.num_res_blocks - 1), outputs)
-        if level + 1 < len(self.settings.ch_mult):
-            part.downsample = Downsample(outputs, convolves=self.settings.resamp_with_conv)
-        return part
+        layers = self._layers(level, [before] + [outputs] * (self.settings.num_res_blocks - 1), outputs)
+        last = level + 1 == len(self.settings.ch_mult)
+        return DownLevel(*layers, None if last else Downsample(outputs, convolves=self.settings.resamp_with_conv))
 
-    def _up(self, level: int, widths: list[int]) -> Level:
+    def _up(self, level: int, widths: list[int]) -> UpLevel:
         """Each block takes what came before it, and an output of the way down: the last of them the level above's."""
         before, outputs = widths[level : level + 2]
         below = widths[min(level + 2, len(widths) - 1)]
         hidden = [below] + [outputs] * self.settings.num_res_blocks
         skipped = [outputs] * self.settings.num_res_blocks + [before]
-        part = self._level(level, [a + b for a, b in zip(hidden, skipped, strict=True)], outputs)
-        if level:
-            part.upsample = Upsample(outputs, convolves=self.settings.resamp_with_conv)
-        return part
+        layers = self._layers(level, [a + b for a, b in zip(hidden, skipped, strict=True)], outputs)
+        return UpLevel(*layers, Upsample(outputs, convolves=self.settings.resamp_with_conv) if level else None)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """x (n, C, H, W), t (n,) float32, y (n,) int64 → (n, out_ch, H, W)."""
         time = self.temb(t)
         skipped = [self.conv_in(x)]
         for level in self.down:
-            for i in range(len(level.block)):
-                skipped.append(level.apply_block(i, skipped[-1], time))
-            if hasattr(level, "downsample"):
-                skipped.append(level.downsample(skipped[-1]))
+            skipped += level(skipped[-1], time)
         hidden = self.mid(skipped[-1], time)
         for level in reversed(self.up):
-            for i in range(len(level.block)):
-                hidden = level.apply_block(i, torch.cat([hidden, skipped.pop()], dim=1), time)
-            if hasattr(level, "upsample"):
-                hidden = level.upsample(hidden)
-        return self.conv_out(F.silu(self.norm_out(hidden)))  # type: ignore[no-any-return]
+            hidden = level(hidden, time, skipped)
+        result: Tensor = self.conv_out(silu(self.norm_out(hidden)))
+        return result

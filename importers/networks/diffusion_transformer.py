@@ -1,11 +1,11 @@
-"""The diffusion transformer (Peebles & Xie 2023, arXiv 2212.09748). Attributes bear the names of the published weights."""
+"""The diffusion transformer (Peebles & Xie 2023, arXiv 2212.09748), by the names of its published weights."""
 
 import math
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import gelu
 
 from importers.networks.openai_blocks import TimestepEmbedding
 
@@ -101,7 +101,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        result: Tensor = self.fc2(gelu(self.fc1(x), approximate="tanh"))
         return result
 
 
@@ -165,4 +165,4 @@ class Transformer(nn.Module):
             tokens = block(tokens, condition)
         grid = self.settings.input_size // size
         patches = self.final_layer(tokens, condition).unflatten(2, (size, size, -1)).unflatten(1, (grid, grid))
-        return patches.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # type: ignore[no-any-return]
+        return patches.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)

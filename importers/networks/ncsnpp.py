@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import silu
 
 from importers.networks.embeddings import TimeEmbedding
 from importers.networks.ncsnpp_blocks import (
@@ -82,7 +82,8 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         kind, width = settings.resblock_type, settings.z_emb_dim
-        self.resample: Callable[[Tensor], Tensor] = {"": nn.Identity(), "up": fir.up, "down": fir.down}[resample]
+        resamplers: dict[str, Callable[[Tensor], Tensor]] = {"": nn.Identity(), "up": fir.up, "down": fir.down}
+        self.resample = resamplers[resample]
         self.gain, self.timed = settings.gain, settings.conditional
         self.GroupNorm_0 = ModulatedNorm(inputs, width)
         self.Conv_0 = nn.Conv2d(inputs, outputs, 3, padding=1)
@@ -95,11 +96,11 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, style: Tensor) -> Tensor:
         """x (n, inputs, H, W), time (n, 4 * num_channels_dae), style (n, z_emb_dim)."""
-        hidden = self.Conv_0(self.resample(F.silu(self.GroupNorm_0(x, style))))
+        hidden = self.Conv_0(self.resample(silu(self.GroupNorm_0(x, style))))
         if self.timed:
-            hidden = hidden + self.Dense_0(F.silu(time))[:, :, None, None]
+            hidden = hidden + self.Dense_0(silu(time))[:, :, None, None]
         hidden = self.GroupNorm_1(hidden, style) if self.modulates_twice else self.GroupNorm_1(hidden)
-        hidden = self.Conv_1(F.silu(hidden))
+        hidden = self.Conv_1(silu(hidden))
         shortcut = self.NIN_0 or self.Conv_2 or nn.Identity()
         return (shortcut(self.resample(x)) + hidden) * self.gain
 
@@ -138,7 +139,7 @@ class Generator(nn.Module):
         time = self.time_embedding(t)
         if settings.conditional:
             time = take()(time)
-            time = take()(F.silu(time))
+            time = take()(silu(time))
         skipped = self._down(take, x if settings.centered else 2 * x - 1, time, style)
         hidden = take()(skipped[-1], time, style)
         hidden = take()(hidden)
@@ -226,7 +227,7 @@ class Generator(nn.Module):
             if settings.attends[level]:
                 hidden = take()(hidden)
             if settings.progressive == "output_skip" or level == 0:
-                normed = F.silu(take()(hidden))
+                normed = silu(take()(hidden))
                 part = take()(normed)
                 image = part if image is None else self.fir.up(image) + part
             if level:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate, pad
 
 EPS = 1e-6  # of the group norms
 
@@ -38,7 +38,7 @@ class PixelLinear(nn.Module):
         self.b = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.W.T[:, :, None, None], self.b)
+        return conv2d(x, self.W.T[:, :, None, None], self.b)
 
 
 class Fir(nn.Module):
@@ -58,20 +58,20 @@ class Fir(nn.Module):
         """x with `padding` zeros before and after, or one fewer after, convolved with the kernel."""
         before, after = (padding + 1) // 2, padding // 2
         weight = self.plane.flip(0, 1).expand(x.shape[1], 1, -1, -1)
-        return F.conv2d(F.pad(x, (before, after, before, after)), weight, stride=stride, groups=x.shape[1])
+        return conv2d(pad(x, (before, after, before, after)), weight, stride=stride, groups=x.shape[1])
 
     def down(self, x: Tensor) -> Tensor:
         """(n, C, H, W) → (n, C, H/2, W/2)."""
         if not self.length:
-            return F.avg_pool2d(x, 2)
+            return avg_pool2d(x, 2)
         return self.filter(x, self.length - 2, stride=2)
 
     def up(self, x: Tensor) -> Tensor:
         """(n, C, H, W) → (n, C, 2H, 2W)."""
         if not self.length:
-            return F.interpolate(x, scale_factor=2.0, mode="nearest")
+            return interpolate(x, scale_factor=2.0, mode="nearest")
         weight = (4 * self.plane).expand(x.shape[1], 1, -1, -1)
-        whole = F.conv_transpose2d(x, weight, stride=2, groups=x.shape[1])
+        whole = conv_transpose2d(x, weight, stride=2, groups=x.shape[1])
         first = self.length - 2 - (self.length - 1) // 2
         return whole[:, :, first : first + 2 * x.shape[2], first : first + 2 * x.shape[3]]
 
@@ -86,7 +86,7 @@ class FilteredConv(nn.Module):
         self.fir = fir
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(self.fir.filter(x, self.fir.length, stride=1), self.weight, self.bias, stride=2)
+        return conv2d(self.fir.filter(x, self.fir.length, stride=1), self.weight, self.bias, stride=2)
 
 
 class Shrink(nn.Module):
@@ -101,9 +101,9 @@ class Shrink(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, inputs, H, W) → (n, outputs, H/2, W/2)."""
         if self.Conv2d_0 is not None:
-            return self.Conv2d_0(x)  # type: ignore[no-any-return]
+            return self.Conv2d_0(x)
         if self.Conv_0 is not None:
-            return self.Conv_0(F.pad(x, (0, 1, 0, 1)))  # type: ignore[no-any-return]
+            return self.Conv_0(pad(x, (0, 1, 0, 1)))
         return self.fir.down(x)
 
 

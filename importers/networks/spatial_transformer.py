@@ -3,7 +3,7 @@
 import math
 
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import gelu
 
 
 class SpatialTransformer(nn.Module):
@@ -90,5 +90,5 @@ class Gate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.proj(x).chunk(2, dim=-1)
-        result: Tensor = value * F.gelu(gate)
+        result: Tensor = value * gelu(gate)
         return result

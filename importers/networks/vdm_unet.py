@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import conv2d, linear, silu
 
 from importers.networks.embeddings import TimeEmbedding
 
@@ -40,7 +40,7 @@ class PixelLinear(nn.Linear):
     """A linear map of the channels of each pixel."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight[:, :, None, None], self.bias)
+        return conv2d(x, self.weight[:, :, None, None], self.bias)
 
 
 class ResidualBlock(nn.Module):
@@ -56,8 +56,8 @@ class ResidualBlock(nn.Module):
         self.nin_shortcut = PixelLinear(inputs, outputs) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        hidden = self.conv1(F.silu(self.GroupNorm_0(x))) + self.cond_proj(condition)[:, :, None, None]
-        hidden = self.conv2(F.silu(self.GroupNorm_1(hidden)))
+        hidden = self.conv1(silu(self.GroupNorm_0(x))) + self.cond_proj(condition)[:, :, None, None]
+        hidden = self.conv2(silu(self.GroupNorm_1(hidden)))
         result: Tensor = self.nin_shortcut(x) + hidden
         return result
 
@@ -124,7 +124,7 @@ class ScoreNetwork(nn.Module):
         settings = self.settings
         time = (gamma - settings.gamma_min) / (settings.gamma_max - settings.gamma_min) * TIMESTEPS
         condition = torch.cat([self.time_embedding(time), y.float()[:, None]], dim=1)
-        condition = F.silu(self.dense1(F.silu(self.dense0(condition))))
+        condition = silu(self.dense1(silu(self.dense0(condition))))
         skipped = [self.conv_in(self._features(z))]
         for i in range(settings.sm_n_layer):
             skipped.append(self.layer(self.down, i, skipped[-1], condition))
@@ -132,7 +132,7 @@ class ScoreNetwork(nn.Module):
         hidden = self.mid["block_2"](self.mid["attn_1"](hidden), condition)
         for i in range(settings.sm_n_layer + 1):
             hidden = self.layer(self.up, i, torch.cat([hidden, skipped.pop()], dim=1), condition)
-        result: Tensor = z + self.conv_out(F.silu(self.GroupNorm_0(hidden)))
+        result: Tensor = z + self.conv_out(silu(self.GroupNorm_0(hidden)))
         return result
 
     def _features(self, z: Tensor) -> Tensor:
@@ -180,6 +180,6 @@ class NetworkSchedule(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         t = t[:, None]
-        bend = 2 * torch.sigmoid(F.linear(2 * (t - 0.5), self.l2.weight.abs(), self.l2.bias)) - 1
-        rising = F.linear(t, self.l1.weight.abs(), self.l1.bias)
-        return (rising + F.linear(bend, self.l3.weight.abs()) / self.FEATURES)[:, 0]
+        bend = 2 * torch.sigmoid(linear(2 * (t - 0.5), self.l2.weight.abs(), self.l2.bias)) - 1
+        rising = linear(t, self.l1.weight.abs(), self.l1.bias)
+        return (rising + linear(bend, self.l3.weight.abs()) / self.FEATURES)[:, 0]

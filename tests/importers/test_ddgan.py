@@ -1,7 +1,6 @@
 """DDGAN's generators against what NVIDIA's code computes with the same weights."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np

@@ -35,7 +35,9 @@ def test_the_schedule_is_the_original_one(model: Imported) -> None:
     np.testing.assert_array_equal(model.schedule.betas, parity.arrays("ddim_gray28_traj.npz")["betas"])
 
 
-@pytest.mark.parametrize(("key", "steps", "eta"), [("uniform20_eta0", 20, 0), ("uniform20_eta05", 20, 0.5), ("uniform30_eta0", 30, 0)])
+@pytest.mark.parametrize(
+    ("key", "steps", "eta"), [("uniform20_eta0", 20, 0), ("uniform20_eta05", 20, 0.5), ("uniform30_eta0", 30, 0)]
+)
 def test_each_step_from_a_stored_state_is_the_original_one(model: Imported, key: str, steps: int, eta: float) -> None:
     recorded = parity.arrays("ddim_gray28_traj.npz")
     timesteps = published.uniform_timesteps(1000, steps)
@@ -87,7 +89,11 @@ def test_a_network_without_convolutions_between_sizes_halves_by_means(tmp_path: 
 @pytest.mark.parametrize("schedule", ["linear", "quad", "const", "jsd", "sigmoid"])
 def test_a_schedule_ends_at_its_two_betas(schedule: Any) -> None:
     betas = ddim.betas_of(ddim.Diffusion(beta_schedule=schedule, beta_start=0.001, beta_end=0.1))
-    ends = {"const": (0.1, 0.1), "jsd": (0.001, 1), "sigmoid": (0.001 + 0.099 / (1 + np.exp(6)), 0.1 - 0.099 / (1 + np.exp(6)))}
+    ends = {
+        "const": (0.1, 0.1),
+        "jsd": (0.001, 1),
+        "sigmoid": (0.001 + 0.099 / (1 + np.exp(6)), 0.1 - 0.099 / (1 + np.exp(6))),
+    }
     np.testing.assert_allclose(betas[[0, -1]], ends.get(schedule, (0.001, 0.1)))
     middle = {"linear": 0.0505, "quad": ((0.001**0.5 + 0.1**0.5) / 2) ** 2, "sigmoid": 0.0505}
     if schedule in middle:

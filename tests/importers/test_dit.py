@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DiTTransformer2DModel
+from diffusers import AutoencoderKL, DiTTransformer2DModel
 from torch import Tensor
 
 from importers import dit
@@ -104,6 +104,23 @@ def test_a_network_without_a_label_for_no_class_is_known(reference: DiTTransform
     torch.save(original(reference), tmp_path / "DiT.pt")
     model = dit.load(tmp_path / "DiT.pt", card(class_dropout_prob=0))
     assert (len(model.classes), model.unconditional) == (CLASSES + 1, False)
+
+
+def test_the_autoencoder_of_the_card_decodes(reference: DiTTransformer2DModel, tmp_path: Path) -> None:
+    torch.save(original(reference), tmp_path / "DiT.pt")
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(32,) * 4,
+        latent_channels=CHANNELS,
+    ).eval()
+    vae.save_pretrained(tmp_path / "vae")
+    model = dit.load(tmp_path / "DiT.pt", card(vae="vae", image_size=8 * SIZE))
+    latents = torch.randn(1, CHANNELS, SIZE, SIZE)
+    assert model.decoder is not None
+    with torch.inference_mode():
+        parity.assert_near(model.decoder.decode(latents), vae.decode(latents / 0.18215).sample.numpy())
+    assert (model.shape, model.state_shape) == ((3, 64, 64), (CHANNELS, SIZE, SIZE))
 
 
 @pytest.mark.parametrize(

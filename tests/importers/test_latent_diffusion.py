@@ -13,7 +13,6 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from importers import latent_diffusion
 from importers.cards import Card
 from importers.imported import Imported
-from importers.problems import ImportProblem
 from models import published
 from models.step import update
 from tests.importers import parity
