@@ -70,10 +70,10 @@ class Fir(nn.Module):
         """(n, C, H, W) → (n, C, 2H, 2W)."""
         if not self.length:
             return interpolate(x, scale_factor=2.0, mode="nearest")
+        before = self.length - 2 - (self.length - 1) // 2  # what the kernel adds there; behind, one more if odd
         weight = (4 * self.plane).expand(x.shape[1], 1, -1, -1)
-        whole = conv_transpose2d(x, weight, stride=2, groups=x.shape[1])
-        first = self.length - 2 - (self.length - 1) // 2
-        return whole[:, :, first : first + 2 * x.shape[2], first : first + 2 * x.shape[3]]
+        whole = conv_transpose2d(x, weight, stride=2, padding=before, groups=x.shape[1])
+        return whole[:, :, : 2 * x.shape[2], : 2 * x.shape[3]]
 
 
 class FilteredConv(nn.Module):
