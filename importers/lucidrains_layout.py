@@ -66,6 +66,6 @@ def era_of(version: Version | None, source: str) -> Era:
         raise ImportProblem(f"{source}: of version {'.'.join(map(str, version))}, older than 0.28")
     if version < (1, 7, 1):
         return Era("layer", "added", spread_values=True)
-    if version < (1, 7, 3):
+    if version < (1, 7, 2):
         return Era("rms", "least", spread_values=True)
-    return Era(spread_values=version < (1, 7, 4))
+    return Era(spread_values=version < (1, 7, 3))
