@@ -1,6 +1,7 @@
 """Finds the architecture of denoising-diffusion-pytorch's U-Net from its weights and the library's version."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 from torch import Tensor
 
@@ -64,8 +65,7 @@ def era_of(version: Version | None, source: str) -> Era:
         raise ImportProblem(f"{source}: of a version before 1.8, but not which; a card can have it in its settings")
     if version < OLDEST:
         raise ImportProblem(f"{source}: of version {'.'.join(map(str, version))}, older than 0.28")
-    if version < (1, 7, 1):
-        return Era("layer", "added", spread_values=True)
-    if version < (1, 7, 2):
-        return Era("rms", "least", spread_values=True)
-    return Era(spread_values=version < (1, 7, 3))
+    standardize: Literal["added", "least", "no"] = "added"
+    if version >= (1, 7, 1):
+        standardize = "least" if version < (1, 7, 2) else "no"
+    return Era("layer" if version < (1, 7) else "rms", standardize, spread_values=version < (1, 7, 4))

@@ -16,7 +16,7 @@ from torch.nn.functional import conv2d, interpolate, normalize, pixel_unshuffle
 class Era:
     """What changed between versions and is not seen in the weights.
 
-    `attention_norm`: before version 1.7.1 a LayerNorm. `standardize`: blocks' convolutions are standardized by weight
+    `attention_norm`: before version 1.7 a LayerNorm. `standardize`: blocks' convolutions are standardized by weight
     (arXiv 1903.10520), with a small number added to the variance, or the variance at least that, or not at all.
     `spread_values`: linear attention divides the values by the number of pixels.
     """
