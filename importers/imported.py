@@ -69,8 +69,9 @@ class Continuous:
 class Imported:
     """A model as it was published.
 
-    `network(x, t, y)`, or `network(x, t, y, z)` where `latent` > 0: x (n, *state_shape) float32, t (n,) float32, y (n,)
-    int64 with `len(classes)` for "no class", z (n, latent) float32. It gives (n, C, H, W), or (n, 2·C, H, W) where
+    `network(x, t, y)`: x (n, *state_shape) float32, t (n,) float32, y (n,) int64 with `len(classes)` for "no class".
+    Where `latent` > 0 a fourth argument is z (n, latent) float32. Where `self_condition`, a fourth one is x0 of the
+    step before, shaped like x, zeros in the first step. It gives (n, C, H, W), or (n, 2·C, H, W) where
     `variance` is "learned" or "learned_range": the second half is the variance. Networks without classes ignore y.
     """
 
@@ -86,6 +87,7 @@ class Imported:
     variance: str = "none"  # "fixed_small", "fixed_large", "learned", "learned_range": of an ancestral step
     clip: float = float("inf")  # the largest magnitude of x0 while sampling
     latent: int = 0
+    self_condition: bool = False
     decoder: Decoder | None = None
     latent_shape: Shape | None = None  # of what is denoised, where a decoder makes the image of it
     facts: Mapping[str, Any] = field(default_factory=dict)  # for people: training step, licence, ...
