@@ -68,7 +68,7 @@ def load(path: Path, card: Card) -> Imported:
         decoder=decoder_of(autoencoder, latent, path.name) if autoencoder else None,
         prediction="epsilon",
         schedule=schedules.discrete(schedules.linear(1000)),
-        sampler="ancestral",
+        sampler="ddpm",
         settings={"respacing": str(flags.num_sampling_steps), "guided_channels": GUIDED_CHANNELS},
         classes=names,
         unconditional=settings.labels > classes,

@@ -23,7 +23,19 @@ from importers.reading import read_torch
 from importers.weights import fill, weights
 
 UNET, FIRST_STAGE, EMBEDDING = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.embedding.weight"
-DECODING = ("quantize.", "post_quant_conv.", "decoder.")  # of the first stage, which has an encoder too
+DECODING = ("quantize.", "post_quant_conv.", "decoder.")  # of the first stage
+# What else is there: the encoder and what trained it, and what follows from the β.
+UNUSED = tuple(f"{FIRST_STAGE}{part}" for part in ("encoder.", "quant_conv.", "loss.", "model_ema.", "colorize"))
+SCHEDULE = (
+    "betas",
+    "alphas_cumprod",
+    "sqrt_",
+    "log_one_minus_alphas_cumprod",
+    "posterior_",
+    "lvlb_weights",
+    "cond_ids",
+)
+OTHERS = ("scale_factor", "logvar", "model_ema.decay", "model_ema.num_updates")
 
 
 def load(path: Path, card: Card) -> Imported:
@@ -32,6 +44,7 @@ def load(path: Path, card: Card) -> Imported:
     content = read_torch(path)
     state = weights(content.get("state_dict", content) if isinstance(content, Mapping) else content, path.name)
     unet = {name.removeprefix(UNET): value for name, value in state.items() if name.startswith(UNET)}
+    check_names(state, unet, path.name)
     unet = averaged(unet, state, flags, path.name)
     labels = label_count(flags, state, path.name)
     if labels:
@@ -57,9 +70,23 @@ def load(path: Path, card: Card) -> Imported:
     )
 
 
+def ema_name(name: str) -> str:
+    """Of a U-Net's weight among the EMA ones: without its dots."""
+    return "model_ema." + f"diffusion_model.{name}".replace(".", "")
+
+
+def check_names(state: Mapping[str, Tensor], unet: Mapping[str, Tensor], source: str) -> None:
+    """Raises ImportProblem if there is a weight that belongs to no part of such a model."""
+    used = (UNET, *(f"{FIRST_STAGE}{part}" for part in DECODING))
+    rest = {name for name in state if not name.startswith((*used, *UNUSED, *SCHEDULE))}
+    rest -= {EMBEDDING, *OTHERS, *map(ema_name, unet)}
+    if rest:
+        raise ImportProblem(f"{source}: {len(rest)} weights of no known part, first {min(rest)}")
+
+
 def averaged(unet: dict[str, Tensor], state: Mapping[str, Tensor], flags: Flags, source: str) -> dict[str, Tensor]:
-    """The U-Net's weights, or the EMA ones, which are stored by the same names without their dots."""
-    stored = {name: "model_ema." + f"diffusion_model.{name}".replace(".", "") for name in unet}
+    """The U-Net's weights, or the EMA ones."""
+    stored = {name: ema_name(name) for name in unet}
     kept = any(name in state for name in stored.values())
     if flags.use_ema and not kept:
         raise ImportProblem(f"{source}: no EMA weights, which the card says are there")

@@ -1,34 +1,45 @@
 """Imports variational diffusion models' checkpoints (google-research/vdm): msgpack, written by flax."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from importers import cards, flax_msgpack
 from importers.cards import Card
 from importers.imported import Imported, Vector
 from importers.networks import vdm_unet
+from importers.networks.vdm_unet import GammaType
 from importers.problems import ImportProblem
-from importers.weights import fill
+from importers.weights import fill, size
 
 KNOTS = 1001  # of γ: between two of these, a line is off by 2e-6
 NAMES = {"kernel": "weight", "scale": "weight"}  # of flax's parameters, in PyTorch
 AXES = {2: (1, 0), 4: (3, 2, 0, 1)}  # of flax's kernels, as PyTorch has them: (out, in), (out, in, height, width)
 
 
-class Flags(vdm_unet.Settings):
-    """`config.model` of the original, and the size of the images, which neither the file nor the network has."""
+class Flags(cards.Settings):
+    """`config.model` of the original, and the images' size, which neither the file nor the network has.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    What is None is read from the file, and compared with it if it is set.
+    """
 
-    image_size: int = Field(32, ge=1, le=4096)
-    sm_n_timesteps: int = Field(0, ge=0)  # 0: trained in continuous time
+    image_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    gamma_min: float = -13.3  # of these two the network's own times are made
+    gamma_max: float = 5.0
+    vocab_size: Annotated[int, Field(ge=2, le=65_536)] = 256
+    sm_n_timesteps: Annotated[int, Field(ge=0, le=100_000)] = 0  # 0: trained in continuous time
     sample_softmax: bool = False  # pixels are drawn at the end; here the most likely is taken
+    channels: int | None = None
+    gamma_type: GammaType | None = None
+    with_fourier_features: bool | None = None
+    with_attention: bool | None = None
+    sm_n_embd: int | None = None
+    sm_n_layer: int | None = None
     antithetic_time_sampling: bool = True  # in training only, as the next one is
     sm_pdrop: float = 0.0
 
@@ -61,12 +72,13 @@ def load(path: Path, card: Card) -> Imported:
     """The model in a checkpoint, with what the card says of it. Raises ImportProblem."""
     flags = cards.parse(card.settings, Flags, f"the card for {path.name}: settings")
     state = parameters(flax_msgpack.read(path), path.name)
-    gamma = schedule(flags, {name: value for name, value in state.items() if name.startswith("gamma.")}, path.name)
+    settings = architecture(state, flags, path.name)
+    gamma = schedule(settings, {name: value for name, value in state.items() if name.startswith("gamma.")}, path.name)
     score = {name: value for name, value in state.items() if not name.startswith("gamma.")}
     return Imported(
         format=card.format,
-        network=fill(lambda: vdm_unet.ScoreNetwork(flags), renamed(score), path.name),
-        shape=(flags.channels, flags.image_size, flags.image_size),
+        network=fill(lambda: vdm_unet.ScoreNetwork(settings), renamed(score), path.name),
+        shape=(settings.channels, flags.image_size, flags.image_size),
         prediction="epsilon",
         schedule=gamma,
         sampler="ancestral",
@@ -74,6 +86,33 @@ def load(path: Path, card: Card) -> Imported:
         decoder=PixelValues(flags.vocab_size, float(gamma.gamma[0])),
         facts={"data": card.data, "licence": card.licence, "source": card.source},
     )
+
+
+def architecture(state: Mapping[str, Tensor], flags: Flags, source: str) -> vdm_unet.Settings:
+    """What the parameters show. Raises ImportProblem where the card says something else."""
+    channels = size(state, "score_model.conv_out.kernel", 3, source)
+    inputs = size(state, "score_model.conv_in.kernel", 2, source)
+    shown = {
+        "channels": channels,
+        "with_fourier_features": inputs > channels,
+        "with_attention": "score_model.down.attn_0.q.kernel" in state,
+        "gamma_type": gamma_type(state),
+        "sm_n_embd": size(state, "score_model.conv_in.kernel", 3, source),
+        "sm_n_layer": sum(name.startswith("score_model.down.") and name.endswith(".conv1.kernel") for name in state),
+    }
+    for name, value in shown.items():
+        flag = getattr(flags, name)
+        if flag is not None and flag != value:
+            raise ImportProblem(f"{source}: the card says {name} = {flag}, the parameters say {value}")
+    ends = {"gamma_min": flags.gamma_min, "gamma_max": flags.gamma_max}
+    return cards.parse(shown | ends, vdm_unet.Settings, source)
+
+
+def gamma_type(state: Mapping[str, Tensor]) -> GammaType:
+    """Which schedule has the parameters that are there."""
+    if "gamma.w" in state:
+        return "learnable_scalar"
+    return "learnable_nnet" if any(name.startswith("gamma.") for name in state) else "fixed"
 
 
 def parameters(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
@@ -95,13 +134,13 @@ def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def schedule(flags: Flags, state: Mapping[str, Tensor], source: str) -> Gamma:
-    """The schedule of the card's type, learned or not, at its knots."""
-    kinds: dict[Literal["fixed", "learnable_scalar", "learnable_nnet"], Any] = {
-        "fixed": lambda: vdm_unet.FixedSchedule(flags),
+def schedule(settings: vdm_unet.Settings, state: Mapping[str, Tensor], source: str) -> Gamma:
+    """The schedule, learned or not, at its knots."""
+    kinds: dict[GammaType, Callable[[], nn.Module]] = {
+        "fixed": lambda: vdm_unet.FixedSchedule(settings),
         "learnable_scalar": vdm_unet.ScalarSchedule,
         "learnable_nnet": vdm_unet.NetworkSchedule,
     }
-    network = fill(kinds[flags.gamma_type], renamed(state), f"{source}: gamma")
+    network = fill(kinds[settings.gamma_type], renamed(state), f"{source}: gamma")
     with torch.inference_mode():
         return Gamma(network.double()(torch.linspace(0, 1, KNOTS, dtype=torch.float64)).numpy())

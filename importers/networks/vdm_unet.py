@@ -14,17 +14,18 @@ from importers.networks.embeddings import TimeEmbedding
 EXPONENTS = (6, 7)  # of the Fourier features
 TIMESTEPS = 1000  # the γ from `gamma_min` to `gamma_max` are embedded as 0 to this
 
+GammaType = Literal["fixed", "learnable_scalar", "learnable_nnet"]
+
 
 class Settings(BaseModel):
     """What shapes the network and its schedule, of the original's `config.model`."""
 
     model_config = ConfigDict(frozen=True)
 
-    channels: int = Field(3, ge=1)  # of an image
-    vocab_size: int = Field(256, ge=2)
+    channels: int = Field(ge=1)  # of an image
     with_fourier_features: bool
     with_attention: bool
-    gamma_type: Literal["fixed", "learnable_scalar", "learnable_nnet"]
+    gamma_type: GammaType
     gamma_min: float
     gamma_max: float
     sm_n_embd: int = Field(ge=32)

@@ -143,7 +143,7 @@ def test_a_variational_network_and_its_schedule_are_the_original_ones(tmp_path: 
 
 def flax_tree(settings: dict[str, Any]) -> dict[str, Any]:
     """Weights drawn by flax's names, as flax nests and packs them."""
-    network = vdm_unet.ScoreNetwork(vdm.Flags.model_validate(settings))
+    network = vdm_unet.ScoreNetwork(vdm_unet.Settings.model_validate({"channels": 3} | settings))
     shapes = {"gamma.w": (1,), "gamma.b": (1,)} if settings["gamma_type"] == "learnable_scalar" else {}
     for name, value in network.state_dict().items():
         module, _, kind = name.rpartition(".")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from importers import vdm
 from importers.cards import Card
 from importers.imported import Imported
+from importers.problems import ImportProblem
 from models import published
 from models.step import update
 from models.vdm.plan import visit
@@ -72,3 +73,23 @@ def test_the_decoder_takes_the_likeliest_value() -> None:
     decoder = vdm.PixelValues(256, -13.3)
     alpha = np.sqrt(1 / (1 + np.exp(-13.3)))
     np.testing.assert_allclose((decoder.decode(z * alpha) + 1) * 127.5, logits.argmax(dim=1), atol=1e-9)
+
+
+def test_the_parameters_alone_show_the_architecture(model: Imported) -> None:
+    shown = vdm.load(CHECKPOINT, Card(format="vdm", settings={"image_size": 16}))
+    torch.testing.assert_close(shown.network.state_dict(), model.network.state_dict())
+    np.testing.assert_array_equal(shown.schedule.gamma, model.schedule.gamma)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"gamma_type": "fixed"}, {"sm_n_layer": 32}, {"with_attention": True}, {"with_fourier_features": False}],
+)
+def test_a_card_that_the_parameters_contradict_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ImportProblem, match=f"the card says {next(iter(settings))}"):
+        vdm.load(CHECKPOINT, card(**settings))
+
+
+def test_a_learned_schedule_rises(model: Imported) -> None:
+    """Its weights are taken positive (arXiv 2107.00630, appendix H)."""
+    assert (np.diff(model.schedule.gamma) > 0).all()
