@@ -37,6 +37,7 @@ def read_module(path: Path, key: str) -> Module:
     source = path.name
     stand_ins = {
         PERSISTENT: inert_class(PERSISTENT),
+        "_codecs.encode": lambda text, *_: text.encode("latin1"),  # bytes, in protocol 2
         "builtins.set": set,
         "collections.OrderedDict": dict,
         "dnnlib.util.EasyDict": dict,
