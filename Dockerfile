@@ -34,9 +34,9 @@ RUN apt-get update \
 COPY locks/gpu.txt /locks/
 RUN python3 -m venv --without-pip /venv \
     && pip --python /venv/bin/python install --no-cache-dir --require-hashes --requirement /locks/gpu.txt
+COPY bundle /app/bundle
 COPY models /app/models
 COPY export /app/export
-COPY loadtests/__init__.py loadtests/check_gpu.py /app/loadtests/
 COPY service /app/service
 COPY bundles /app/bundles
 WORKDIR /app
@@ -58,6 +58,7 @@ LABEL org.opencontainers.image.title="Trilemma" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=packages /venv /venv
 COPY --from=sbom /sbom.cdx.json /
+COPY bundle /app/bundle
 COPY models /app/models
 COPY service /app/service
 COPY bundles /app/bundles

@@ -6,8 +6,8 @@ The two run in environments of their own: the first has PyTorch, the second Tens
 import argparse
 from pathlib import Path
 
-from service.bundle import BundleError, load
-from service.engines import PRECISIONS, TARGETS
+from bundle.gpu_manifest import PRECISIONS, TARGETS
+from bundle.manifest import BundleError, load
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def export_checkpoint(arguments: argparse.Namespace) -> str:
-    from export.bundle import export
+    from export.onnx_bundle import export
 
     manifest = export(arguments.source, arguments.output)
     difference = manifest.parity.largest_difference
@@ -39,7 +39,7 @@ def export_checkpoint(arguments: argparse.Namespace) -> str:
 
 
 def export_engines(arguments: argparse.Namespace) -> str:
-    from export.engines import ARCHITECTURES, BUCKETS, Order, make
+    from export.gpu_bundle import ARCHITECTURES, BUCKETS, Order, make
 
     default = ARCHITECTURES if arguments.target == "tensorrt-rtx" else ()
     order = Order(

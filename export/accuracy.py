@@ -1,19 +1,17 @@
 """What a precision does to images, found without a GPU: trajectories in emulated numbers against those in fp32."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 
+from bundle.gpu_manifest import Accuracy, Precision
+from bundle.manifest import Bundle, File, Measured, sha256
 from export.precision import emulate
-from service.bundle import MANIFEST, Bundle, File, sha256
-from service.core import Array
-from service.engines import Accuracy, Precision
-from service.runtime import OrtRuntime
-from service.scheduler import Scheduler
-from service.schemas import GenerateRequest
+from service.engine.denoise import default_job, denoise
+from service.engine.runtime import Array
+from service.runtimes.cpu import OrtRuntime
 
 IMAGES = 16
 BATCH = 16
@@ -26,8 +24,8 @@ def emulated(bundle: Bundle, models: Mapping[str, onnx.ModelProto], precision: P
     for name, model in models.items():
         onnx.save(emulate(model, precision), folder / name)
         files[name] = File(sha256=sha256(folder / name), bytes=(folder / name).stat().st_size)
-    manifest = bundle.manifest.model_copy(update={"files": files, "measured": {}})
-    (folder / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
+    manifest = bundle.manifest.model_copy(update={"files": files, "measured": Measured()})
+    manifest.write(folder)
     return Bundle(folder, manifest)
 
 
@@ -46,12 +44,7 @@ def measure(bundle: Bundle, low: Bundle, threads: int) -> Accuracy:
 
 def images(bundle: Bundle, runtime: OrtRuntime, solver: str, steps: int, labels: Sequence[int | None]) -> Array:
     """One of each label, image i of seed i; (n, C, H, W)."""
-    scheduler = Scheduler(max_batch=BATCH)
-    jobs = []
-    for seed, label in enumerate(labels):
-        request = GenerateRequest(method=bundle.manifest.name, steps=steps, solver=solver, seed=seed, class_label=label)
-        jobs.append(bundle.job(bundle.resolve(request), id="", submitted_s=0.0))
-        scheduler.add(jobs[-1])
-    while (batch := scheduler.next_batch(now=0.0)) is not None:
-        scheduler.advance(batch, *runtime.step(batch.inputs()))
-    return runtime.decode(np.stack([job.images[0].x for job in jobs]))
+    jobs = [
+        default_job(bundle, steps=steps, solver=solver, seed=seed, label=label) for seed, label in enumerate(labels)
+    ]
+    return denoise(jobs, runtime, BATCH)

@@ -12,7 +12,7 @@ import onnx
 import onnx.version_converter
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from service.engines import Precision
+from bundle.gpu_manifest import Precision
 
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 SUMS = {"GroupNormalization", "InstanceNormalization", "LayerNormalization", "ReduceMean", "ReduceSum", "Softmax"}

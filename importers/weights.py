@@ -91,3 +91,10 @@ def sample(state: Mapping[Any, Any]) -> str:
     """What a dictionary has, in a few words."""
     names = [str(name) for name in list(state)[:4]]
     return f"{len(state)} entries: {', '.join(names)}{', …' if len(state) > len(names) else ''}" if state else "nothing"
+
+
+def unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state` without the `module.` that PyTorch's data parallelism puts before each name."""
+    if not all(name.startswith("module.") for name in state):
+        return state
+    return {name.removeprefix("module."): value for name, value in state.items()}

@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 import schemathesis
 
-from models.evaluate import serving
+from loadtests.server_process import serving
+from service.http.oip_tensors import INPUTS
 from service.settings import SHIPPED_BUNDLES
-from service.tensors import INPUTS
 
 METHODS = "FUZZ_METHODS"  # environment: what GET /methods says of the server
 CHECKS = [

@@ -15,8 +15,8 @@ from locust.argument_parser import LocustArgumentParser
 from locust.contrib.fasthttp import ResponseContextManager
 from locust.env import Environment
 
-from loadtests.answers import wrong_images
-from loadtests.mix import KINDS
+from loadtests.load.checks import wrong_images
+from loadtests.load.mix import KINDS
 
 # The names that such answers stand under in the statistics.
 REFUSED, HOPELESS = "refused with Retry-After", "refused for its deadline"

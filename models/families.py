@@ -1,11 +1,31 @@
-"""Finds the families: a family is a folder of this package with a `plan.py`."""
+"""The families: a family is a folder of this package with a `plan.py`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, Protocol, cast
 
-from models.plan import Family, Plan
+from models.solvers import Solver
+from models.step import Plan
+
+
+class Point(NamedTuple):
+    """A way of sampling that `./run evaluate` measures; settings that it does not name have their defaults."""
+
+    solver: str
+    steps: int
+    settings: Mapping[str, float] = {}
+
+
+class Family(Protocol):
+    """What `models/FAMILY/plan.py` provides. `schedule` is the manifest's `noise_schedule`."""
+
+    SOLVERS: Mapping[str, Solver]  # the first one is the default
+    POINTS: Sequence[Point]
+
+    def max_steps(self, schedule: Mapping[str, Any]) -> int:
+        """The largest number of steps that a plan of this schedule can have."""
+        ...
 
 
 def names() -> list[str]:
@@ -23,4 +43,4 @@ def find(name: str) -> Family:
 def default_plan(name: str, schedule: Mapping[str, Any], steps: int) -> Plan:
     """The family's plan by its first solver, with that solver's default settings."""
     solver = next(iter(find(name).SOLVERS.values()))
-    return solver.plan(schedule, steps, **{key: setting.default for key, setting in solver.settings.items()})
+    return solver.plan(schedule, steps, **dict(solver.defaults))

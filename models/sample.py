@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor, nn
 
-from models.plan import Plan, update
+from models.step import Plan, update
 
 
 @torch.no_grad()

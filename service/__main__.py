@@ -6,9 +6,9 @@ import sys
 import uvicorn
 from pydantic_settings import CliApp
 
-from service import logs
 from service.app import create_app
 from service.settings import Settings
+from service.telemetry import logs
 
 
 def main() -> None:

@@ -11,16 +11,22 @@ from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from service import devices, keys, oip, openai, openapi, refusals, routes, static
-from service.headers import SecurityHeaders
-from service.keys import KeyCheck
-from service.limits import BodyLimit
-from service.metrics import Metrics
-from service.observe import Observe
-from service.service import OpenRuntime, Service
+from service.engine.admission import Admission
+from service.engine.loop import Engine
+from service.engine.scheduler import Scheduler
+from service.http import auth, oip, openai, openapi, problem_responses, routes, static
+from service.http.access_log import AccessLog
+from service.http.auth import KeyCheck
+from service.http.body_limit import BodyLimit
+from service.http.security_headers import SecurityHeaders
+from service.registry.registry import OpenRuntime, Registry
+from service.registry.watch import follow
+from service.requests.cache import Cache
+from service.requests.state import ServiceState
+from service.runtimes import placement
 from service.settings import Settings
-from service.tracing import telemetry
-from service.watch import follow
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import telemetry
 
 log = structlog.get_logger()
 
@@ -32,10 +38,10 @@ def is_request_id(value: str) -> bool:
     return re.fullmatch(r"[\w.:-]{1,128}", value) is not None
 
 
-def load_or_end(service: Service) -> None:
+def load_or_exit(registry: Registry) -> None:
     """Loads. What is wrong there and is not a bundle's fault ends the process: it would be starting for ever."""
     try:
-        service.load()
+        registry.load()
     except Exception as error:
         log.critical("loading failed", exc_info=error)
         os._exit(1)  # from a thread, at once: nothing is accepted yet
@@ -46,16 +52,20 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None) -> F
 
     Loading starts with its lifespan and goes on behind `/healthz` and `/readyz`.
     """
-    service = Service(settings, devices.choose(settings), open_runtime)
+    metrics, device = Metrics(), placement.choose(settings)
+    engine = new_engine(settings, device.workers(settings.workers), metrics)
+    registry = Registry(settings.bundles, engine, device, metrics, settings.threads, open_runtime)
+    state = ServiceState(registry, engine, metrics, Cache(settings.cache_bytes))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(asyncio.to_thread(load_or_end, service))
-        following = asyncio.create_task(follow(service, settings.watch_s))
+        loading = asyncio.create_task(asyncio.to_thread(load_or_exit, registry))
+        changes = follow(settings.bundles, lambda: registry.loaded, registry.reload, settings.watch_s)
+        following = asyncio.create_task(changes)
         yield
         following.cancel()
         await loading
-        await asyncio.to_thread(service.drain)
+        await asyncio.to_thread(registry.drain)
 
     app = FastAPI(
         title="Trilemma",
@@ -64,23 +74,32 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None) -> F
         lifespan=lifespan,
         telemetry=telemetry(settings.trace),
     )
-    app.state.service = service
+    app.state.service = state
     for module in (routes, oip, openai):
         app.include_router(module.router)
     openapi.install(app)
     app.router.routes.extend(static.ROUTES)
-    refusals.install(app, service.metrics)
-    guard(app, settings, service.metrics)
-    app.add_middleware(Observe, metrics=service.metrics)
+    problem_responses.install(app, metrics)
+    guard(app, settings, metrics)
+    app.add_middleware(AccessLog, metrics=metrics)
     app.add_middleware(CorrelationIdMiddleware, header_name="X-Request-ID", validator=is_request_id)
     return app
+
+
+def new_engine(settings: Settings, workers: int, metrics: Metrics) -> Engine:
+    scheduler = Scheduler(settings.max_batch, workers=workers)
+    engine = Engine({}, scheduler, Admission(scheduler, settings.max_queued_images, settings.max_backlog_s), metrics)
+    metrics.queue_limit.set(settings.max_queued_images)
+    metrics.active_images.set_function(lambda: engine.images("active"))
+    metrics.waiting_images.set_function(lambda: engine.images("waiting"))
+    return engine
 
 
 def guard(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """What stands between callers and handlers; the last added is met first."""
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, metrics=metrics)
     if settings.keys is not None:
-        app.add_middleware(KeyCheck, keys=keys.read(settings.keys), metrics=metrics)
+        app.add_middleware(KeyCheck, keys=auth.read(settings.keys), metrics=metrics)
     if settings.cors_origins:  # outside the keys: a browser asks for permission without one
         app.add_middleware(
             CORSMiddleware,

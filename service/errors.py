@@ -1,4 +1,4 @@
-"""What can go wrong with a request, each kind with its status. `service.refusals` makes answers of them.
+"""What can go wrong with a request, each kind with its status. `http.problem_responses` turns them into answers.
 
 Problem
 ├── InvalidRequest   422  a field is outside its range          ├── Overloaded    429  it cannot be answered in time
@@ -9,7 +9,7 @@ Problem
 ├── BodyTooLarge     413  the body is longer than allowed       ├── KeySpent      429  the key's work is used up
 ├── UnknownRequest   404  no request of that id is under way    ├── Forbidden     403  it takes an administrator's key
 ├── UnknownVersion   404  no model has that version             ├── Cancelled     409  by DELETE /requests/{id}
-└── Foreign               what the framework refuses
+└── FrameworkError       what the framework refuses
 """
 
 import math
@@ -52,8 +52,8 @@ class Problem(Exception):
 
     def body(self) -> dict[str, Any]:
         """As RFC 9457 has it."""
-        said = {"title": self.status.phrase, "status": self.status.value, "detail": self.detail}
-        return {"type": self.type, **said, **self.extra}
+        members = {"title": self.status.phrase, "status": self.status.value, "detail": self.detail}
+        return {"type": self.type, **members, **self.extra}
 
 
 class InvalidRequest(Problem):
@@ -64,6 +64,11 @@ class InvalidRequest(Problem):
         self.errors = errors
         detail = "; ".join(f"{error.field}: {error.detail}" for error in errors)
         super().__init__(detail, errors=[error.model_dump() for error in errors])
+
+    @classmethod
+    def of(cls, field: str, detail: str, allowed: Any) -> "InvalidRequest":
+        """For one field."""
+        return cls([FieldError(field=field, detail=detail, allowed=allowed)])
 
 
 class MalformedBody(Problem):
@@ -76,7 +81,7 @@ class NotJson(Problem):
     type = "urn:trilemma:not-json"
 
 
-class Foreign(Problem):
+class FrameworkError(Problem):
     """What the framework refuses."""
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None) -> None:

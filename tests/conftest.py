@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-from models.ddim.plan import cosine_schedule
-from models.plan import Step, update
-from service.bundle import STEP, Bundle, load
-from service.core import Array, Inputs
+from bundle.manifest import STEP, Bundle, load
+from models.schedules import cosine_schedule
+from models.step import Step, update
+from service.engine.runtime import Array, HostStates, StepInputs
 
 REPOSITORY = Path(__file__).parent.parent
 SHIPPED = REPOSITORY / "bundles" / "ddim"
@@ -35,15 +35,16 @@ class ToyRuntime:
         self.batches: list[int] = []  # rows of each step after the warm-up
         self.fail_on: set[int] = set()  # labels
 
-    def step(self, inputs: Inputs) -> tuple[Array, Array]:
+    def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
         if on_engine():
-            self.batches.append(len(inputs["x"]))
-        if self.fail_on & set(inputs["y"].tolist()):
+            self.batches.append(len(inputs.x))
+        if self.fail_on & set(inputs.y.tolist()):
             raise RuntimeError("the toy broke")
-        return toy_step(inputs)
+        x, x0 = toy_step(inputs.arrays())
+        return HostStates(x), HostStates(x0)
 
-    def decode(self, x: Array) -> Array:
-        return x
+    def decode(self, states: HostStates) -> Array:
+        return states.array
 
 
 def on_engine() -> bool:
@@ -51,7 +52,7 @@ def on_engine() -> bool:
     return threading.current_thread().name.startswith("engine")
 
 
-def toy_step(inputs: Inputs) -> tuple[Array, Array]:
+def toy_step(inputs: Mapping[str, Any]) -> tuple[Array, Array]:
     """The step graph's contract in NumPy, row by row, for a network tanh(x/2 + t/1000 + y/10)."""
     rows = [toy_row({name: values[i] for name, values in inputs.items()}) for i in range(len(inputs["x"]))]
     x, x0 = zip(*rows, strict=True)

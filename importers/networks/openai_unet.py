@@ -15,6 +15,7 @@ from importers.networks.openai_blocks import (
     TimestepEmbedding,
     Upsample,
 )
+from importers.networks.spatial_transformer import SpatialTransformer
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,14 @@ class Heads:
 
 
 class Stage(nn.ModuleList):
-    """Layers in a row, of which the residual blocks take the embedding too."""
+    """Layers in a row, of which residual blocks take the embedding too, and transformers the context."""
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
         for layer in self:
-            x = layer(x, embedding) if isinstance(layer, ResBlock) else layer(x)
+            if isinstance(layer, ResBlock):
+                x = layer(x, embedding)
+            else:
+                x = layer(x, context) if isinstance(layer, SpatialTransformer) else layer(x)
         return x
 
 
@@ -91,7 +95,7 @@ class UNet(nn.Module):
     def block(self, inputs: int, outputs: int, how: Resampling | None = None) -> ResBlock:
         return ResBlock(inputs, outputs, self.embedding_width, scale_shift=self.layout.scale_shift, how=how)
 
-    def attention(self, channels: int, *, up: bool) -> AttentionBlock:
+    def attention(self, channels: int, *, up: bool) -> nn.Module:
         heads = self.heads.of(channels, up=up)
         return AttentionBlock(channels, heads=heads, order=self.heads.order, flat=self.layout.flat_attention)
 
@@ -137,14 +141,18 @@ class UNet(nn.Module):
         labels = self.label_emb(y.clamp(max=self.layout.classes - 1))
         return embedding + torch.where((y < self.layout.classes)[:, None], labels, 0.0)
 
+    def context(self, y: Tensor) -> Tensor | None:
+        """What transformers attend to, (n, tokens, width)."""
+        return None
+
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        embedding = self.embed(t, y)
+        embedding, context = self.embed(t, y), self.context(y)
         skips = []
         for stage in self.input_blocks:
-            x = stage(x, embedding)
+            x = stage(x, embedding, context)
             skips.append(x)
-        x = self.middle_block(x, embedding)
+        x = self.middle_block(x, embedding, context)
         for stage in self.output_blocks:
-            x = stage(torch.cat([x, skips.pop()], 1), embedding)
+            x = stage(torch.cat([x, skips.pop()], 1), embedding, context)
         out: Tensor = self.out(x)
         return out

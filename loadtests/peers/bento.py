@@ -7,7 +7,7 @@ import sys
 import bentoml
 
 from loadtests.peers.pipeline import Pipeline, Tuning
-from service.schemas import GenerateRequest
+from service.requests.request import GenerateRequest
 
 tuning = Tuning.given()
 

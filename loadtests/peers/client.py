@@ -9,8 +9,8 @@ from itertools import count
 import aiohttp
 import orjson
 
+from loadtests.load.traces import Call, Class
 from loadtests.peers.servers import Server
-from loadtests.traces import Call, Class
 
 TIMEOUT_S = 20.0
 START_S = 120

@@ -16,13 +16,13 @@ from typing import Any
 
 import uvloop
 
-from loadtests import traces
-from loadtests.peers import report
+from bundle import manifest
+from loadtests.load import traces
+from loadtests.load.traces import Class
+from loadtests.peers import summary
 from loadtests.peers.client import Client, Outcome
 from loadtests.peers.pipeline import Tuning
 from loadtests.peers.servers import ROOT, SERVERS, UNTOLD, Server, memory_mb, running
-from loadtests.traces import Class
-from service import bundle
 from service.settings import SHIPPED_BUNDLES
 
 FOLDER = ROOT / ".cache" / "peers"
@@ -37,7 +37,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "measured.json"
-        self.kinds = traces.classes(bundle.load_all(SHIPPED_BUNDLES)[0])
+        self.kinds = traces.classes(manifest.load_all(SHIPPED_BUNDLES)[0])
         self.measured: dict[str, Any] = {"alone_s": {}, "saturated": {}, "points": []}
         if self.path.exists():
             self.measured = json.loads(self.path.read_text())
@@ -141,8 +141,8 @@ def main() -> None:
     parser.add_argument("--servers", nargs="+", default=[server.name for server in SERVERS])
     parser.add_argument("--folder", type=Path, default=FOLDER, help="keeps what is measured")
     asked = parser.parse_args()
-    if asked.seconds <= report.SETTLED_S:
-        parser.error(f"--seconds must be more than {report.SETTLED_S:g}")
+    if asked.seconds <= summary.SETTLED_S:
+        parser.error(f"--seconds must be more than {summary.SETTLED_S:g}")
     bench = Bench(asked.folder)
     servers = [server for server in SERVERS if server.name in asked.servers]
     if not bench.measured["alone_s"]:
@@ -159,8 +159,8 @@ def main() -> None:
                 point = bench.point(server, bench.tuning(server), load, asked.arrivals, asked.seconds, seed)
                 bench.measured["points"].append(point)
                 bench.save()
-                print(report.line(load, server.name, report.row([point], bench.measured)), flush=True)
-    report.write(bench.measured, machine())
+                print(summary.line(load, server.name, summary.row([point], bench.measured)), flush=True)
+    summary.write(bench.measured, machine())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import litserve
 from fastapi import Response
 
 from loadtests.peers.pipeline import PNG, Pipeline, Tuning
-from service.schemas import GenerateRequest
+from service.requests.request import GenerateRequest
 
 
 class Api(litserve.LitAPI):

@@ -9,11 +9,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from service import bundle
-from service.core import Batch, Image, Job
-from service.encode import encode
-from service.runtime import OrtRuntime
-from service.schemas import GenerateRequest
+from bundle import manifest
+from service.engine.denoise import denoise, first_step
+from service.engine.jobs import Job
+from service.engine.placement import Placement
+from service.engine.runtime import Array
+from service.requests.encoding import encode
+from service.requests.request import GenerateRequest
+from service.requests.resolve import job_of, resolve
+from service.runtimes.cpu import OrtRuntime
 from service.settings import SHIPPED_BUNDLES
 
 PNG = "image/png"
@@ -38,32 +42,21 @@ class Tuning:
 
 class Pipeline:
     def __init__(self, threads: int) -> None:
-        self.bundles, _ = bundle.load_all(SHIPPED_BUNDLES)
-        self.runtimes = {name: OrtRuntime(loaded, threads) for name, loaded in self.bundles.items()}
-        for name, loaded in self.bundles.items():
-            self.runtimes[name].step(loaded.first_step(1))
+        self.bundles, _ = manifest.load_all(SHIPPED_BUNDLES)
+        self.runtimes = {name: OrtRuntime(bundle, threads) for name, bundle in self.bundles.items()}
+        for name, bundle in self.bundles.items():
+            self.runtimes[name].step(first_step(bundle, 1))
 
-    def __call__(self, asked: Sequence[GenerateRequest]) -> list[bytes]:
+    def __call__(self, requests: Sequence[GenerateRequest]) -> list[bytes]:
         """A PNG for each request."""
-        jobs = [self._job(request) for request in asked]
+        jobs = [self._job(request) for request in requests]
+        pixels: dict[Job, Array] = {}
         for name in dict.fromkeys(job.method for job in jobs):
-            self._denoise([job.images[0] for job in jobs if job.method == name])
-        return [encode(job.images[0].pixels[None], "png") for job in jobs]
+            own = [job for job in jobs if job.method == name]
+            pixels |= zip(own, denoise(own, self.runtimes[name], len(own)), strict=True)
+        return [encode(pixels[job][None], "png") for job in jobs]
 
     def _job(self, request: GenerateRequest) -> Job:
-        served = self.bundles[request.method]
-        return served.job(served.resolve(request), id="", submitted_s=0.0)
-
-    def _denoise(self, images: list[Image]) -> None:
-        runtime = self.runtimes[images[0].job.method]
-        for image in images:
-            image.begin()
-        while images:
-            batch = Batch(images[0].job.method, images)
-            x, x0 = runtime.step(batch.inputs())
-            pixels = iter(runtime.decode(x[batch.last]) if batch.last else ())
-            for image, state, clean in zip(images, x, x0, strict=True):
-                image.x, image.x0, image.step = state, clean, image.step + 1
-                if image.finished:
-                    image.pixels = next(pixels)
-            images = [image for image in images if not image.finished]
+        bundle = self.bundles[request.method]
+        model = Placement(bundle, "cpu", bundle.manifest.digest)
+        return job_of(model, resolve(model, request), request, id="", submitted_s=0.0, answer_s=0.0)

@@ -7,7 +7,7 @@ import uvicorn
 from fastapi import FastAPI, Response
 
 from loadtests.peers.pipeline import PNG, Pipeline, Tuning
-from service.schemas import GenerateRequest
+from service.requests.request import GenerateRequest
 
 app = FastAPI()
 lock = threading.Lock()

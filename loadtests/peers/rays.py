@@ -10,7 +10,7 @@ from ray import serve
 from starlette.requests import Request
 
 from loadtests.peers.pipeline import PNG, Pipeline, Tuning
-from service.schemas import GenerateRequest
+from service.requests.request import GenerateRequest
 
 tuning = Tuning.given()
 

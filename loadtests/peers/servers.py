@@ -12,8 +12,8 @@ from typing import Any
 
 import psutil
 
+from loadtests.load.traces import Call
 from loadtests.peers.pipeline import Tuning
-from loadtests.traces import Call
 
 ROOT = Path(__file__).parent.parent.parent
 STOP_S = 20

@@ -10,7 +10,7 @@ from torch.nn.functional import softplus
 
 from models.ddgan.network import Discriminator, Network
 from models.ddgan.plan import large_steps, posterior_plan
-from models.plan import Vector
+from models.schedules import Vector
 
 R1_WEIGHT = 0.3  # γ of the gradient penalty
 R1_EVERY = 8  # batches; the penalty counts so many times

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, pad, pixel_shuffle, pixel_unshuffle
 
-from models.ddim.plan import EDGE
+from models.schedules import EDGE
 from models.unet import FOLD, TIMESTEPS, small_unet
 
 SLOPE = 0.2  # of the leaky rectifier

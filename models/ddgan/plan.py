@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from models.ddim.plan import EDGE
-from models.plan import Plan, Point, Solver, Vector, posterior, visit
+from models.families import Point
+from models.schedules import EDGE, Vector, visit
+from models.solvers import Solver, posterior
+from models.step import Plan
 
 
 def large_steps(timesteps: int) -> Vector:

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from models.ddim.network import NoisePredictor
-from models.ddim.plan import cosine_schedule
+from models.schedules import cosine_schedule
 
 NETWORK: dict[str, Any] = {"channels": [32, 64, 96]}
 SCHEDULE: dict[str, Any] = {"alphas_cumprod": cosine_schedule(1000).tolist()}

@@ -6,21 +6,10 @@ The schedule is `{"alphas_cumprod": [ᾱ_0, …, ᾱ_{T−1}]}`, falling from ne
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from models.plan import Plan, Point, Setting, Solver, Vector, ddim, dpmpp_2m, visit, visit_by_log_snr
-
-EDGE = 0.01  # σ at the first timestep and α at the last, which keeps both off the poles of 1/σ and 1/α
-
-
-def cosine_schedule(timesteps: int) -> Vector:
-    """ᾱ for `timesteps` training timesteps, float64: α_t = cos φ_t with the angle φ even between its two ends.
-
-    The cosine schedule (Nichol & Dhariwal 2021, arXiv 2102.09672, section 3.2) with both ends held off the poles:
-    σ = 0.01 at the first timestep and α = 0.01 at the last, so that 1/α stays below 100.
-    """
-    edge = np.arcsin(EDGE)
-    return np.cos(np.linspace(edge, np.pi / 2 - edge, timesteps)) ** 2
+from models.families import Point
+from models.schedules import visit, visit_by_log_snr
+from models.solvers import Setting, Solver, ddim, dpmpp_2m
+from models.step import Plan
 
 
 def max_steps(schedule: Mapping[str, Any]) -> int:

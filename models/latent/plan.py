@@ -6,7 +6,10 @@ The schedule is `{"alphas_cumprod": [ᾱ_0, …, ᾱ_{T−1}], "clip": c}`: a la
 from collections.abc import Mapping
 from typing import Any
 
-from models.plan import Plan, Point, Setting, Solver, ddim, dpmpp_2m, langevin, visit, visit_by_log_snr
+from models.families import Point
+from models.schedules import visit, visit_by_log_snr
+from models.solvers import Setting, Solver, ddim, dpmpp_2m, langevin
+from models.step import Plan
 
 
 def max_steps(schedule: Mapping[str, Any]) -> int:
@@ -22,8 +25,8 @@ def dpmpp_2m_plan(schedule: Mapping[str, Any], steps: int) -> Plan:
     return dpmpp_2m(*visit_by_log_snr(schedule["alphas_cumprod"], steps), clip=schedule["clip"])
 
 
-def langevin_plan(schedule: Mapping[str, Any], steps: int) -> Plan:
-    return langevin(*visit(schedule["alphas_cumprod"], steps), clip=schedule["clip"])
+def langevin_plan(schedule: Mapping[str, Any], steps: int, *, step_size: float) -> Plan:
+    return langevin(*visit(schedule["alphas_cumprod"], steps), step_size=step_size, clip=schedule["clip"])
 
 
 SOLVERS = {
@@ -33,7 +36,11 @@ SOLVERS = {
         {"eta": Setting(low=0.0, high=1.0, default=1.0)},
     ),
     "dpmpp_2m": Solver(dpmpp_2m_plan, "DPM-Solver++(2M) on latents, second order, deterministic"),
-    "langevin": Solver(langevin_plan, "annealed Langevin dynamics on latents: wants many steps"),
+    "langevin": Solver(
+        langevin_plan,
+        "annealed Langevin dynamics on latents: wants many steps",
+        {"step_size": Setting(low=0.01, high=1.0, default=0.5)},
+    ),
 }
 
 POINTS = [

@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from models.plan import Plan, Point, Setting, Solver, Vector, ancestral, ddim, dpmpp_2m
+from models.families import Point
+from models.schedules import Vector
+from models.solvers import Setting, Solver, ancestral, ddim, dpmpp_2m
+from models.step import Plan
 
 
 def max_steps(schedule: Mapping[str, Any]) -> int:

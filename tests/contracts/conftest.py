@@ -24,5 +24,5 @@ async def serving(full_batches: bool = False, **changes: Any) -> AsyncIterator[A
             assert ready.json()["status"] == "starting", ready.text
             await asyncio.sleep(0.01)
         if full_batches:  # whatever pays on this machine
-            app.state.service.engine.scheduler.costs.paying = lambda model, most, share=1.0: most
+            app.state.service.engine.scheduler.costs.efficient_batch_size = lambda model, most, share=1.0: most
         yield client

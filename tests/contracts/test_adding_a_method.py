@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.evaluate import serving
+from loadtests.server_process import serving
 from tests.conftest import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "adding-a-method.md"
@@ -41,7 +41,7 @@ def test_the_family_of_the_page_is_trained_exported_and_served(tree: Path, monke
     small = ["--images", "4", "--batch-size", "2", "--recommended-steps", "2", "--network", '{"channels": [8, 32]}']
     for command in ([*train, *small], ["export", "runs/flow", "-o", "bundles/flow"]):
         subprocess.run([sys.executable, "-m", *command], cwd=tree, check=True)
-    monkeypatch.setattr("models.evaluate.REPOSITORY", tree)
+    monkeypatch.setattr("evaluate.measure.REPOSITORY", tree)
     with serving(tree / "bundles") as url:
         (method,) = httpx.get(f"{url}/methods").json()
         assert (method["family"], method["steps"]["max"]) == ("flow", 1000)

@@ -6,10 +6,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from service import noise
-from service.bundle import Bundle, load
-from service.core import Array
-from service.runtime import OrtRuntime
+from bundle.manifest import Bundle, load
+from service.engine import noise
+from service.engine.runtime import Array
+from service.runtimes.cpu import OrtRuntime
 from tests.conftest import REPOSITORY, SHIPPED
 
 IMAGES = 12
@@ -76,7 +76,7 @@ def test_from_one_x_t_each_z_makes_another_clean_image() -> None:
     first = ddgan.table(4, "posterior", ())[0]
     x = np.repeat(start(ddgan, seed=3)[:1], IMAGES, axis=0)
     k = np.tile(first, (IMAGES, 1))
-    z = np.stack([noise.normal(3, index, 1, (ddgan.manifest.latent,), noise.LATENT) for index in range(IMAGES)])
+    z = np.stack([noise.normal(3, index, 1, (ddgan.manifest.z_dim,), noise.Z) for index in range(IMAGES)])
     runtime, nothing = OrtRuntime(ddgan, threads=2), np.zeros_like(x)
 
     def clean(z: Array) -> Array:

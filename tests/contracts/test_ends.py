@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
 
 from service.app import create_app
-from service.core import Array, Inputs
+from service.engine.runtime import HostStates, StepInputs
 from service.settings import Settings
 from tests.conftest import ToyRuntime, write_bundle
 
@@ -25,9 +25,9 @@ class Faulty(ToyRuntime):
         super().__init__()
         self.fail_on = {1}
 
-    def step(self, inputs: Inputs) -> tuple[Array, Array]:
+    def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
         x, x0 = super().step(inputs)
-        x[inputs["y"] == 2] = float("nan")
+        x[inputs.y == 2] = float("nan")
         return x, x0
 
 

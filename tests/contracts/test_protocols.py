@@ -16,8 +16,8 @@ from openai import OpenAI
 from PIL import Image
 from tritonclient.http import InferenceServerClient, InferInput
 
-from service.bundle import load
-from service.encode import encode
+from bundle.manifest import load
+from service.requests.encoding import encode
 from tests.conftest import SHIPPED, ToyRuntime, write_bundle
 from tests.deploy.conftest import free_port, running
 from tests.service.conftest import Held, serve

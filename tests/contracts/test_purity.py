@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service import noise
-from service.bundle import Bundle, load
-from service.core import Batch, Image
-from service.runtime import OrtRuntime
-from service.schemas import MAX_SEED, GenerateRequest
+from bundle.manifest import Bundle, load
+from service.engine import noise
+from service.engine.jobs import Batch, Image
+from service.requests.request import MAX_SEED, GenerateRequest
+from service.runtimes.cpu import OrtRuntime
 from tests.conftest import SHIPPED
 from tests.contracts.conftest import serving
 
@@ -61,8 +61,8 @@ def on_its_way(bundle: Bundle, request: dict[str, Any], step: int) -> Image:
     """An image of the request that is about to take this step of its plan, its state as good as any."""
     sampling = bundle.resolve(GenerateRequest(**fitted(bundle, **request)))
     (image,) = bundle.job(sampling, id="", submitted_s=0.0).images
-    image.begin()
-    image.step = step % len(image.job.table)
+    image.draw_initial()
+    image.step = step % image.job.steps
     image.x0 = noise.normal(sampling.seed, 0, 10_000, bundle.manifest.state_shape).clip(-1, 1)
     return image
 

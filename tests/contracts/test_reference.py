@@ -11,10 +11,10 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bundle.manifest import Bundle
 from models import checkpoint
-from models.plan import log_snr_timesteps
-from service import noise
-from service.bundle import Bundle
+from models.schedules import log_snr_timesteps
+from service.engine import noise
 from tests.conftest import CHECKPOINT
 from tests.contracts.conftest import serving
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from deploy.grafana.dashboards import DASHBOARDS
-from service.core import Batch
+from service.engine.jobs import Batch
 from tests.conftest import REPOSITORY, write_bundle
 from tests.deploy.conftest import in_this_process, prometheus, query, wait_until
 

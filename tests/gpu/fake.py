@@ -14,19 +14,19 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from service.core import Inputs
-from service.device import Shape
-from service.driver import Address, Bytes, CudaGraph, DriverError, Event, Stream
-from service.engines import MAGNITUDE, Engines
+from bundle.gpu_manifest import MAGNITUDE, Engines
+from service.engine.runtime import StepInputs
+from service.runtimes.cuda.device_runtime import Shape
+from service.runtimes.cuda.driver import Address, Bytes, CudaGraph, DriverError, Event, Stream
 
 BASE = 1 << 20  # the first address
 Operation = Callable[[], None]
-Step = Callable[[Inputs], tuple[Any, Any]]
+Step = Callable[[StepInputs], tuple[Any, Any]]
 
 
 @dataclass
 class FakeDriver:
-    """A `service.driver.Driver`. `calls` has the name of every call, `launched` of what a graph or a call did."""
+    """A `Driver`. `calls` has the name of every call, `launched` of what a graph or a call did."""
 
     memory: int = 1 << 30
     name: str = "a fake sm_00"
@@ -178,7 +178,7 @@ class FakeDriver:
 
 
 class FakeNetwork:
-    """A `service.driver.Network` whose step is a function of arrays."""
+    """A `service.runtimes.cuda.driver.Network` whose step is a function of arrays."""
 
     def __init__(
         self, driver: FakeDriver, shape: Shape, step: Step, buckets: Sequence[int], capturable: bool = True
@@ -217,7 +217,7 @@ class FakeNetwork:
 
 
 class FakeDecoder:
-    """A `service.driver.Network` that makes images of states by a function of arrays."""
+    """A `service.runtimes.cuda.driver.Network` that makes images of states by a function of arrays."""
 
     def __init__(
         self,
@@ -255,7 +255,7 @@ class InFakeMemory:
         self.graph = made.graphs[path.name]
         self.bound: dict[int, dict[str, Address]] = {}
 
-    def compute(self, inputs: Inputs) -> list[NDArray[Any]]:
+    def compute(self, inputs: StepInputs) -> list[NDArray[Any]]:
         outputs: list[NDArray[Any]] = self.session.run(None, inputs)
         return outputs
 

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from service.bundle import Bundle, load
-from service.cuda import CudaDriver, compiled
-from service.device import DeviceRuntime, Shape
-from service.driver import Address, DriverError, Stream
-from service.engines import MAGNITUDE
-from service.runtime import OrtRuntime
+from bundle.gpu_manifest import MAGNITUDE
+from bundle.manifest import Bundle, load
+from service.engine.denoise import first_step
+from service.runtimes.cpu import OrtRuntime
+from service.runtimes.cuda.device_runtime import DeviceRuntime, Shape
+from service.runtimes.cuda.driver import Address, DriverError, Stream
+from service.runtimes.cuda.nvidia import CudaDriver, compiled
 
 BUCKETS = [1, 2, 4]
 
@@ -66,10 +67,10 @@ class Copies(OnTheCpu):
 
 
 def computes_a_model(driver: CudaDriver, bundle: Bundle) -> None:
-    shape = Shape(bundle.manifest.state_shape, bundle.manifest.shape, bundle.manifest.latent)
+    shape = Shape(bundle.manifest.state_shape, bundle.manifest.shape, bundle.manifest.z_dim)
     gpu = DeviceRuntime(driver, OnTheCpu(bundle, shape), None, shape, images=8, buckets=BUCKETS)
     cpu = OrtRuntime(bundle, threads=2)
-    inputs = bundle.first_step(3)
+    inputs = first_step(bundle, 3)
     expected, got = cpu.step(inputs), gpu.step(inputs)
     for _ in range(2):
         expected = cpu.step({**inputs, "x": expected[0], "x0_prev": expected[1]})
@@ -80,7 +81,7 @@ def computes_a_model(driver: CudaDriver, bundle: Bundle) -> None:
 def captures(driver: CudaDriver, bundle: Bundle) -> None:
     shape = Shape((1, 3, 5), (1, 3, 5), 0)
     runtime = DeviceRuntime(driver, Copies(driver, shape), None, shape, images=8, buckets=BUCKETS)
-    inputs = bundle.first_step(3)
+    inputs = first_step(bundle, 3)
     rng = np.random.default_rng(0)
     x, noise = rng.standard_normal((2, 3, 1, 3, 5), dtype=np.float32)
     steps = {**inputs, "x": x, "x0_prev": 0 * x, "noise": noise}

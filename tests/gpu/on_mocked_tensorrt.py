@@ -7,10 +7,10 @@ from unittest.mock import MagicMock, call
 
 import tensorrt_rtx as trt
 
-from service import engines
-from service.bundle import BundleError, load
-from service.driver import DriverError, Stream
-from service.tensorrt import TensorRtNetwork
+from bundle import gpu_manifest
+from bundle.manifest import BundleError, load
+from service.runtimes.cuda.driver import DriverError, Stream
+from service.runtimes.cuda.tensorrt import TensorRtNetwork
 
 STREAM = Stream(7)
 
@@ -37,7 +37,7 @@ def says(error: type[Exception], text: str, function: Any, *arguments: Any) -> N
 
 
 if __name__ == "__main__":
-    folder, made = engines.load(load(Path(sys.argv[1])))
+    folder, made = gpu_manifest.load(load(Path(sys.argv[1])))
     path, graph = folder / "step.engine", made.graphs["step.engine"]
     names = [tensor.name for tensor in (*graph.inputs, *graph.outputs)]
     addresses = {name: 256 * i for i, name in enumerate(names, start=1)}

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export import accuracy
-from loadtests import check_gpu
-from service import devices, engines
-from service.bundle import load
-from service.driver import DriverError
+from bundle import gpu_manifest
+from bundle.manifest import load
+from export import accuracy, check_gpu
+from service.runtimes import placement
+from service.runtimes.cuda.driver import DriverError
 from tests.conftest import REPOSITORY
 from tests.gpu.fake import FakeDriver, InFakeMemory
 
@@ -29,11 +29,11 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
     built = shutil.ignore_patterns("cuda", "tensorrt*")
     shutil.copytree(REPOSITORY / "bundles" / "latent", tmp_path / "bundles" / "latent", ignore=built)
     monkeypatch.setattr(accuracy, "IMAGES", 2)
-    monkeypatch.setattr(devices, "open_driver", lambda: driver)
+    monkeypatch.setattr(placement, "open_driver", lambda: driver)
     monkeypatch.setattr(InFakeMemory, "driver", driver, raising=False)
 
     def run(network: type[InFakeMemory] = InFakeMemory, *options: str) -> Report:
-        monkeypatch.setattr(devices, "OrtCudaNetwork", network)
+        monkeypatch.setattr(placement, "OrtCudaNetwork", network)
         report = tmp_path / "report.json"
         paths = ["--bundles", str(tmp_path / "bundles"), "--report", str(report)]
         monkeypatch.setattr("sys.argv", ["check-gpu", *paths, "--rounds", "2", *options])
@@ -63,7 +63,7 @@ def test_a_gpu_that_computes_rightly_passes_and_its_manifest_says_so(
     bundle = load(report["folder"])
     states = 2 * check_gpu.IMAGES * 4 * math.prod(bundle.manifest.state_shape)
     assert found["memory_bytes"] > states
-    assert engines.load(bundle)[1].buckets_agree is True
+    assert gpu_manifest.load(bundle)[1].buckets_agree is True
     said = capsys.readouterr().out
     assert "latent, cuda: passed" in said
     assert "all is well" in said
@@ -73,15 +73,15 @@ class OtherBits(InFakeMemory):
     """Every batch size rounds in its own way, a little."""
 
     def compute(self, inputs: dict[str, Any]) -> list[np.ndarray]:
-        return [out + np.float32(1e-5) * len(inputs["x"]) for out in super().compute(inputs)]
+        return [out + np.float32(1e-5) * len(inputs.x) for out in super().compute(inputs)]
 
 
 def test_buckets_that_do_not_agree_are_no_failure_but_are_served_as_one(check: Check) -> None:
     report = check(OtherBits)
     assert report["passed"]
-    made = engines.load(load(report["folder"]))[1]
+    made = gpu_manifest.load(load(report["folder"]))[1]
     assert made.buckets_agree is False
-    assert devices.usable(made, 16) == [16]
+    assert placement.usable(made, 16) == [16]
 
 
 class Leaks(InFakeMemory):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.ort_cuda import provider_options
+from service.runtimes.cuda.ort_cuda import provider_options
 from tests.conftest import REPOSITORY, SHIPPED
 from tests.gpu.conftest import Run
 
@@ -83,8 +83,8 @@ FALLS_BACK = """
 import sys
 from pathlib import Path
 import onnxruntime
-from service.driver import DriverError
-from service.ort_cuda import PROVIDER, open_session
+from service.runtimes.cuda.driver import DriverError
+from service.runtimes.cuda.ort_cuda import PROVIDER, open_session
 assert PROVIDER in onnxruntime.get_available_providers()  # it says so here too, where there is no GPU
 try:
     open_session(Path(sys.argv[1]), {})

@@ -8,10 +8,10 @@ from pathlib import Path
 import onnx
 import pytest
 
-from export.engines import ARCHITECTURES, BUCKETS
-from service import engines
-from service.bundle import STEP, Bundle, load, sha256
-from service.engines import MAGNITUDE, Tensor
+from bundle import gpu_manifest
+from bundle.gpu_manifest import MAGNITUDE, Tensor
+from bundle.manifest import STEP, Bundle, load, sha256
+from export.gpu_bundle import ARCHITECTURES, BUCKETS
 from tests.conftest import REPOSITORY
 from tests.gpu.conftest import Run, export
 
@@ -32,7 +32,7 @@ def copied(source: Path, folder: Path) -> Path:
 
 
 def expected_inputs(bundle: Bundle) -> list[Tensor]:
-    state, latent = list(bundle.manifest.state_shape), bundle.manifest.latent
+    state, latent = list(bundle.manifest.state_shape), bundle.manifest.z_dim
     shapes = {"x": state, "t": [], "y": [], "noise": state, "x0_prev": state, "coefficients": [8]}
     if latent:
         shapes["z"] = [latent]
@@ -47,7 +47,7 @@ def test_a_shipped_model_is_built_for_four_architectures_and_then_known(source: 
     assert built.returncode == 0, built.stderr
     assert "/tensorrt-rtx: built, tensorrt-rtx 1." in built.stdout
     bundle = load(folder)
-    there, made = engines.load(bundle)
+    there, made = gpu_manifest.load(bundle)
     assert there == folder / "tensorrt-rtx"
     assert (made.precision, tuple(made.buckets), tuple(made.architectures)) == ("fp16", BUCKETS, ARCHITECTURES)
     step = made.graphs["step.engine"]
@@ -75,7 +75,7 @@ def test_a_precision_of_tensorrt_alone_is_built_too(precision: str, tmp_path: Pa
     folder = copied(LATENT, tmp_path)
     ended = export(folder, *SMALL, "--precision", precision)
     assert f", {precision}, 2 files" in ended.stdout, ended.stderr
-    assert engines.load(load(folder))[1].precision == precision
+    assert gpu_manifest.load(load(folder))[1].precision == precision
 
 
 def with_another(folder: Path, operator: str) -> None:
@@ -116,10 +116,10 @@ def test_an_engine_is_loaded_bound_and_run_by_calls_that_tensorrt_has(in_gpu_env
 LOADS = """
 import sys
 from pathlib import Path
-from service import engines
-from service.bundle import BundleError, load
-from service.tensorrt import TensorRtNetwork
-folder, made = engines.load(load(Path(sys.argv[1])))
+from bundle import gpu_manifest
+from bundle.manifest import BundleError, load
+from service.runtimes.cuda.tensorrt import TensorRtNetwork
+folder, made = gpu_manifest.load(load(Path(sys.argv[1])))
 try:
     TensorRtNetwork(None, folder / "step.engine", made.model_copy(update={"version": sys.argv[2]}))
 except BundleError as error:
@@ -130,6 +130,6 @@ except BundleError as error:
 def test_an_engine_of_another_version_says_so_when_it_is_loaded(in_gpu_environment: Run, tmp_path: Path) -> None:
     folder = copied(LATENT, tmp_path)
     assert export(folder, *SMALL).returncode == 0
-    made = engines.load(load(folder))[1]
+    made = gpu_manifest.load(load(folder))[1]
     ended: subprocess.CompletedProcess[str] = in_gpu_environment("-c", LOADS, folder, "1.0.0.1")
     assert f"step.engine: built by tensorrt_rtx 1.0.0.1, and here is {made.version}: export it again" in ended.stdout

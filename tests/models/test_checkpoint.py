@@ -10,7 +10,7 @@ from torch import nn
 
 from models import checkpoint
 from models.checkpoint import Card
-from models.ddim.plan import cosine_schedule
+from models.schedules import cosine_schedule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,14 +10,14 @@ from diffusers import DDPMScheduler
 from torch import Generator, Tensor, nn
 
 from models import checkpoint
-from models.ddgan.evaluate import evaluate
 from models.ddgan.loss import R1_WEIGHT, SCHEDULE, Diffusion, Objective, Pair, generator_loss, r1_penalty
+from models.ddgan.measures import evaluate
 from models.ddgan.network import GAIN, Discriminator, Network
 from models.ddgan.plan import large_steps, max_steps, posterior_plan
 from models.ddim import loss as ddim
-from models.ddim.plan import cosine_schedule
-from models.plan import ddim as ddim_step
-from models.plan import update
+from models.schedules import cosine_schedule
+from models.solvers import ddim as ddim_step
+from models.step import update
 
 ABAR = large_steps(4)
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from models import families
 LOAD_EVERY_PLAN = """
 import sys
 before = set(sys.modules)
-import models.plan
+import models.solvers
 from models import families
 for name in families.names():
     families.find(name)

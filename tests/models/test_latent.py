@@ -9,11 +9,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from models.latent import loss
-from models.latent.evaluate import evaluate
 from models.latent.loss import SCHEDULE, Objective, autoencoder_loss
+from models.latent.measures import evaluate
 from models.latent.network import Network
 from models.latent.plan import ddim_plan, langevin_plan
-from models.plan import update
+from models.step import update
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models.ddim.network import Network
-from models.ddim.plan import cosine_schedule
+from models.schedules import cosine_schedule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

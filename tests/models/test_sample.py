@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.ddim.plan import cosine_schedule, ddim_plan, dpmpp_2m_plan
-from models.plan import Plan
+from models.ddim.plan import ddim_plan, dpmpp_2m_plan
 from models.sample import grid, sample
+from models.schedules import cosine_schedule
+from models.step import Plan
 
 ABAR = cosine_schedule(100)
 SCHEDULE = {"alphas_cumprod": ABAR.tolist()}

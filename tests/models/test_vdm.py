@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from models.plan import ancestral
+from models.solvers import ancestral
 from models.vdm.loss import Bound, backward, bound
 from models.vdm.network import GAMMA_MAX, GAMMA_MIN, KNOTS, Network, Schedule, alpha_sigma
 from models.vdm.plan import SOLVERS, ancestral_plan, max_steps

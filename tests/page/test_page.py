@@ -6,12 +6,12 @@ import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
+from tests.service.test_keys import line
 
 from models.ddgan.plan import large_steps
 from tests.conftest import write_bundle
 from tests.deploy.conftest import in_this_process
 from tests.page.conftest import PHONE, OpenPage, settled
-from tests.service.test_keys import line
 
 VIEWS = {
     "generate": "#generate?method=ddim&steps=4&seed=7&n=4",

@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.app import create_app
-from service.core import Array, Inputs
+from service.engine.runtime import HostStates, StepInputs
 from service.settings import Settings
 from tests.conftest import ToyRuntime, on_engine, write_bundle
 
@@ -24,7 +24,7 @@ class Held(ToyRuntime):
         super().__init__()
         self.entered, self.go = threading.Event(), threading.Event()
 
-    def step(self, inputs: Inputs) -> tuple[Array, Array]:
+    def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
         if on_engine():
             self.entered.set()
             assert self.go.wait(60)
@@ -32,7 +32,7 @@ class Held(ToyRuntime):
 
 
 class NotANumber(ToyRuntime):
-    def step(self, inputs: Inputs) -> tuple[Array, Array]:
+    def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
         x, x0 = super().step(inputs)
         return x * np.float32("nan"), x0
 

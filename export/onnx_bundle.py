@@ -1,0 +1,146 @@
+"""Writes a bundle: exports a checkpoint's graphs, simplifies them, checks them against PyTorch, hashes them."""
+
+import shutil
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxslim
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from bundle.manifest import DECODE, FORMAT_VERSION, STEP, Bundle, File, Manifest, Parity, sha256
+from export.fuse import lean
+from export.step_module import COEFFICIENTS, DecodeModule, StepModule
+from models import checkpoint, families
+from models.checkpoint import Card
+from service.engine.runtime import StepInputs
+from service.runtimes.cpu import OrtRuntime
+
+Arrays = dict[str, NDArray[Any]]  # the inputs of a graph, by name
+
+OPSET = 20
+TOLERANCE = 1e-4  # on x_new, x0 and images, whose values lie in about [−4, 4]
+BATCH_SIZES = (1, 2, 5, 16)
+PACKAGES = ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime")
+
+
+class ExportError(ValueError):
+    """The checkpoint cannot be exported; the message says why."""
+
+
+def export(source: Path, target: Path) -> Manifest:
+    """Exports the checkpoint folder `source` to the bundle folder `target`, which is replaced only if all went well.
+
+    Raises ExportError if the graph differs from PyTorch by more than TOLERANCE at any of BATCH_SIZES.
+    """
+    card, network = checkpoint.load(source)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        exported, example = lean(network), random_inputs(card, 2, seed=0)
+        onnx.save(trace(StepModule(exported).eval(), example, ["x_new", "x0"]), partial / STEP)
+        if card.decodes:
+            onnx.save(trace(DecodeModule(exported).eval(), {"x": example["x"]}, ["images"]), partial / DECODE)
+        manifest = describe(card, partial, weights=source / checkpoint.WEIGHTS)
+        difference = largest_difference(network, card, Bundle(partial, manifest))
+        if not difference <= TOLERANCE:
+            raise ExportError(f"the graph is off PyTorch by {difference}, more than {TOLERANCE}")
+        manifest.parity.largest_difference = difference
+        manifest.write(partial)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def describe(card: Card, folder: Path, weights: Path) -> Manifest:
+    """The manifest of the exported files in `folder`; nothing is measured yet."""
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        name=card.name,
+        family=card.family,
+        shape=card.shape,
+        state_shape=card.state_shape,
+        classes=card.classes,
+        z_dim=card.latent,
+        noise_schedule=card.noise_schedule,
+        recommended_steps=card.recommended_steps,
+        opset=OPSET,
+        dtype="float32",
+        files={
+            path.name: File(sha256=sha256(path), bytes=path.stat().st_size) for path in sorted(folder.glob("*.onnx"))
+        },
+        parity=Parity(tolerance=TOLERANCE, largest_difference=0.0, batch_sizes=list(BATCH_SIZES)),
+        checkpoint={
+            "sha256": sha256(weights),
+            "training": card.training,
+            "exported_with": {name: version(name) for name in PACKAGES},
+        },
+    )
+
+
+def trace(module: nn.Module, inputs: Arrays, outputs: list[str]) -> onnx.ModelProto:
+    """The module as a simplified ONNX graph, dynamic in the batch axis only."""
+    rows = torch.export.Dim("rows", min=1, max=4096)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        program = torch.onnx.export(
+            module,
+            tuple(map(torch.from_numpy, inputs.values())),
+            input_names=list(inputs),
+            output_names=outputs,
+            opset_version=OPSET,
+            dynamic_shapes=tuple({0: rows} for _ in inputs),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    slim: onnx.ModelProto = onnxslim.slim(program.model_proto)
+    onnx.checker.check_model(slim, full_check=True)
+    return slim
+
+
+def random_inputs(card: Card, rows: int, seed: int) -> Arrays:
+    """Inputs of the step graph as it may meet them, in the order of `StepModule.forward`."""
+    rng = np.random.default_rng(seed)
+
+    def normal() -> NDArray[np.float32]:
+        return rng.standard_normal((rows, *card.state_shape), dtype=np.float32)
+
+    every_step = families.find(card.family).max_steps(card.noise_schedule)
+    plan = families.default_plan(card.family, card.noise_schedule, every_step)
+    inputs: Arrays = {
+        "x": normal(),
+        "t": rng.choice([k.t for k in plan], size=rows).astype(np.float32),
+        "y": rng.integers(len(card.classes) + 1, size=rows),
+        "noise": normal(),
+        "x0_prev": normal(),
+        "coefficients": rng.random((rows, len(COEFFICIENTS)), dtype=np.float32),
+    }
+    if card.latent:
+        inputs["z"] = rng.standard_normal((rows, card.latent), dtype=np.float32)
+    return inputs
+
+
+def largest_difference(network: nn.Module, card: Card, bundle: Bundle) -> float:
+    """The largest |difference| between the graphs' outputs and PyTorch's over BATCH_SIZES."""
+    runtime = OrtRuntime(bundle, threads=torch.get_num_threads())
+    differences = []
+    for rows in BATCH_SIZES:
+        inputs = random_inputs(card, rows, seed=rows)
+        x_new, x0 = runtime.step(StepInputs(**inputs))
+        outputs = [x_new.array, x0.array]
+        with torch.no_grad():
+            expected = [*StepModule(network)(*map(torch.from_numpy, inputs.values()))]
+            if card.decodes:
+                outputs.append(runtime.decode(x0))
+                expected.append(DecodeModule(network)(expected[1]))
+        differences += [np.abs(a - b.numpy()).max() for a, b in zip(outputs, expected, strict=True)]
+    return float(np.max(differences))  # unlike max(), it keeps a NaN

@@ -1,0 +1,91 @@
+"""`./run load`: starts a server, measures what it can do, and sends it locust's users for a share of that.
+
+It prints what became of the server's memory and open files too. Settings of the server come from the environment
+(`TRILEMMA_MAX_QUEUED_IMAGES=64 ./run load --share 3 --max-refused 1`); options that this command does not know are
+locust's (`--run-time 5m --burst 1`).
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from loadtests.load.mix import KINDS
+from loadtests.load.process_monitor import Watch, total
+from loadtests.server_process import serving
+from service.settings import SHIPPED_BUNDLES
+
+LOCUSTFILE = Path(__file__).parent.parent / "locustfile.py"
+CLIENTS, REQUESTS = 4, 8  # that keep the server busy while it is measured
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="./run load", description=__doc__)
+    parser.add_argument("--share", type=float, default=0.8, help="of the measured capacity, outside the burst")
+    parser.add_argument("--users", type=int, help="how many; default: so many as ask for the share")
+    parser.add_argument("--bundles", type=Path, default=SHIPPED_BUNDLES, help="folder of bundles")
+    parser.add_argument("--run-time", default="2m", help="how long")
+    parser.add_argument(
+        "--steps", default="", help="steps that callers ask for, e.g. 10,20,20,50; default: the models'"
+    )
+    parser.add_argument(
+        "--max-growth", type=float, help="MB an hour that the server's memory may grow in the last half of the run"
+    )
+    for name, kind in KINDS.items():
+        parser.add_argument(f"--{name}", type=int, default=kind.weight, help=f"weight of {name} users")
+    asked, locusts = parser.parse_known_args()
+    weights = {name: getattr(asked, name) for name in KINDS}
+    with serving(asked.bundles) as url:
+        with httpx.Client(base_url=url, timeout=300) as client:
+            methods = client.get("/methods").raise_for_status().json()
+            capacity = steps_per_s(client, methods)
+        per_user = steps_per_user(weights, steps_asked(methods, asked.steps))
+        users = asked.users or max(1, round(asked.share * capacity / per_user))
+        share = users * per_user / capacity
+        print(f"capacity {capacity:.0f} steps/s; {users} users ask for {share:.2f} of it", flush=True)
+        command = [sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--headless", "--host", url]
+        command += [f"--{name}={weight}" for name, weight in weights.items()]
+        command += ["--steps", asked.steps, "--users", str(users), "--run-time", asked.run_time, "--only-summary"]
+        with Watch(url) as watch:
+            status = subprocess.run([*command, *locusts]).returncode  # noqa: S603
+    print(watch)
+    sys.exit(status or (asked.max_growth is not None and watch.growth_mb_per_h > asked.max_growth))
+
+
+def steps_asked(methods: Sequence[dict[str, Any]], steps: str) -> float:
+    """Steps an image, on average, of users who ask every method alike."""
+    wanted = [int(each) for each in steps.split(",") if each]
+    each = [
+        [min(want, method["steps"]["max"]) for want in wanted] or [method["steps"]["default"]] for method in methods
+    ]
+    return statistics.mean(map(statistics.mean, each))
+
+
+def steps_per_user(weights: dict[str, int], steps: float) -> float:
+    """Steps a second that a user asks for, on average, when an image takes `steps`."""
+    return sum(weights[name] * kind.steps_per_s(steps) for name, kind in KINDS.items()) / sum(weights.values())
+
+
+def steps_per_s(client: httpx.Client, methods: Sequence[dict[str, Any]]) -> float:
+    """Row steps a second of the saturated server, all its methods in turn."""
+
+    def ask(i: int) -> None:
+        body = {"method": methods[i % len(methods)]["method"], "n": KINDS["batch"].images}
+        client.post("/generate", json=body, headers={"Accept": "application/x-npy"}).raise_for_status()
+
+    ask(0)  # the first answer warms everything up
+    before, start_s = total(client, "trilemma_steps_total"), time.perf_counter()
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        list(pool.map(ask, range(REQUESTS)))
+    return (total(client, "trilemma_steps_total") - before) / (time.perf_counter() - start_s)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Noise schedules, and the timesteps of them that a sampler visits. Float64; NumPy only."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float64]
+
+EDGE = 0.01  # σ at the first timestep and α at the last, which keeps both off the poles of 1/σ and 1/α
+
+
+def cosine_schedule(timesteps: int) -> Vector:
+    """ᾱ for `timesteps` training timesteps, float64: α_t = cos φ_t with the angle φ even between its two ends.
+
+    The cosine schedule (Nichol & Dhariwal 2021, arXiv 2102.09672, section 3.2) with both ends held off the poles:
+    σ = 0.01 at the first timestep and α = 0.01 at the last, so that 1/α stays below 100.
+    """
+    edge = np.arcsin(EDGE)
+    return np.cos(np.linspace(edge, np.pi / 2 - edge, timesteps)) ** 2
+
+
+def trailing_timesteps(timesteps: int, steps: int) -> NDArray[np.int64]:
+    """The `steps` of `timesteps` training timesteps that a sampler visits, highest first, as int64.
+
+    Evenly spaced from the last one down, the "trailing" spacing of Lin et al. 2023 (arXiv 2305.08891, table 2):
+    sampling starts where the training noise is strongest whatever the number of steps. Raises ValueError if there are
+    not so many.
+    """
+    _check_steps(steps, timesteps)
+    return np.round(np.linspace(timesteps, 0, steps, endpoint=False)).astype(np.int64) - 1
+
+
+def log_snr_timesteps(alphas_cumprod: Vector, steps: int) -> NDArray[np.int64]:
+    """As `trailing_timesteps`, but evenly spaced in λ = log(α/σ), half the log of the signal-to-noise ratio.
+
+    DPM-Solver's own spacing (Lu et al. 2022, arXiv 2206.00927, "step size schedule"), at the nearest timesteps that
+    leave each step one of its own.
+    """
+    _check_steps(steps, len(alphas_cumprod))
+    log_snr = 0.5 * np.log(alphas_cumprod / (1 - alphas_cumprod))
+    wanted = np.linspace(log_snr[-1], log_snr[0], steps, endpoint=False)
+    nearest = np.abs(log_snr - wanted[:, None]).argmin(axis=1)
+    after = np.arange(steps)[::-1]  # steps yet to come
+    return np.minimum.accumulate(np.maximum(nearest, after) - after) + after
+
+
+def _check_steps(steps: int, timesteps: int) -> None:
+    if not 1 <= steps <= timesteps:
+        raise ValueError(f"{steps} steps: this schedule has plans of 1 to {timesteps}")
+
+
+def ends(alphas_cumprod: Vector, timesteps: NDArray[np.int64]) -> tuple[Vector, Vector]:
+    """ᾱ_t and ᾱ_s of each step of a sampler that visits `timesteps` and ends at the data, where ᾱ = 1."""
+    abar_t = alphas_cumprod[timesteps]
+    return abar_t, np.append(abar_t[1:], 1.0)
+
+
+def visit(alphas_cumprod: Sequence[float], steps: int) -> tuple[Vector, Vector, Vector]:
+    """t, ᾱ_t and ᾱ_s of each of `steps` steps over a schedule of ᾱ by timestep, at trailing timesteps."""
+    return visit_at(alphas_cumprod, trailing_timesteps(len(alphas_cumprod), steps))
+
+
+def visit_by_log_snr(alphas_cumprod: Sequence[float], steps: int) -> tuple[Vector, Vector, Vector]:
+    """As `visit`, at timesteps evenly spaced in the log of the signal-to-noise ratio."""
+    return visit_at(alphas_cumprod, log_snr_timesteps(np.asarray(alphas_cumprod, dtype=np.float64), steps))
+
+
+def visit_at(alphas_cumprod: Sequence[float], timesteps: NDArray[np.int64]) -> tuple[Vector, Vector, Vector]:
+    """t, ᾱ_t and ᾱ_s of steps at these timesteps."""
+    return timesteps.astype(np.float64), *ends(np.asarray(alphas_cumprod, dtype=np.float64), timesteps)

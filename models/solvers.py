@@ -1,0 +1,139 @@
+"""The solvers that write plans, each from its paper's equation; the notation is that of `models.step`."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, cast
+
+import numpy as np
+
+from models.schedules import Vector
+from models.step import Plan, Step
+
+
+def ddim(t: Vector, abar_t: Vector, abar_s: Vector, *, eta: float = 0.0, clip: float = 1.0) -> Plan:
+    """DDIM for a network that predicts ε (Song et al. 2020, arXiv 2010.02502, eqs. 12 and 16).
+
+    x_s = α_s·x0 + √(σ_s² − N²)·ε + N·noise with N = η·(σ_s/σ_t)·√(1 − ᾱ_t/ᾱ_s): η = 0 is DDIM, η = 1 is DDPM.
+    ε is (x − α_t·x0)/σ_t, what the clipped x0 leaves of x and not the network's own: unclipped, the two are one.
+    """
+    alpha_t, sigma_t = np.sqrt(abar_t), np.sqrt(1 - abar_t)
+    alpha_s, sigma_s = np.sqrt(abar_s), np.sqrt(1 - abar_s)
+    N = eta * (sigma_s / sigma_t) * np.sqrt(1 - abar_t / abar_s)
+    R = np.sqrt(sigma_s**2 - N**2) / sigma_t
+    return _plan(t=t, P=1 / alpha_t, Q=-sigma_t / alpha_t, c=clip, R=R, S=alpha_s - R * alpha_t, N=N)
+
+
+def dpmpp_2m(t: Vector, abar_t: Vector, abar_s: Vector, *, clip: float = 1.0) -> Plan:
+    """DPM-Solver++(2M) for a network that predicts ε (Lu et al. 2022, arXiv 2211.01095, algorithm 2).
+
+    With λ = log(α/σ), h = λ_s − λ_t and r = h_prev/h:
+    x_s = (σ_s/σ_t)·x + α_s(1 − e^−h)·[(1 + 1/2r)·x0 − (1/2r)·x0_prev].
+    The first step has no x0_prev and the last, to σ_s = 0, no finite h: both are of first order.
+    """
+    alpha_t, sigma_t = np.sqrt(abar_t), np.sqrt(1 - abar_t)
+    alpha_s, sigma_s = np.sqrt(abar_s), np.sqrt(1 - abar_s)
+    with np.errstate(divide="ignore"):
+        h = np.log(alpha_s / sigma_s) - np.log(alpha_t / sigma_t)
+    half_inverse_r = np.zeros_like(h)
+    half_inverse_r[1:] = h[1:] / (2 * h[:-1])
+    half_inverse_r[np.isinf(h)] = 0.0
+    gain = alpha_s * -np.expm1(-h)
+    return _plan(
+        t=t,
+        P=1 / alpha_t,
+        Q=-sigma_t / alpha_t,
+        c=clip,
+        R=sigma_s / sigma_t,
+        S=gain * (1 + half_inverse_r),
+        H=-gain * half_inverse_r,
+    )
+
+
+def ancestral(gamma_t: Vector, gamma_s: Vector, *, clip: float = 1.0) -> Plan:
+    """VDM's ancestral sampling for a network that predicts ε (Kingma et al. 2021, arXiv 2107.00630, appendix A.4).
+
+    With γ = −log SNR, ᾱ = sigmoid(−γ) and κ = −expm1(γ_s − γ_t), so that 1 − κ = e^(γ_s − γ_t):
+    x_s = α_s·((1 − κ)/α_t·x + κ·x0) + σ_s·√κ·noise. The last x is divided by its α, which gives the most likely pixels.
+    """
+    alpha_t, sigma_t = np.sqrt(1 / (1 + np.exp(gamma_t))), np.sqrt(1 / (1 + np.exp(-gamma_t)))
+    alpha_s, sigma_s = np.sqrt(1 / (1 + np.exp(gamma_s))), np.sqrt(1 / (1 + np.exp(-gamma_s)))
+    kappa = -np.expm1(gamma_s - gamma_t)
+    to_pixels = np.ones_like(alpha_s)
+    to_pixels[-1] = 1 / alpha_s[-1]
+    return _plan(
+        t=gamma_t,
+        P=1 / alpha_t,
+        Q=-sigma_t / alpha_t,
+        c=clip,
+        R=to_pixels * alpha_s * np.exp(gamma_s - gamma_t) / alpha_t,
+        S=to_pixels * alpha_s * kappa,
+        N=to_pixels * sigma_s * np.sqrt(kappa),
+    )
+
+
+def langevin(t: Vector, abar_t: Vector, abar_s: Vector, *, step_size: float = 0.5, clip: float = 1.0) -> Plan:
+    """Annealed Langevin dynamics for a network that predicts ε (Song & Ermon 2019, arXiv 1907.05600, algorithm 1).
+
+    At each noise level z ← z + η·score(z) + √(2η)·noise, with score(z) = −ε̂/σ_t and η = step_size·σ_t², so that its
+    share of the noise is the same at all levels; scaled by α_s/α_t, z is then at the next. The last step gives x0.
+    """
+    alpha_t, sigma_t = np.sqrt(abar_t), np.sqrt(1 - abar_t)
+    scale = np.sqrt(abar_s) / alpha_t
+    last = np.arange(len(t)) == len(t) - 1
+    return _plan(
+        t=t,
+        P=1 / alpha_t,
+        Q=-sigma_t / alpha_t,
+        c=clip,
+        R=np.where(last, 0.0, scale),
+        S=np.where(last, 1.0, 0.0),
+        T=np.where(last, 0.0, -scale * step_size * sigma_t),
+        N=np.where(last, 0.0, scale * sigma_t * np.sqrt(2 * step_size)),
+    )
+
+
+def posterior(t: Vector, abar_t: Vector, abar_s: Vector, *, clip: float = 1.0) -> Plan:
+    """Draws x_s from q(x_s | x_t, x0) for a network that predicts x0 (Xiao et al. 2022, arXiv 2112.07804, section 3).
+
+    The Gaussian posterior of Ho et al. 2020 (arXiv 2006.11239, eqs. 6 and 7) over a jump with a = ᾱ_t/ᾱ_s:
+    x_s = √a·σ_s²/σ_t²·x + α_s(1 − a)/σ_t²·x0 + σ_s·√(1 − a)/σ_t·noise.
+    """
+    a = abar_t / abar_s
+    variance_t, variance_s = 1 - abar_t, 1 - abar_s
+    return _plan(
+        t=t,
+        Q=1.0,
+        c=clip,
+        R=np.sqrt(a) * variance_s / variance_t,
+        S=np.sqrt(abar_s) * (1 - a) / variance_t,
+        N=np.sqrt(variance_s * (1 - a) / variance_t),
+    )
+
+
+def _plan(**columns: Vector | float) -> Plan:
+    """A plan from its columns; a coefficient that is not named is 0."""
+    steps = len(cast(Vector, columns["t"]))
+    table = [np.broadcast_to(columns.get(name, 0.0), steps).tolist() for name in Step._fields]
+    return Plan(map(Step._make, zip(*table, strict=True)))
+
+
+class Setting(NamedTuple):
+    """A number that a solver takes beside `steps`, within [low, high]."""
+
+    low: float
+    high: float
+    default: float
+
+
+SettingValues = tuple[tuple[str, float], ...]
+
+
+class Solver(NamedTuple):
+    """A way of sampling: `plan(schedule, steps, **settings)`, the settings it takes, and what it is in a line."""
+
+    plan: Callable[..., Plan]
+    summary: str
+    settings: Mapping[str, Setting] = {}
+
+    @property
+    def defaults(self) -> SettingValues:
+        return tuple((name, setting.default) for name, setting in self.settings.items())

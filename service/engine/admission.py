@@ -1,0 +1,89 @@
+"""Which jobs are accepted: in predicted work, refused at once where they could not be answered in time. Pure.
+
+A deadline is guaranteed if `Scheduler.predicted_ends` meets it and every deadline guaranteed before. Guaranteed jobs
+also add up: each needs what is left of its work in what is left of its time, and together they may need at most
+MAX_PROMISED_UTILIZATION of the machine. docs/design.md has the reasons.
+"""
+
+import math
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from itertools import dropwhile
+
+from service.engine.jobs import Job
+from service.engine.scheduler import ADMISSION_MARGIN, DUE_FACTOR, Scheduler
+from service.errors import Overloaded
+
+MAX_PROMISED_UTILIZATION = 0.8  # of the machine, by guaranteed jobs
+
+
+class Admission:
+    """Decides by what the scheduler has already."""
+
+    def __init__(self, scheduler: Scheduler, max_queued_images: int, max_backlog_s: float) -> None:
+        self.scheduler = scheduler
+        self.max_queued_images = max_queued_images
+        self.max_backlog_s = max_backlog_s
+
+    def admit(self, job: Job, now: float) -> None:
+        """Adds the job to the scheduler, due as `quote` says. Raises Overloaded."""
+        job.due_s = self.quote(job, now)
+        self.scheduler.add(job)
+
+    def quote(self, job: Job, now: float) -> float:
+        """When the job would be due if it came now. Raises Overloaded if it would be refused. Changes nothing."""
+        work_s = self.scheduler.work_s(job)
+        self._check_queue(job, work_s)
+        due_s = min(job.deadline_s, now + DUE_FACTOR[job.priority] * work_s)
+        if job.deadline_s < math.inf:
+            self._check_deadline(job, work_s, now)
+        broken = self._broken(job, due_s, now)
+        if broken and job.deadline_s < math.inf:
+            raise Overloaded("the deadline, or one already promised, would be missed", self.backlog_s())
+        return max(due_s, broken[-1].due_s) if broken else due_s  # equal due times keep the order of arrival
+
+    def backlog_s(self) -> float:
+        """Seconds that all accepted work takes."""
+        scheduler = self.scheduler
+        steps_left = scheduler.counts.steps_left.items()
+        return sum(n * scheduler.row_s(model) for model, n in steps_left) / scheduler.workers
+
+    def _check_queue(self, job: Job, work_s: float) -> None:
+        queued = self.scheduler.counts.unfinished.total()
+        backlog_s = self.backlog_s()
+        if queued + job.n > self.max_queued_images:
+            raise Overloaded(f"{queued} images are queued; {job.n} more are too many", backlog_s)
+        more_s = work_s / min(job.n, self.scheduler.workers)
+        if queued and backlog_s + more_s > self.max_backlog_s:
+            over_s = min(backlog_s, backlog_s + more_s - self.max_backlog_s)
+            raise Overloaded(f"{backlog_s:.1f} s of work are queued; {more_s:.1f} s more are too much", over_s)
+
+    def _check_deadline(self, job: Job, work_s: float, now: float) -> None:
+        least_s = ADMISSION_MARGIN * work_s
+        if job.deadline_s < now + least_s:
+            detail = f"the deadline is nearer than the {1000 * least_s:.0f} ms that this may take alone"
+            raise Overloaded(detail, self.backlog_s())
+        if self._promised_utilization(now) > MAX_PROMISED_UTILIZATION:
+            raise Overloaded("as much is promised as the machine can do", self.backlog_s())
+
+    def _promised_utilization(self, now: float) -> float:
+        """The share of the machine that guaranteed jobs need until their deadlines."""
+        rows_per_s = defaultdict[str, float](float)  # by model
+        for job in self.scheduler.jobs:
+            if job.deadline_s < math.inf:
+                least_s = job.longest_left * self.scheduler.costs.seconds(job.model, 1)  # a late job needs no more
+                rows_per_s[job.model] += job.steps_left / max(job.deadline_s - now, least_s)
+        return sum(n * self.scheduler.row_s(model) for model, n in rows_per_s.items()) / self.scheduler.workers
+
+    def _broken(self, job: Job, due_s: float, now: float) -> list[Job]:
+        """The jobs that might miss their deadlines: this one, or guaranteed ones that may end later because of it.
+
+        Its rows ride along with those before it, so it may delay all jobs behind the first of its model.
+        """
+        jobs = self.scheduler.jobs
+        place = bisect_right(jobs, due_s, key=lambda other: other.due_s)
+        order = [*jobs[:place], job, *jobs[place:]]
+        delayed = {*dropwhile(lambda other: other.model != job.model, order)}
+        unfinished = self.scheduler.counts.unfinished + Counter({job.model: job.n})
+        ends = self.scheduler.predicted_ends(order, unfinished, now)
+        return [other for other, end_s in ends if end_s > other.deadline_s and other in delayed]

@@ -1,0 +1,159 @@
+"""The engine's vocabulary: a Job is an accepted request, an Image one picture of it, a Batch the rows of one step."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from models.step import Step
+from service.engine import noise
+from service.engine.runtime import Array, State, StepInputs
+
+Priority = Literal["low", "normal", "high"]
+
+T_COLUMN, NOISE_COLUMN = Step._fields.index("t"), Step._fields.index("N")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A step that an image has taken, and the clean image that it predicts, where the caller asked for previews."""
+
+    image: int
+    index: int  # 1 for the first
+    of: int
+    preview: Array | None  # (C, H, W) in about [−1, 1]
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """An accepted request. Only the holder of the engine's lock changes it, until `done` is called, once."""
+
+    id: str
+    method: str
+    model: str  # digest of the model that it runs on
+    coefficients: Array  # (steps, 9): a row a step, columns as `models.step.Step`
+    shape: tuple[int, int, int]  # of an image's state
+    z_dim: int  # how many numbers z the network takes a step
+    label: int  # the number of classes means "no class"
+    seed: int
+    n: int
+    submitted_s: float
+    priority: Priority = "normal"
+    deadline_s: float = math.inf  # when its last step must be done, on the engine's clock
+    due_s: float = 0.0  # what the policy orders by; set at admission
+    preview_every: int = 0  # steps; 0: none
+    watch: Callable[[Progress], object] | None = None  # called for each step, on an engine's thread
+    done: Callable[[], object] = lambda: None  # set by the engine when it accepts the job
+    started_s: float = 0.0
+    finished_s: float = 0.0
+    error: Exception | None = None
+    images: list["Image"] = field(init=False)
+    unfinished: int = field(init=False)
+    steps_left: int = field(init=False)  # of all its images
+
+    def __post_init__(self) -> None:
+        self.steps_left = self.n * self.steps
+        self.images = [Image(self, index) for index in range(self.n)]
+        self.unfinished = self.n
+
+    @property
+    def steps(self) -> int:
+        """Network evaluations an image."""
+        return len(self.coefficients)
+
+    @property
+    def longest_left(self) -> int:
+        """Steps that the image farthest from its end still takes."""
+        return self.steps_left if self.n == 1 else max(image.steps_left for image in self.images)
+
+
+@dataclass(eq=False, slots=True)
+class Image:
+    """One image on its way: after `step` steps its state is x, and x0 is the clean state predicted last."""
+
+    job: Job
+    index: int
+    step: int = 0
+    begun: bool = False
+    running: bool = False  # in a batch that has not come back
+    x: State | None = None  # None: x_T is not drawn yet, so that a waiting image holds no memory
+    x0: State | None = None
+    pixels: Array = field(init=False)  # when finished: (C, H, W) in about [−1, 1]
+
+    def draw_initial(self) -> None:
+        """Draws x_T."""
+        self.x = noise.normal(self.job.seed, self.index, noise.INITIAL, self.job.shape)
+        self.x0 = np.zeros_like(self.x)
+
+    def advance(self, x: State, x0: State) -> None:
+        """Takes the results of a step."""
+        self.x, self.x0 = x, x0
+        self.step += 1
+
+    def release(self) -> None:
+        """Drops the state, which may be a device's memory; the pixels stay."""
+        self.x = self.x0 = None
+
+    def draw_noise(self) -> Array:
+        """The noise of the next step."""
+        return noise.normal(self.job.seed, self.index, self.step + 1, self.job.shape)
+
+    def draw_z(self) -> Array:
+        """The network's z for the next step, (z_dim,)."""
+        return noise.normal(self.job.seed, self.index, self.step + 1, (self.job.z_dim,), noise.Z)
+
+    @property
+    def steps_left(self) -> int:
+        return self.job.steps - self.step
+
+    @property
+    def finished(self) -> bool:
+        return self.steps_left == 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether it could take a step now."""
+        return not (self.running or self.finished)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images of one model, at any step of any plan, that take their next step together."""
+
+    images: list[Image]
+
+    @property
+    def method(self) -> str:
+        return self.images[0].job.method
+
+    @property
+    def model(self) -> str:
+        return self.images[0].job.model
+
+    @property
+    def last_rows(self) -> list[int]:
+        """The rows for which this step is the last of their plan."""
+        return [row for row, image in enumerate(self.images) if image.steps_left == 1]
+
+    def inputs(self) -> StepInputs:
+        """The inputs of the step. Draws the rows' noise, which takes its time: not for the holder of a lock."""
+        images, job = self.images, self.images[0].job
+        rows = np.empty((len(images), job.coefficients.shape[1]), dtype=np.float32)
+        fresh = np.zeros((len(images), *job.shape), dtype=np.float32)
+        for row, image in enumerate(images):
+            if image.x is None:
+                image.draw_initial()
+            rows[row] = image.job.coefficients[image.step]
+            if rows[row, NOISE_COLUMN]:
+                fresh[row] = image.draw_noise()
+        return StepInputs(
+            x=[image.x for image in images],
+            t=rows[:, T_COLUMN],
+            y=np.array([image.job.label for image in images], dtype=np.int64),
+            noise=fresh,
+            x0_prev=[image.x0 for image in images],
+            coefficients=rows[:, T_COLUMN + 1 :],
+            z=np.stack([image.draw_z() for image in images]) if job.z_dim else None,
+        )

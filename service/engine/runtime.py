@@ -1,0 +1,107 @@
+"""The seam between the engine and what computes: a test passes a fake, a GPU brings its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+State = Any  # a row's x or x0: an Array (C, H, W), or a token for one that the runtime keeps on its device
+
+
+class States(Protocol):
+    """x or x0 of the rows of a batch: on the host, or tokens for what the runtime keeps on its device."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, C, H, W)."""
+        ...
+
+    def __getitem__(self, row: int) -> State: ...
+
+    def select(self, rows: Sequence[int]) -> "States":
+        """The states of these rows, in this order."""
+        ...
+
+    def is_finite(self) -> bool:
+        """Whether all numbers are finite, as far as it is known: a device may find out when it decodes them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """The inputs of the step graph, a row an image: see `export.step_module.StepModule`."""
+
+    x: Sequence[State] | Array  # n states of shape (C, H, W)
+    t: Array  # (n,)
+    y: NDArray[np.int64]  # (n,); the number of classes means "no class"
+    noise: Array  # (n, C, H, W)
+    x0_prev: Sequence[State] | Array  # n states of shape (C, H, W)
+    coefficients: Array  # (n, 8): `models.step.Step` without t
+    z: Array | None = None  # (n, z_dim), where the network takes one
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The graph's inputs by name; every state must be on the host."""
+        arrays: dict[str, NDArray[Any]] = {
+            "x": stack(self.x),
+            "t": self.t,
+            "y": self.y,
+            "noise": self.noise,
+            "x0_prev": stack(self.x0_prev),
+            "coefficients": self.coefficients,
+        }
+        if self.z is not None:
+            arrays["z"] = self.z
+        return arrays
+
+
+class Runtime(Protocol):
+    """One model, ready to run. All of the engine's workers call it at once."""
+
+    def step(self, inputs: StepInputs) -> tuple[States, States]:
+        """x_new and x0, each (n, C, H, W) float32. Rows do not depend on each other.
+
+        A runtime that keeps the states may return before they are computed. It raises FloatingPointError, at the
+        latest when they are decoded, if one is not finite.
+        """
+        ...
+
+    def decode(self, states: States) -> Array:
+        """The images (n, C, H, W) of these states: the states themselves where the steps end at the image."""
+        ...
+
+
+class HostStates:
+    """States in an array (n, C, H, W)."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    def __getitem__(self, row: int) -> Array:
+        state: Array = self.array[row]
+        return state
+
+    def select(self, rows: Sequence[int]) -> "HostStates":
+        return HostStates(self.array[rows])
+
+    def is_finite(self) -> bool:
+        # One product is quicker than a look at each number. It is infinite too where large numbers are finite.
+        return bool(np.isfinite(np.vdot(self.array, self.array)) or np.isfinite(self.array).all())
+
+
+def stack(rows: Sequence[State] | Array) -> Array:
+    """Rows on the host as one array."""
+    if isinstance(rows, np.ndarray):
+        return rows
+    together = np.empty((len(rows), *rows[0].shape), dtype=np.float32)
+    for place, row in zip(together, rows, strict=True):  # np.stack takes three times as long
+        place[...] = row
+    return together

@@ -1,0 +1,243 @@
+"""The policy: which images take the next step together. Pure: it knows no clock, thread, lock or I/O.
+
+Earliest due time first. A job is due at its deadline or, without one, at its arrival plus DUE_FACTOR times its work.
+Due times do not change, so older jobs move to the front and nothing starves. No other order that may preempt between
+two steps meets more deadlines on one machine (Liu and Layland 1973). docs/design.md has the argument and the bounds.
+"""
+
+import math
+from bisect import insort
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from service.engine.costs import Costs
+from service.engine.jobs import Batch, Image, Job, Priority
+from service.engine.runtime import States
+
+DUE_FACTOR: dict[Priority, float] = {"high": 15.0, "normal": 50.0, "low": 200.0}  # due time over work
+ADMISSION_MARGIN = 1.25  # on predicted work, where a deadline depends on it
+YIELD_MARGIN = 1.5  # the same, where a guaranteed job yields for the sake of throughput
+MIN_YIELD_STEPS = 8  # steps of the fuller batch: a job with less work left than that does not yield
+
+
+@dataclass
+class Counts:
+    """What is unfinished, by model: images, images in a batch that has not come back, steps; and images not begun."""
+
+    unfinished: Counter[str] = field(default_factory=Counter)
+    running: Counter[str] = field(default_factory=Counter)
+    steps_left: Counter[str] = field(default_factory=Counter)
+    waiting: int = 0
+
+    def add(self, job: Job) -> None:
+        self.waiting += job.n
+        self.unfinished[job.model] += job.n
+        self.steps_left[job.model] += job.steps_left
+
+    def begin(self) -> None:
+        self.waiting -= 1
+
+    def start(self, batch: Batch) -> None:
+        self.running[batch.model] += len(batch.images)
+
+    def advance(self, image: Image) -> None:
+        """The image has taken a step."""
+        model = image.job.model
+        self.running[model] -= 1
+        self.steps_left[model] -= 1
+        if image.finished:
+            self.unfinished[model] -= 1
+
+    def drop(self, job: Job) -> None:
+        self.steps_left[job.model] -= job.steps_left
+        for image in job.images:
+            if image.running:
+                self.running[job.model] -= 1
+            if not image.finished:
+                self.unfinished[job.model] -= 1
+            if not image.begun:
+                self.waiting -= 1
+
+
+class Scheduler:
+    """Jobs in order of their due times, and of arrival where those are equal; images of a job in order of index.
+
+    `workers` is how many steps run at a time.
+    """
+
+    def __init__(self, max_batch: int, costs: Costs | None = None, workers: int = 1) -> None:
+        self.max_batch = max_batch
+        self.costs = costs or Costs()
+        self.workers = workers
+        self.jobs: list[Job] = []  # not finished
+        self.counts = Counts()
+
+    def add(self, job: Job) -> None:
+        insort(self.jobs, job, key=lambda other: other.due_s)
+        self.counts.add(job)
+
+    @property
+    def waiting(self) -> int:
+        """Images not begun."""
+        return self.counts.waiting
+
+    @property
+    def active(self) -> int:
+        """Images begun and not finished."""
+        return self.counts.unfinished.total() - self.counts.waiting
+
+    @property
+    def ready(self) -> int:
+        """Images that could take a step now."""
+        return self.counts.unfinished.total() - self.counts.running.total()
+
+    def efficient_batch_size(self, model: str) -> int:
+        """The largest number of rows of a batch that still improves throughput."""
+        return self.costs.efficient_batch_size(model, self.max_batch)
+
+    def work_s(self, job: Job) -> float:
+        """Seconds that what is left of a job takes alone, on one worker."""
+        left = [image.steps_left for image in job.images if not image.finished]
+        most, total_s = self.efficient_batch_size(job.model), 0.0
+        while left:
+            rows = min(most, len(left))
+            steps = min(left[:rows])
+            total_s += steps * self.costs.seconds(job.model, rows)
+            left = [k for k in (*(k - steps for k in left[:rows]), *left[rows:]) if k > 0]
+        return total_s
+
+    def row_s(self, model: str) -> float:
+        """Seconds of a row's share of a step, if the workers share the model's unfinished images."""
+        rows = math.ceil(self.counts.unfinished[model] / self.workers)
+        rows = min(max(rows, 1), self.efficient_batch_size(model))
+        return self.costs.seconds(model, rows) / rows
+
+    def predicted_ends(
+        self, order: Sequence[Job], unfinished: Mapping[str, int], now: float, margin: float = ADMISSION_MARGIN
+    ) -> Iterator[tuple[Job, float]]:
+        """A bound of when each job with a deadline ends, for jobs in this order and `unfinished` images by model.
+
+        A job waits only while every worker is busy with what is due before it. So it ends within the step under way,
+        the work before it shared by the workers, and its own work alone (Graham 1969). Rows of its own model before it
+        are in full batches, else it would ride along. Batches of another model may be less than full: then each step of
+        that model's longest job counts as one with all of its rows.
+        """
+        full_s = {model: self._step_s(model, rows) for model, rows in unfinished.items()}
+        row_s = {model: self.row_s(model) for model in unfinished}
+        running = self.counts.running.items()
+        now += max((self._step_s(model, rows) for model, rows in running if rows), default=0.0)
+        before_s = 0.0
+        slack_s = dict.fromkeys(unfinished, 0.0)  # what the model's steps before may take beyond their rows' shares
+        last = max((i for i, job in enumerate(order) if job.deadline_s < math.inf), default=-1)
+        for job in order[: last + 1]:
+            model = job.model
+            if job.deadline_s < math.inf:
+                wait_s = (before_s + sum(slack_s.values()) - slack_s[model]) / self.workers
+                yield job, now + margin * (wait_s + self.work_s(job))
+            before_s += job.steps_left * row_s[model]
+            slack_s[model] = max(slack_s[model], job.longest_left * (full_s[model] - row_s[model]))
+
+    def next_batch(self, now: float, idle: int = 1) -> Batch | None:
+        """Rows of the model whose turn it is, in order of due times; None when none is ready.
+
+        As many as improve throughput, or fewer where that leaves some for each of the `idle` workers or keeps a
+        deadline.
+        """
+        if not self.ready:
+            return None
+        images = self._ready_images(self._next_model(now), idle)
+        most = self.efficient_batch_size(images[0].job.model)
+        images = images[: min(most, math.ceil(len(images) / idle))]
+        images = images[: self._affordable(images, now)]
+        for image in images:
+            image.running = True
+            if not image.begun:
+                image.begun = True
+                image.job.started_s = image.job.started_s or now
+                self.counts.begin()
+        batch = Batch(images)
+        self.counts.start(batch)
+        return batch
+
+    def advance(self, batch: Batch, x: States, x0: States) -> list[Image]:
+        """Gives each row its new state, x and x0 (n, C, H, W); returns the images that finished.
+
+        A row whose job was dropped meanwhile is passed over.
+        """
+        finished = []
+        for row, image in enumerate(batch.images):
+            if not image.running:
+                continue
+            image.running = False
+            image.advance(x[row], x0[row])
+            image.job.steps_left -= 1
+            self.counts.advance(image)
+            if image.finished:
+                finished.append(image)
+                if image.job.steps_left == 0:
+                    self.jobs.remove(image.job)
+        return finished
+
+    def drop(self, job: Job) -> None:
+        """Forgets what is left of a job."""
+        if job not in self.jobs:
+            return
+        self.jobs.remove(job)
+        self.counts.drop(job)
+        for image in job.images:
+            image.running = False
+
+    def _next_model(self, now: float) -> str:
+        """The model of the ready job that is due first, or the model with the fullest batch if that job may yield."""
+        first = next(job for job in self.jobs if any(image.ready for image in job.images))
+        ready = self.counts.unfinished - self.counts.running
+        rows = {model: min(n, self.efficient_batch_size(model)) for model, n in ready.items()}
+        fullest = max(rows, key=rows.__getitem__)
+        if rows[fullest] > rows[first.model] and self._may_yield(first, fullest, rows[fullest], now):
+            return fullest
+        return first.model
+
+    def _may_yield(self, first: Job, fullest: str, rows: int, now: float) -> bool:
+        """Whether a guaranteed job may let a fuller batch of another model go first: its rows are cheaper."""
+        if first.deadline_s == math.inf:
+            return False  # due times without a deadline keep their order
+        if next(job for job in self.jobs if job.model == fullest).deadline_s == math.inf:
+            return False  # a guaranteed job does not wait for one that is not
+        step_s = self._step_s(fullest, rows)
+        if first.longest_left * self.costs.seconds(first.model, 1) < MIN_YIELD_STEPS * step_s:
+            return False
+        ends = self.predicted_ends(self.jobs, self.counts.unfinished, now + step_s, YIELD_MARGIN)
+        in_batch = {image.job for image in self._ready_images(fullest, 1)}  # these take a step instead of waiting
+        return all(end_s <= job.deadline_s or job in in_batch for job, end_s in ends)
+
+    def _ready_images(self, model: str, idle: int) -> list[Image]:
+        """The model's images that could take a step now: as many as `idle` workers could take."""
+        images: list[Image] = []
+        most = idle * self.efficient_batch_size(model)
+        for job in self.jobs:
+            if job.model == model:
+                images += [image for image in job.images if image.ready]
+            if len(images) >= most:
+                break
+        return images[:most]
+
+    def _affordable(self, images: list[Image], now: float) -> int:
+        """How many of the images fit: those of other jobs ride along unless the longer step breaks a row's deadline.
+
+        All of them, if one breaks in any case: smaller batches would do less work, and so break the next.
+        """
+        own = sum(image.job is images[0].job for image in images)
+        guaranteed = [(n, image) for n, image in enumerate(images, start=1) if image.job.deadline_s < math.inf]
+        if not guaranteed:
+            return len(images)
+
+        def keeps(rows: int) -> bool:
+            step_s = self.costs.seconds(images[0].job.model, rows)
+            return all(now + image.steps_left * step_s <= image.job.deadline_s for n, image in guaranteed if n <= rows)
+
+        return next((rows for rows in range(len(images), own - 1, -1) if keeps(rows)), len(images))
+
+    def _step_s(self, model: str, rows: int) -> float:
+        """Seconds of a step of these rows, or of an efficient batch of them."""
+        return self.costs.seconds(model, min(rows, self.efficient_batch_size(model)))

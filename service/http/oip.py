@@ -1,0 +1,225 @@
+"""The Open Inference Protocol, version 2, over REST, as KServe and Triton have it.
+
+https://github.com/open-inference/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
+"""
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.engine.placement import Placement
+from service.errors import UnknownVersion
+from service.http import oip_tensors, responses
+from service.http.routes import RequestOrigin, State
+from service.requests.encoding import RAW
+from service.requests.generation import Generation
+
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository"]
+PLATFORM = "onnxruntime_onnx"
+VERSION = "1"  # of each model: a bundle has one at a time, and its digest says which
+
+
+class Error(BaseModel):
+    error: str
+
+
+class Live(BaseModel):
+    live: bool
+
+
+class Ready(BaseModel):
+    ready: bool
+
+
+class Server(BaseModel):
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorMetadata(BaseModel):
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class TensorConfig(BaseModel):
+    name: str
+    data_type: str
+    dims: list[int]
+    optional: bool = False
+
+
+class ModelConfig(BaseModel):
+    name: str
+    platform: str
+    backend: str
+    max_batch_size: int = 0  # rows are batched here, step by step; a request has no such dimension
+    input: list[TensorConfig]
+    output: list[TensorConfig]
+
+
+class ModelReady(BaseModel):
+    name: str
+    ready: bool
+
+
+class OutputData(BaseModel):
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: dict[str, Any] = {}
+    data: list[float] = []
+
+
+class InferResponse(BaseModel):
+    model_name: str
+    model_version: str
+    id: str
+    parameters: dict[str, Any]
+    outputs: list[OutputData]
+
+
+class IndexRequest(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    ready: Annotated[bool, Field(description="only those that are")] = False
+
+
+EVERY = IndexRequest()
+
+
+class IndexEntry(BaseModel):
+    name: str
+    version: str
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: str
+
+
+ERROR: dict[str, Any] = {"description": "An error", "model": Error}
+BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+INFER: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}}, **BINARY},
+    }
+}
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"], responses={"4XX": ERROR, "5XX": ERROR})
+
+
+@router.get("/health/live", responses={503: {"model": Live}})
+async def live(state: State, response: Response) -> Live:
+    """Whether the process can go on."""
+    alive = state.models.readiness().status != "engine stopped"
+    response.status_code = 200 if alive else 503
+    return Live(live=alive)
+
+
+@router.get("/health/ready", responses={503: {"model": Ready}})
+async def ready(state: State, response: Response) -> Ready:
+    """Whether requests are served."""
+    is_ready = state.models.readiness().status == "ready"
+    response.status_code = 200 if is_ready else 503
+    return Ready(ready=is_ready)
+
+
+@router.get("")
+async def server(request: Request) -> Server:
+    """What this server is."""
+    return Server(name="trilemma", version=request.app.version, extensions=EXTENSIONS)
+
+
+@router.post("/repository/index")
+async def index(state: State, body: IndexRequest = EVERY) -> list[IndexEntry]:
+    """Every model of the folder, those that were refused too."""
+    readiness = state.models.readiness()
+    entries = [IndexEntry(name=name, version=VERSION, state="READY", reason="") for name in readiness.methods] + [
+        IndexEntry(
+            name=name, version=VERSION, state="UNAVAILABLE", reason="it kept failing and was taken out of service"
+        )
+        for name in readiness.out_of_service
+    ]
+    refused = [
+        IndexEntry(name=name, version=VERSION, state="UNAVAILABLE", reason=reason)
+        for name, reason in readiness.failed_bundles.items()
+    ]
+    return [entry for entry in entries + refused if entry.state == "READY" or not body.ready]
+
+
+def find(state: State, model: str) -> Placement:
+    """Raises Unavailable or UnknownMethod."""
+    return state.models.find(model)
+
+
+def versioned(model: str, version: str) -> None:
+    """Raises UnknownVersion."""
+    if version != VERSION:
+        raise UnknownVersion(model, version, [VERSION])
+
+
+Found = Annotated[Placement, Depends(find)]
+models = APIRouter()
+
+
+@models.get("")
+async def metadata(model: Found) -> ModelMetadata:
+    """A model's inputs, each optional, and its output."""
+    return ModelMetadata(
+        name=model.name,
+        versions=[VERSION],
+        platform=PLATFORM,
+        inputs=[TensorMetadata(name=name, datatype=kind, shape=[1]) for name, kind in oip_tensors.INPUTS.items()],
+        outputs=[TensorMetadata(name=oip_tensors.OUTPUT, datatype="FP32", shape=[-1, *model.bundle.manifest.shape])],
+    )
+
+
+@models.get("/config")
+async def config(model: Found) -> ModelConfig:
+    """The same as Triton's tools want it."""
+    kinds = {name: "STRING" if kind == "BYTES" else kind for name, kind in oip_tensors.INPUTS.items()}
+    images = TensorConfig(name=oip_tensors.OUTPUT, data_type="TYPE_FP32", dims=[-1, *model.bundle.manifest.shape])
+    return ModelConfig(
+        name=model.name,
+        platform=PLATFORM,
+        backend="onnxruntime",
+        input=[
+            TensorConfig(name=name, data_type=f"TYPE_{kind}", dims=[1], optional=True) for name, kind in kinds.items()
+        ],
+        output=[images],
+    )
+
+
+@models.get("/ready", responses={503: {"model": ModelReady}})
+async def model_ready(state: State, model: Found, response: Response) -> ModelReady:
+    """Whether a model's requests are served."""
+    is_ready = model.digest not in state.engine.out_of_service
+    response.status_code = 200 if is_ready else 503
+    return ModelReady(name=model.name, ready=is_ready)
+
+
+@models.post("/infer", response_model=InferResponse, responses={200: {"content": BINARY}}, openapi_extra=INFER)
+async def infer(request: Request, state: State, origin: RequestOrigin, model: Found) -> Response:
+    """Generate images: float32 (n, C, H, W) in [−1, 1]. The answer's parameters have the seed, drawn if absent."""
+    header_length = request.headers.get(oip_tensors.HEADER_LENGTH)
+    body, generate_request = oip_tensors.parse(model.name, await request.body(), header_length)
+    generation = Generation.begin(state, origin, generate_request, RAW)
+    result = await generation.result()
+    shape = (generation.sampling.n, *model.bundle.manifest.shape)
+    images = np.frombuffer(result.files[0], dtype="<f4").reshape(shape)
+    parameters = {"seed": generation.sampling.seed, "digest": generation.model.digest}
+    content, headers = oip_tensors.answer(body, model.name, VERSION, origin.id, images, parameters)
+    return Response(content, headers={**responses.result_headers(generation, result), **headers})
+
+
+router.include_router(models, prefix="/models/{model}")
+router.include_router(models, prefix="/models/{model}/versions/{version}", dependencies=[Depends(versioned)])

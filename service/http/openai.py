@@ -1,0 +1,218 @@
+"""OpenAI's image generation, as its clients speak it: a method is a model, and a class's name is the prompt.
+
+https://platform.openai.com/docs/api-reference/images/create; `seed` and `num_inference_steps` as vLLM-Omni has them.
+"""
+
+import base64
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Response
+from fastapi.sse import EventSourceResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.engine.jobs import Progress
+from service.engine.placement import Placement
+from service.errors import InvalidRequest, Problem
+from service.http import problem_responses, responses, streaming
+from service.http.routes import RequestOrigin, State
+from service.http.schemas import Timing
+from service.requests.encoding import one_each
+from service.requests.generation import Generation, Origin
+from service.requests.request import MAX_IMAGES, MAX_SEED, GenerateRequest
+from service.requests.state import ServiceState
+
+NAMES = {"method": "model", "steps": "num_inference_steps", "class_label": "prompt"}  # by what they are here
+PictureFormat = Literal["png", "jpeg", "webp"]
+USAGE = {  # clients expect it
+    "input_tokens": 0,
+    "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+    "output_tokens": 0,
+    "total_tokens": 0,
+}
+
+
+class ImageRequest(BaseModel):
+    """Images of a class."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"model": "ddim", "prompt": "3", "num_inference_steps": 20, "seed": 7}]},
+    )
+
+    model: Annotated[str, Field(description="a method, as `GET /v1/models` lists them")]
+    prompt: Annotated[str, Field(description="the name of a class, as `GET /methods` lists them")]
+    n: Annotated[int | None, Field(ge=1, le=MAX_IMAGES, description="how many images; a stream has one")] = 1
+    size: Annotated[str | None, Field(description="the model's own, e.g. `32x32`, or `auto`")] = "auto"
+    response_format: Annotated[
+        Literal["b64_json"] | None, Field(description="no files are kept here that a `url` could name")
+    ] = "b64_json"
+    output_format: PictureFormat | None = "png"
+    stream: bool | None = False
+    partial_images: Annotated[int | None, Field(ge=0, le=3, description="in a stream: so many before the last")] = 0
+    seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="drawn, and returned, when absent")] = None
+    num_inference_steps: Annotated[
+        int | None, Field(ge=1, description="network evaluations an image; default: the model's recommended number")
+    ] = None
+    background: Annotated[Literal["auto", "opaque"] | None, Field(description="not used")] = None
+    moderation: Annotated[str | None, Field(description="not used")] = None
+    output_compression: Annotated[int | None, Field(description="not used")] = None
+    quality: Annotated[str | None, Field(description="not used")] = None
+    style: Annotated[str | None, Field(description="not used")] = None
+    user: Annotated[str | None, Field(description="not used")] = None
+
+
+class ImageData(BaseModel):
+    b64_json: str
+
+
+class ImagesResponse(BaseModel):
+    created: int
+    data: list[ImageData]
+    output_format: PictureFormat
+    size: str
+    seed: int
+    usage: dict[str, Any]
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(description="when it was loaded")
+    owned_by: str = "trilemma"
+
+
+class Models(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class ErrorDetails(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Error(BaseModel):
+    error: ErrorDetails
+
+
+ERROR: dict[str, Any] = {"description": "An error", "model": Error}
+PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"
+STREAM: dict[str, Any] = {"content": {responses.EVENTS: streaming.schema(PARTIAL, COMPLETED, "error")}}
+router = APIRouter(prefix="/v1", tags=["OpenAI"], responses={"4XX": ERROR, "5XX": ERROR})
+
+
+@router.post("/images/generations", response_model=ImagesResponse, responses={200: STREAM})
+async def generate(body: ImageRequest, state: State, origin: RequestOrigin) -> Response:
+    """Generate images of a class; the same bytes as `POST /generate` gives."""
+    model = state.models.find(body.model)
+    check(body, model)
+    generation = begin(state, origin, body)
+    if body.stream:
+        return EventSourceResponse(stream(generation, body.partial_images or 0), headers=responses.headers(generation))
+    result = await generation.result()
+    response = ImagesResponse(
+        created=int(time.time()),
+        data=[ImageData(b64_json=base64.b64encode(file).decode()) for file in result.files],
+        output_format=body.output_format or "png",
+        size=size(model),
+        seed=generation.sampling.seed,
+        usage=USAGE,
+    )
+    headers = responses.result_headers(generation, result)
+    return Response(response.model_dump_json(), media_type=responses.JSON, headers=headers)
+
+
+@router.get("/models")
+async def models(state: State) -> Models:
+    """The methods that are served."""
+    return Models(data=[describe(model) for model in state.models.served().values()])
+
+
+@router.get("/models/{model}")
+async def model(state: State, model: str) -> Model:
+    """A method that is served."""
+    return describe(state.models.find(model))
+
+
+class ImageEvents:
+    """PARTIAL, as many as asked for at most, then COMPLETED."""
+
+    def __init__(self, generation: Generation, partial_images: int) -> None:
+        self.preview_format = generation.request.format
+        self.partial_images = partial_images
+        self.sent = 0
+        self.picture = {
+            "background": "opaque",
+            "output_format": generation.request.format,
+            "quality": "auto",
+            "size": size(generation.model),
+        }
+
+    def accepted(self) -> bytes:
+        return b""
+
+    def step(self, progress: Progress, preview: str | None) -> bytes:
+        if preview is None or progress.index == progress.of or self.sent == self.partial_images:
+            return b""
+        self.sent += 1
+        return self._event(PARTIAL, b64_json=preview, partial_image_index=self.sent - 1)
+
+    def completed(self, files: list[bytes], timing: Timing) -> bytes:
+        return self._event(COMPLETED, b64_json=base64.b64encode(files[0]).decode(), usage=USAGE)
+
+    def failed(self, problem: Problem) -> bytes:
+        return streaming.event("error", problem_responses.openai(problem))
+
+    def _event(self, name: str, **data: Any) -> bytes:
+        return streaming.event(name, {"type": name, "created_at": int(time.time()), **self.picture, **data})
+
+
+def stream(generation: Generation, partial_images: int) -> AsyncIterator[bytes]:
+    """Raises what streaming.stream raises."""
+    every = max(1, generation.sampling.steps // (partial_images + 1)) if partial_images else None
+    request = generation.request.model_copy(update={"preview_every": every})
+    generation = replace(generation, request=request)
+    return streaming.stream(generation, ImageEvents(generation, partial_images))
+
+
+def check(body: ImageRequest, model: Placement) -> None:
+    """Raises InvalidRequest for what OpenAI's fields may say and these models cannot."""
+    classes = model.bundle.manifest.classes
+    if body.prompt not in classes:
+        raise InvalidRequest.of("prompt", f"{body.model} has no class {body.prompt!r}", classes)
+    if body.size not in (None, "auto", size(model)):
+        raise InvalidRequest.of("size", f"{body.model} has images of one size", ["auto", size(model)])
+    if body.stream and body.n not in (None, 1):
+        raise InvalidRequest.of("n", "a stream has one image", {"min": 1, "max": 1})
+
+
+def begin(state: ServiceState, origin: Origin, body: ImageRequest) -> Generation:
+    """Raises what Generation.begin does, its fields by the names that they have here."""
+    request = GenerateRequest(
+        method=body.model,
+        class_label=body.prompt,
+        n=body.n or 1,
+        steps=body.num_inference_steps,
+        seed=body.seed,
+        format=body.output_format or "png",
+    )
+    try:
+        return Generation.begin(state, origin, request, one_each(request.format))
+    except InvalidRequest as error:
+        named = [each.model_copy(update={"field": NAMES.get(each.field, each.field)}) for each in error.errors]
+        raise InvalidRequest(named) from error
+
+
+def describe(model: Placement) -> Model:
+    return Model(id=model.name, created=model.bundle.loaded_at)
+
+
+def size(model: Placement) -> str:
+    _, height, width = model.bundle.manifest.shape
+    return f"{width}x{height}"

@@ -1,0 +1,29 @@
+"""The description at `/openapi.json`."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
+
+from service.http.oip_tensors import InferRequest
+from service.http.openai import ImageRequest
+from service.requests.request import GenerateRequest
+
+REFERENCE = "#/components/schemas/{model}"
+BODIES = GenerateRequest, ImageRequest, InferRequest
+
+
+def install(app: FastAPI) -> None:
+    """Puts in pydantic's own schemas of the bodies.
+
+    FastAPI makes floats of their bounds, which cannot say 2⁶⁴ − 1, and leaves out a body that a handler reads itself.
+    """
+    describe = app.openapi
+
+    def exact() -> dict[str, Any]:
+        document = describe()
+        _, schema = models_json_schema([(body, "validation") for body in BODIES], ref_template=REFERENCE)
+        document["components"]["schemas"].update(schema["$defs"])
+        return document
+
+    app.openapi = exact  # type: ignore[method-assign]

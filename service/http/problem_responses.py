@@ -1,0 +1,141 @@
+"""From a problem to its answer, in the form of the protocol that was spoken: the one place where errors end.
+
+`/v1` answers as OpenAI does, `/v2` as the Open Inference Protocol has it, the rest in `application/problem+json`.
+"""
+
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from asgi_correlation_id import correlation_id
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from service.errors import FieldError, FrameworkError, InvalidRequest, MalformedBody, NotJson, Problem
+from service.telemetry.metrics import Metrics
+
+JSON, PROBLEM = "application/json", "application/problem+json"
+OPENAI_CODES = {  # the others are their reason
+    "blank": None,
+    "unknown-method": "model_not_found",
+    "unauthorized": "invalid_api_key",
+    "overloaded": "rate_limit_exceeded",
+}
+
+
+def openai(problem: Problem) -> dict[str, Any]:
+    """https://platform.openai.com/docs/guides/error-codes"""
+    reason = problem.type.rpartition(":")[2]
+    fields = problem.errors if isinstance(problem, InvalidRequest) else []
+    kind = "server_error" if problem.status >= 500 else "invalid_request_error"
+    error = {
+        "message": _spelt_out(problem),
+        "type": "rate_limit_error" if problem.status == HTTPStatus.TOO_MANY_REQUESTS else kind,
+        "param": fields[0].field if fields else None,
+        "code": OPENAI_CODES.get(reason, reason.replace("-", "_")),
+    }
+    return {"error": error}
+
+
+def inference_protocol(problem: Problem) -> dict[str, Any]:
+    """https://github.com/open-inference/open-inference-protocol, "Inference Response JSON Error Object"."""
+    return {"error": _spelt_out(problem)}
+
+
+def response(problem: Problem, path: str) -> Response:
+    """The problem as the protocol at `path` says it; what was asked wrongly is a plain 400 in the borrowed ones."""
+    if _within(path, "/v1"):
+        body, media_type = openai(problem), JSON
+    elif _within(path, "/v2"):
+        body, media_type = inference_protocol(problem), JSON
+    else:
+        return Response(orjson.dumps(problem.body()), problem.status.value, problem.headers, PROBLEM)
+    wrong = problem.status == HTTPStatus.UNPROCESSABLE_ENTITY
+    status = HTTPStatus.BAD_REQUEST if wrong else problem.status
+    return Response(orjson.dumps(body), status.value, problem.headers, media_type)
+
+
+def answer(problem: Problem, path: str, metrics: Metrics) -> Response:
+    """The problem's answer; a refusal, which is not the server's fault, is counted by reason."""
+    if problem.status != HTTPStatus.INTERNAL_SERVER_ERROR:
+        metrics.rejections.labels(problem.type.rpartition(":")[2]).inc()
+    return response(problem, path)
+
+
+def install(app: FastAPI, metrics: Metrics) -> None:
+    """Every error of the app, ours and the framework's, ends as a problem; refusals are counted by reason."""
+
+    @app.exception_handler(Problem)
+    async def problem(request: Request, error: Problem) -> Response:
+        return answer(error, request.url.path, metrics)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation(request: Request, error: RequestValidationError) -> Response:
+        # loc is ("body", field) or, for a member of a union, ("body", field, member)
+        found = [{**item, "loc": item["loc"][1:]} for item in error.errors()]
+        content_type = request.headers.get("content-type", "absent")
+        if "json" not in content_type and any(not item["loc"] for item in found):
+            return await problem(request, NotJson(f"the content type is {content_type!r}; send application/json"))
+        return await problem(request, invalid(found, _body_model(request)))
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        return response(FrameworkError(error.status_code, str(error.detail), error.headers), request.url.path)
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, __: Exception) -> Response:
+        detail = "an error of the server's own; its log has the request id of this answer"
+        # Starlette answers here outside every middleware, so the one that adds the id does not see it.
+        headers = {"X-Request-ID": correlation_id.get() or ""}
+        return response(Problem(detail, headers=headers), request.url.path)
+
+
+def invalid(errors: Iterable[Mapping[str, Any]], model: type[BaseModel]) -> Problem:
+    """Pydantic's findings on a body as fields with their allowed ranges, a field once."""
+    details: dict[str, list[str]] = {}
+    for item in errors:
+        if item["type"] == "json_invalid":
+            return MalformedBody(f"the body is not JSON: {item['ctx']['error']}")
+        details.setdefault(str(item["loc"][0]) if item["loc"] else "body", []).append(item["msg"])
+    return InvalidRequest(
+        [
+            FieldError(field=field, detail=", or ".join(found), allowed=allowed(field, model))
+            for field, found in details.items()
+        ]
+    )
+
+
+def _body_model(request: Request) -> type[BaseModel]:
+    """What the route's handler takes for its body."""
+    model: type[BaseModel] = request.scope["route"].body_field.field_info.annotation
+    return model
+
+
+def _spelt_out(problem: Problem) -> str:
+    """All in one line, for forms that have no place for what a field may be."""
+    if not isinstance(problem, InvalidRequest):
+        return problem.detail
+    return "; ".join(
+        f"{error.field}: {error.detail}"
+        + (f"; allowed: {orjson.dumps(error.allowed).decode()}" if error.allowed else "")
+        for error in problem.errors
+    )
+
+
+def _within(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith(f"{prefix}/")
+
+
+def allowed(field: str, model: type[BaseModel]) -> Any:
+    """What `field` of a request may be, in JSON Schema's terms, or the known fields where there is no such field."""
+    properties = model.model_json_schema()["properties"]
+    if field not in properties:
+        return sorted(properties)
+    schema = properties[field]
+    members = [member for member in schema.get("anyOf", [schema]) if member.get("type") != "null"]
+    keys = ("type", "minimum", "maximum", "enum")
+    described = [{key: member[key] for key in keys if key in member} for member in members]
+    return described[0] if len(described) == 1 else described

@@ -1,0 +1,119 @@
+"""What an answer says: its media type, its JSON, its headers."""
+
+import base64
+import hashlib
+import time
+from collections.abc import Sequence
+
+import mimeparse
+import orjson
+
+from service.engine.jobs import Job
+from service.engine.placement import Placement
+from service.errors import NotAcceptable
+from service.http.schemas import (
+    GeneratedImage,
+    GenerateResponse,
+    MethodInfo,
+    ModelRef,
+    Range,
+    SolverInfo,
+    Steps,
+    Timing,
+)
+from service.requests.encoding import MEDIA_TYPES, Encoding, one_each, one_for_all
+from service.requests.generation import Generation, Result
+from service.requests.request import Format
+
+JSON, EVENTS = "application/json", "text/event-stream"
+FORMATS = {media_type: format for format, media_type in MEDIA_TYPES.items()}
+ANSWERS = [EVENTS, *reversed(FORMATS), JSON]  # mimeparse takes the last of those that suit equally well: JSON for */*
+
+
+def negotiate(accept: str) -> str:
+    """The media type of the answer. Raises NotAcceptable."""
+    try:
+        best = mimeparse.best_match(ANSWERS, accept.lower() or "*/*")
+    except mimeparse.MimeTypeParseException:
+        best = ""
+    if not best:
+        raise NotAcceptable(accept, ANSWERS)
+    return str(best)
+
+
+def encoding_for(media_type: str, format: Format) -> Encoding:
+    """How an answer of this media type holds its images; an event stream ends in the JSON answer."""
+    return one_for_all(FORMATS[media_type]) if media_type in FORMATS else one_each(format)
+
+
+def headers(generation: Generation) -> dict[str, str]:
+    """Those that are known before anything is computed."""
+    seed = {"Trilemma-Seed": str(generation.sampling.seed)}
+    return seed if generation.choice is None else {**seed, "Trilemma-Chosen": generation.choice}
+
+
+def result_headers(generation: Generation, result: Result) -> dict[str, str]:
+    times = timing(result.job, generation.origin.arrived_s)
+    parts = {
+        "queue": times.queue_ms,
+        "compute": times.compute_ms,
+        "encode": 1000 * result.encoding_s,
+        "total": times.total_ms,
+    }
+    server_timing = ", ".join(f"{name};dur={ms:.3f}" for name, ms in parts.items())
+    return {**headers(generation), "Trilemma-Cache": result.source, "Server-Timing": server_timing}
+
+
+def timing(job: Job | None, arrived_s: float) -> Timing:
+    """Without a job nothing was computed."""
+    queue_s = max(job.started_s - arrived_s, 0.0) if job else 0.0
+    compute_s = job.finished_s - max(job.started_s, arrived_s) if job else 0.0
+    total_s = time.perf_counter() - arrived_s
+    return Timing(queue_ms=1000 * queue_s, compute_ms=1000 * compute_s, total_ms=1000 * total_s)
+
+
+def json(generation: Generation, files: Sequence[bytes], timing: Timing) -> bytes:
+    """The JSON answer."""
+    sampling, model = generation.sampling, generation.model
+    classes = model.bundle.manifest.classes
+    response = GenerateResponse(
+        id=generation.origin.id,
+        method=sampling.method,
+        steps=sampling.steps,
+        solver=sampling.solver,
+        settings=dict(sampling.settings),
+        chosen=generation.choice,
+        seed=sampling.seed,
+        class_label=classes[sampling.label] if sampling.label < len(classes) else None,
+        images=[
+            GeneratedImage(index=i, data=base64.b64encode(file).decode(), sha256=hashlib.sha256(file).hexdigest())
+            for i, file in enumerate(files)
+        ],
+        timing=timing,
+        model=ModelRef(name=model.name, digest=model.digest),
+    )
+    return orjson.dumps(response.model_dump())
+
+
+def describe(model: Placement) -> MethodInfo:
+    """A model's entry in `GET /methods`."""
+    bundle = model.bundle
+    solvers = [
+        SolverInfo(
+            name=name,
+            summary=solver.summary,
+            settings={s: Range(min=r.low, max=r.high, default=r.default) for s, r in solver.settings.items()},
+        )
+        for name, solver in bundle.family.SOLVERS.items()
+    ]
+    return MethodInfo(
+        method=model.name,
+        family=bundle.manifest.family,
+        model=ModelRef(name=model.name, digest=model.digest),
+        image_shape=bundle.manifest.shape,
+        classes=bundle.manifest.classes,
+        steps=Steps(min=1, max=bundle.max_steps, default=bundle.manifest.recommended_steps),
+        solvers=solvers,
+        device=model.device,
+        measured=bundle.manifest.measured.model_dump(exclude_unset=True),
+    )

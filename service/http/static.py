@@ -1,0 +1,37 @@
+"""The page at `/`: the files of `service/page` as they are."""
+
+from os import PathLike, stat_result
+from pathlib import Path
+
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+FOLDER = Path(__file__).parent.parent / "page"
+ASSETS = "/page"
+
+
+class Revalidated(StaticFiles):
+    """Files that a browser keeps and asks about each time, so that a page is never made of two versions' files."""
+
+    def file_response(
+        self, full_path: str | PathLike[str], stat_result: stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
+files = Revalidated(directory=FOLDER)
+
+
+async def index(request: Request) -> Response:
+    return await files.get_response("index.html", request.scope)
+
+
+COMPRESSED = [Middleware(GZipMiddleware)]
+ROUTES = [Route("/", index, middleware=COMPRESSED), Mount(ASSETS, files, middleware=COMPRESSED)]

@@ -1,0 +1,120 @@
+"""`"method": "auto"`: the measured operating point that suits a request best, whichever model it is of."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from bundle.manifest import AUTO
+from models.solvers import SettingValues
+from service.engine.placement import Placement
+from service.errors import FieldError, InvalidRequest
+from service.requests.request import GenerateRequest
+
+LIMITS = ("max_ms", "max_distance")
+CHOSEN = ("steps", "solver", "settings", "eta")  # fields that `auto` fills in
+
+
+class OperatingPoint(NamedTuple):
+    """A way of sampling a model, and what was measured of it."""
+
+    method: str
+    steps: int
+    solver: str
+    settings: SettingValues
+    ms: float  # latency of one image alone
+    distance: float  # Fréchet distance to the data set
+
+
+def operating_points(models: Iterable[Placement]) -> list[OperatingPoint]:
+    """Every measured point of these models."""
+    return [
+        OperatingPoint(
+            model.name,
+            point.steps,
+            point.solver,
+            tuple(point.settings.items()),
+            point.alone_ms,
+            point.frechet_distance,
+        )
+        for model in models
+        for point in model.bundle.manifest.measured.points
+    ]
+
+
+def choose(
+    request: GenerateRequest, points: Sequence[OperatingPoint], can_promise: Callable[[GenerateRequest], bool]
+) -> tuple[GenerateRequest, str | None]:
+    """The request with `auto` replaced by a concrete point, and a sentence that says which and why.
+
+    With `max_ms`, which becomes the deadline: the smallest distance within that time. With `max_distance`: the fastest
+    point within that distance. A point that cannot be promised now is passed over; if none can, it is the fastest, for
+    the engine to refuse. Any other request comes back as it is, with None. Raises InvalidRequest.
+    """
+    limits = [name for name in LIMITS if getattr(request, name) is not None]
+    if request.method != AUTO:
+        _refuse(limits, f"only method {AUTO!r} takes it")
+        return request, None
+    _refuse([name for name in CHOSEN if getattr(request, name) is not None], f"method {AUTO!r} chooses it")
+    if len(limits) != 1:
+        _refuse(limits or LIMITS, f"method {AUTO!r} takes one of {' and '.join(LIMITS)}")
+    if not points:
+        _refuse(["method"], f"nothing is measured that {AUTO!r} could choose from")
+    if request.max_ms is not None:
+        within, ranked = _within_time(points, request.max_ms)
+    else:
+        assert request.max_distance is not None
+        within, ranked = _within_distance(points, request.max_distance)
+    concrete = {point: _concrete(request, point) for point in ranked}
+    fastest = min(ranked, key=lambda point: point.ms)
+    choice = next((point for point in ranked if can_promise(concrete[point])), fastest)
+    return concrete[choice], f"{_describe(choice)}; the best of {within} that can be promised"
+
+
+def pareto_front(points: Iterable[OperatingPoint]) -> list[OperatingPoint]:
+    """The points for which no other is both faster and nearer to the data; the nearest first."""
+    front: list[OperatingPoint] = []
+    for point in sorted(points, key=lambda point: (point.distance, point.ms)):
+        if not front or point.ms < front[-1].ms:
+            front.append(point)
+    return front
+
+
+def _within_time(points: Sequence[OperatingPoint], max_ms: float) -> tuple[str, list[OperatingPoint]]:
+    """The points within the limit in words, and those of their Pareto front, the nearest to the data first."""
+    within = [point for point in points if point.ms <= max_ms]
+    if not within:
+        _refuse(["max_ms"], "no measured point is within it", {"min": min(point.ms for point in points)})
+    return f"{len(within)} measured points with max_ms = {max_ms:g}", pareto_front(within)
+
+
+def _within_distance(points: Sequence[OperatingPoint], max_distance: float) -> tuple[str, list[OperatingPoint]]:
+    """The points within the limit in words, and those of their Pareto front, the fastest first."""
+    within = [point for point in points if point.distance <= max_distance]
+    if not within:
+        _refuse(["max_distance"], "no measured point is within it", {"min": min(point.distance for point in points)})
+    return f"{len(within)} measured points with max_distance = {max_distance:g}", pareto_front(within)[::-1]
+
+
+def _concrete(request: GenerateRequest, point: OperatingPoint) -> GenerateRequest:
+    chosen: dict[str, Any] = {
+        "method": point.method,
+        "steps": point.steps,
+        "solver": point.solver,
+        "settings": dict(point.settings),
+    }
+    limits_ms = [ms for ms in (request.deadline_ms, request.max_ms) if ms is not None]
+    if limits_ms:
+        chosen["deadline_ms"] = max(1, int(min(limits_ms)))
+    return request.model_copy(update={**chosen, **dict.fromkeys(LIMITS)})
+
+
+def _describe(point: OperatingPoint) -> str:
+    settings = "".join(f", {name} = {value:g}" for name, value in point.settings)
+    way = f"{point.method}, {point.steps} steps, solver {point.solver}{settings}"
+    return f"{way}: distance {point.distance:g}, {point.ms:g} ms"
+
+
+def _refuse(fields: Iterable[str], detail: str, allowed: Any = None) -> None:
+    """Raises InvalidRequest for these fields, if there are any."""
+    errors = [FieldError(field=field, detail=detail, allowed=allowed) for field in fields]
+    if errors:
+        raise InvalidRequest(errors)

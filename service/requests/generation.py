@@ -1,0 +1,139 @@
+"""One resolved request on its way to its files: from the cache, from an identical one in flight, or computed.
+
+Each protocol's handler begins one. Protocols differ in how a request is written and in what becomes of the images.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from starlette.types import Receive
+
+from bundle.manifest import AUTO
+from service.engine.jobs import Job
+from service.engine.placement import Placement
+from service.requests import auto
+from service.requests.encoding import Encoding
+from service.requests.etag import etag
+from service.requests.quota import Caller, WorkBudget
+from service.requests.request import GenerateRequest
+from service.requests.resolve import Sampling, job_of, resolve
+from service.requests.state import ServiceState
+from service.telemetry import tracing
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a request comes from: its id, who sent it when, and what tells when the client goes away."""
+
+    id: str
+    caller: Caller
+    budget: WorkBudget | None  # that its work is charged to
+    receive: Receive
+    arrived_s: float
+    log_fields: dict[str, Any]  # of the request, for its latency's metric and its line in the log
+
+
+@dataclass(frozen=True)
+class Result:
+    """The finished files, where they came from, and what they took."""
+
+    files: list[bytes]
+    source: Literal["hit", "shared", "miss"]
+    job: Job | None  # None: from the cache
+    encoding_s: float
+
+
+@dataclass(frozen=True)
+class Generation:
+    state: ServiceState
+    origin: Origin
+    request: GenerateRequest
+    model: Placement
+    sampling: Sampling
+    choice: str | None  # for method `auto`: which measured point this is, and why
+    encoding: Encoding
+    tag: str  # ETag of the answer
+
+    @classmethod
+    def begin(cls, state: ServiceState, origin: Origin, request: GenerateRequest, encoding: Encoding) -> "Generation":
+        """Resolves the request. Raises what Models.find, auto.choose and resolve raise."""
+        points = auto.operating_points(state.models.served().values()) if request.method == AUTO else []
+        request, choice = auto.choose(request, points, lambda concrete: can_promise(state, origin, concrete))
+        model = state.models.find(request.method)
+        origin.log_fields["method"] = model.name
+        sampling = resolve(model, request)
+        state.metrics.requested_steps.labels(request.method, sampling.solver).observe(sampling.steps)
+        return cls(state, origin, request, model, sampling, choice, encoding, etag(sampling, encoding))
+
+    async def result(self) -> Result:
+        """The files. Raises what `submit` and InFlight.wait raise."""
+        files = self.state.cache.get(self.tag)
+        if files is not None:
+            self.state.metrics.cache_hits.inc()
+            return Result(files, "hit", None, 0.0)
+        source: Literal["shared", "miss"] = "shared" if self._key in self.state.coalescer else "miss"
+        if source == "shared":
+            self.state.metrics.shared.inc()
+        engine = self.state.engine
+        ended = self.submit(self.job(), lambda job: self.state.coalescer.join(self._key, lambda: engine.submit(job)))
+        job = await self.wait(ended)
+        start_s = time.perf_counter()
+        return Result(await self.files(job), source, job, time.perf_counter() - start_s)
+
+    def job(self) -> Job:
+        return new_job(self.state, self.origin, self.model, self.sampling, self.request)
+
+    def submit(self, job: Job, start: Callable[[Job], asyncio.Future[Job]]) -> asyncio.Future[Job]:
+        """Starts the job at its caller's expense; a failure is free. Raises what `start` and `charge` raise."""
+        budget = self.origin.budget
+        if budget is None:
+            return start(job)
+        work_s = self.state.engine.predicted_work_s(job)
+        budget.charge(work_s)
+        try:
+            ended = start(job)
+        except Exception:
+            budget.refund(work_s)
+            raise
+        ended.add_done_callback(lambda f: budget.refund(work_s) if not f.cancelled() and f.exception() else None)
+        return ended
+
+    async def wait(self, ended: asyncio.Future[Job]) -> Job:
+        """The finished job. Raises what InFlight.wait raises."""
+        return await self.state.in_flight.wait(self.origin.id, self.origin.caller, self.origin.receive, ended)
+
+    async def files(self, job: Job) -> list[bytes]:
+        """The job's images encoded, off the event loop, and kept in the cache."""
+        metrics, method = self.state.metrics, job.method
+        metrics.queue_seconds.labels(method).observe(max(job.started_s - self.origin.arrived_s, 0.0))
+        if job.deadline_s < math.inf:
+            metrics.slack_seconds.labels(method).observe(job.deadline_s - job.finished_s)
+        files = await asyncio.to_thread(lambda: self.encoding.encode(np.stack([image.pixels for image in job.images])))
+        answered_s = time.perf_counter()
+        self.state.answer_time.observe(answered_s - job.finished_s)
+        tracing.record(job, answered_s)
+        self.state.cache.put(self.tag, files)
+        return files
+
+    @property
+    def _key(self) -> tuple[object, ...]:
+        """What may share a job: the same images, as soon. A request with a deadline has its own."""
+        own = None if self.request.deadline_ms is None else object()
+        return self.sampling, self.request.priority, own
+
+
+def new_job(state: ServiceState, origin: Origin, model: Placement, sampling: Sampling, request: GenerateRequest) -> Job:
+    return job_of(
+        model, sampling, request, id=origin.id, submitted_s=origin.arrived_s, answer_s=state.answer_time.seconds
+    )
+
+
+def can_promise(state: ServiceState, origin: Origin, request: GenerateRequest) -> bool:
+    """Whether the engine would accept the request now."""
+    model = state.models.find(request.method)
+    return state.engine.would_accept(new_job(state, origin, model, resolve(model, request), request))

@@ -1,0 +1,59 @@
+"""The request that all protocols are translated into: shapes and fixed ranges. `resolve` checks a model's limits."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+from service.engine.jobs import Priority
+
+MAX_IMAGES = 64
+MAX_SEED = 2**64 - 1
+
+Format = Literal["png", "jpeg", "webp", "npy"]
+
+
+class GenerateRequest(BaseModel):
+    """Images to generate. The same request, seed included, always gives the same images."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"method": "ddim", "steps": 20, "seed": 7, "class_label": 3}]},
+    )
+
+    method: Annotated[str, Field(description="one of `GET /methods`, or `auto` with `max_ms` or `max_distance`")]
+    steps: Annotated[
+        int | None, Field(ge=1, description="network evaluations an image; default: the model's recommended number")
+    ] = None
+    seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="drawn, and returned, when absent")] = None
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES, description="how many images")] = 1
+    class_label: Annotated[
+        int | str | None, Field(description="a class by number or name; null or absent: no class")
+    ] = None
+    solver: Annotated[str | None, Field(description="how to sample; default: the model's first solver")] = None
+    settings: Annotated[
+        dict[str, FiniteFloat] | None,
+        Field(description="the solver's own numbers by name, as `GET /methods` lists them with their ranges"),
+    ] = None
+    eta: Annotated[
+        FiniteFloat | None, Field(ge=0, le=1, description="the same as `settings.eta`: 0 is deterministic, 1 is DDPM")
+    ] = None
+    max_ms: Annotated[
+        FiniteFloat | None,
+        Field(
+            gt=0,
+            description="`auto` only: the nearest to the data of what was measured within so many milliseconds and can "
+            "be promised within them now, what is queued counted; as `deadline_ms`",
+        ),
+    ] = None
+    max_distance: Annotated[
+        FiniteFloat | None, Field(gt=0, description="`auto` only: measured Fréchet distance at most; the fastest")
+    ] = None
+    format: Annotated[Format, Field(description="of `images[].data` in a JSON answer")] = "png"
+    deadline_ms: Annotated[
+        int | None, Field(ge=1, le=86_400_000, description="answered within this time, or refused at once with 429")
+    ] = None
+    priority: Annotated[Priority, Field(description="how soon, where there is no deadline")] = "normal"
+    preview_every: Annotated[
+        int | None, Field(ge=1, description="in an event stream: a picture of the predicted image every so many steps")
+    ] = None

@@ -1,0 +1,110 @@
+"""From a request to what it comes to on a model: its limits checked, its defaults filled in, its job made."""
+
+import math
+import secrets
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+from bundle.manifest import Bundle
+from models.solvers import Setting, SettingValues
+from service.engine.jobs import Job
+from service.engine.placement import Placement
+from service.errors import InvalidRequest
+from service.requests.request import MAX_SEED, GenerateRequest
+
+MAX_ANSWER_SHARE = 0.1  # of a deadline, for encoding and sending the answer
+
+
+class Sampling(BaseModel):
+    """What a request comes to on a model, its defaults filled in: with the digest, all that decides the images."""
+
+    model_config = ConfigDict(frozen=True)
+
+    digest: str
+    method: str
+    steps: int
+    solver: str
+    settings: SettingValues
+    label: int
+    seed: int
+    n: int
+
+
+def resolve(model: Placement, request: GenerateRequest) -> Sampling:
+    """Checks a request against the model's limits and fills in its defaults. Raises InvalidRequest."""
+    bundle = model.bundle
+    name = bundle.manifest.name
+    steps = bundle.manifest.recommended_steps if request.steps is None else request.steps
+    if steps > bundle.max_steps:
+        detail = f"{name} takes at most {bundle.max_steps}"
+        raise InvalidRequest.of("steps", detail, {"min": 1, "max": bundle.max_steps})
+    solver = bundle.default_solver if request.solver is None else request.solver
+    if solver not in bundle.family.SOLVERS:
+        raise InvalidRequest.of("solver", f"{name} has no solver {solver!r}", list(bundle.family.SOLVERS))
+    return Sampling(
+        digest=model.digest,
+        method=name,
+        steps=steps,
+        solver=solver,
+        settings=_settings(solver, bundle.family.SOLVERS[solver].settings, request),
+        label=_label(bundle, request.class_label),
+        seed=secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed,
+        n=request.n,
+    )
+
+
+def job_of(
+    model: Placement, sampling: Sampling, request: GenerateRequest, *, id: str, submitted_s: float, answer_s: float
+) -> Job:
+    """The engine's work for a resolved request. `answer_s` is how long an answer takes after the last step.
+
+    At most MAX_ANSWER_SHARE of a deadline is kept for the answer: if it were all of it, every request would be refused,
+    and nothing would show that answers have become quicker.
+    """
+    within_s = math.inf if request.deadline_ms is None else request.deadline_ms / 1000
+    manifest = model.bundle.manifest
+    return Job(
+        id=id,
+        method=sampling.method,
+        model=model.digest,
+        coefficients=model.bundle.coefficients(sampling.steps, sampling.solver, sampling.settings),
+        shape=manifest.state_shape,
+        z_dim=manifest.z_dim,
+        label=sampling.label,
+        seed=sampling.seed,
+        n=sampling.n,
+        submitted_s=submitted_s,
+        priority=request.priority,
+        deadline_s=submitted_s + within_s - min(answer_s, MAX_ANSWER_SHARE * within_s),
+        preview_every=request.preview_every or 0,
+    )
+
+
+def _label(bundle: Bundle, class_label: int | str | None) -> int:
+    classes = bundle.manifest.classes
+    if class_label is None:
+        return len(classes)
+    if isinstance(class_label, str) and class_label in classes:
+        return classes.index(class_label)
+    if isinstance(class_label, int) and 0 <= class_label < len(classes):
+        return class_label
+    allowed = {"min": 0, "max": len(classes) - 1, "names": classes}
+    raise InvalidRequest.of("class_label", f"{bundle.manifest.name} has no class {class_label!r}", allowed)
+
+
+def _settings(solver: str, settings: Mapping[str, Setting], request: GenerateRequest) -> SettingValues:
+    """The solver's settings, the request's values over the defaults. Raises InvalidRequest naming the field."""
+    fields = {name: f"settings.{name}" for name in request.settings or {}}
+    values = dict(request.settings or {})
+    if request.eta is not None:
+        if values.get("eta", request.eta) != request.eta:
+            raise InvalidRequest.of("eta", f"settings.eta is {values['eta']}", None)
+        fields["eta"], values["eta"] = "eta", request.eta
+    for name, value in values.items():
+        if name not in settings:
+            raise InvalidRequest.of(fields[name], f"solver {solver!r} takes no {name}", list(settings) or None)
+        low, high = settings[name].low, settings[name].high
+        if not low <= value <= high:
+            raise InvalidRequest.of(fields[name], f"{value} is outside", {"min": low, "max": high})
+    return tuple((name, float(values.get(name, setting.default))) for name, setting in settings.items())

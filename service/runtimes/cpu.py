@@ -1,0 +1,30 @@
+"""The runtime of a CPU: ONNX Runtime."""
+
+import onnxruntime as ort
+
+from bundle.manifest import Bundle
+from service.engine.runtime import Array, HostStates, States, StepInputs
+
+
+class OrtRuntime:
+    """A bundle's graphs in ONNX Runtime, `threads` threads a step."""
+
+    def __init__(self, bundle: Bundle, threads: int) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        providers = ["CPUExecutionProvider"]
+        self._step = ort.InferenceSession(bundle.step_file, options, providers)
+        decode = bundle.decode_file
+        self._decode = None if decode is None else ort.InferenceSession(decode, options, providers)
+
+    def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
+        x_new, x0 = self._step.run(["x_new", "x0"], inputs.arrays())
+        return HostStates(x_new), HostStates(x0)
+
+    def decode(self, states: States) -> Array:
+        assert isinstance(states, HostStates)
+        if self._decode is None:
+            return states.array
+        images: Array = self._decode.run(["images"], {"x": states.array})[0]
+        return images

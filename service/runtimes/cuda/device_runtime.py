@@ -1,0 +1,250 @@
+"""The runtime of a GPU. States stay on the device; a step is one launch, and the host prepares the next one meanwhile.
+
+    host         batch.inputs() of step k+1          | launch k+1, then learn whether the rows of step k are finite
+    copies       ……… upload k+1 (labels, coefficients, noise), beside the computing of step k ………
+    compute      step k: gather, network, scatter    | step k+1
+
+`step` returns before the device has done it: what it gives are places, and the engine needs no more to choose the next
+batch. `decode` waits. All memory is taken when the runtime is made, and each batch size's CUDA graph captured then.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from bundle.gpu_manifest import MAGNITUDE
+from models.step import Step
+from service.engine.runtime import Array, States, StepInputs
+from service.runtimes.cuda.arena import Arena, Field, Views
+from service.runtimes.cuda.driver import Bytes, CudaGraph, Driver, Network
+from service.runtimes.cuda.state_pool import DISCARD, NUMBER, ZERO, DeviceState, DeviceStates, Pool
+
+COEFFICIENTS = len(Step._fields) - 1  # t is an input of its own
+PLACES = ("x_at", "x0_prev_at", "x_new_at", "x0_at")  # of each row, int32: where it is read from, where it is put
+
+
+class Shape(NamedTuple):
+    """What a model's rows are."""
+
+    state: tuple[int, int, int]
+    image: tuple[int, int, int]
+    z_dim: int
+
+    @property
+    def fields(self) -> list[Field]:
+        z = [Field("z", np.float32, (self.z_dim,))] if self.z_dim else []
+        return [
+            *(Field(name, np.int32) for name in PLACES),
+            Field("t", np.float32),
+            Field("y", np.int64),
+            Field("coefficients", np.float32, (COEFFICIENTS,)),
+            Field("noise", np.float32, self.state),
+            *z,
+        ]
+
+
+class StepSlot:
+    """What step k needs on the host for itself while step k+1 is prepared: there are two, used in turns."""
+
+    def __init__(self, driver: Driver, arenas: dict[int, Arena], row_bytes: int) -> None:
+        most = max(arenas)
+        self.inputs = driver.pin(max(arena.size for arena in arenas.values()))
+        self.staging = driver.allocate(len(self.inputs))
+        self.views = {bucket: arena.views(self.inputs) for bucket, arena in arenas.items()}
+        self.fresh = driver.pin(2 * most * row_bytes)  # rows that come from the host, as x of images that begin
+        self.magnitudes = driver.pin(most * NUMBER)
+        self.uploaded, self.done = driver.event(), driver.event()
+        self.results: list[
+            tuple[DeviceState, DeviceState]
+        ] = []  # x and x0 of the rows; their magnitudes are not known yet
+
+
+class DeviceRuntime:
+    """A `Runtime` for one worker. Raises DriverError, in a later call than that which failed on the device."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        step: Network,
+        decoder: Network | None,
+        shape: Shape,
+        *,
+        images: int,
+        buckets: Sequence[int],
+        graphs: bool = True,
+    ) -> None:
+        """Room for the states of `images` images; batches of any of `buckets`, which both networks have.
+
+        Without `graphs` every launch is made by itself, which is for comparison.
+        """
+        self._driver, self._step, self._decoder, self._shape = driver, step, decoder, shape
+        self.buckets, self._graphs_wanted = buckets, graphs
+        most = max(buckets)
+        # Beside the images' x and x0: a batch's results while the old states are held, those of the batch before it
+        # until their magnitudes are known, and rows that come from the host.
+        self._pool = Pool(driver, shape.state, 2 * images + 6 * most)
+        self._arenas = {bucket: Arena(shape.fields, bucket) for bucket in buckets}
+        row_bytes = self._pool.row_bytes
+        self._slots = [StepSlot(driver, self._arenas, row_bytes) for _ in range(2)]
+        self._next_slot = 0
+        self._before: StepSlot | None = None  # whose step was launched last
+        self._compute, self._copies = driver.stream(), driver.stream()
+        self._inputs = driver.allocate(len(self._slots[0].inputs))
+        self._x, self._x0_prev, self._x_new, self._x0 = (driver.allocate(most * row_bytes) for _ in range(4))
+        self._magnitudes = driver.allocate(most * NUMBER)
+        self._image_bytes = NUMBER * int(np.prod(shape.image))
+        self._wanted = driver.pin(most * NUMBER)  # which states to decode
+        self._wanted_at = driver.allocate(most * NUMBER)
+        self._decode_inputs = driver.allocate(most * row_bytes)
+        self._images = driver.allocate(most * self._image_bytes) if decoder else self._decode_inputs
+        self._pixels = driver.pin(most * self._image_bytes)
+        self._decoded = driver.event()
+        self._step_graphs = {bucket: self._prepare_step(bucket) for bucket in buckets}
+        self._decode_graphs = {bucket: self._prepare_decode(bucket) for bucket in buckets}
+
+    def step(self, inputs: StepInputs) -> tuple[DeviceStates, DeviceStates]:
+        """x_new and x0 of rows whose x and x0_prev are each on the device, as an earlier step left it, or on the host.
+
+        Raises FloatingPointError if a row's own earlier step gave numbers that are not finite.
+        """
+        rows = len(inputs.x)
+        bucket, driver = self._bucket(rows), self._driver
+        slot = self._slots[self._next_slot]  # the one that is not under way
+        self._next_slot = 1 - self._next_slot
+        x_new, x0 = self._take(rows), self._take(rows)
+        sources = self._on_device([*inputs.x, *inputs.x0_prev], slot.fresh)
+        views = slot.views[bucket]
+        write_places(views, [sources[:rows], sources[rows:], x_new, x0])
+        for name in views.keys() - set(PLACES):
+            views[name][:rows] = getattr(inputs, name)
+        size = self._arenas[bucket].size
+        driver.upload(slot.staging, slot.inputs[:size], self._copies)
+        driver.record(slot.uploaded, self._copies)
+        driver.wait(self._compute, slot.uploaded)
+        driver.copy(self._inputs, slot.staging, size, self._compute)
+        self._launch(self._step_graphs, bucket, self._enqueue_step)
+        driver.download(slot.magnitudes[: rows * NUMBER], self._magnitudes, self._compute)
+        driver.record(slot.done, self._compute)
+        slot.results = list(zip(x_new, x0, strict=True))
+        before, self._before = self._before, slot
+        self._collect_finite(before)
+        check_finite(sources)
+        return DeviceStates(x_new, self._shape.state), DeviceStates(x0, self._shape.state)
+
+    def decode(self, states: States) -> Array:
+        """The images of states on the device, or on the host. Raises FloatingPointError if one is not finite."""
+        rows, driver = states.shape[0], self._driver
+        bucket = self._bucket(rows)
+        self._collect_finite(self._before)
+        on_device = self._on_device((states[row] for row in range(rows)), self._slots[0].fresh)  # no step is under way
+        check_finite(on_device)
+        wanted = self._wanted.view(np.int32)
+        wanted[:rows] = [place(state) for state in on_device]
+        driver.upload(self._wanted_at, self._wanted, self._compute)
+        self._launch(self._decode_graphs, bucket, self._enqueue_decode)
+        pixels = self._pixels[: rows * self._image_bytes]
+        driver.download(pixels, self._images, self._compute)
+        driver.record(self._decoded, self._compute)
+        driver.synchronize(self._decoded)
+        return pixels.view(np.float32).reshape(rows, *self._shape.image).copy()
+
+    def _bucket(self, rows: int) -> int:
+        if not 1 <= rows <= self.buckets[-1]:
+            raise ValueError(f"{rows} rows: a batch has 1 to {self.buckets[-1]}")
+        return self.buckets[bisect_left(self.buckets, rows)]
+
+    def _take(self, rows: int) -> list[DeviceState]:
+        return [self._pool.take() for _ in range(rows)]
+
+    def _on_device(self, rows: Iterable[DeviceState | Array], memory: Bytes) -> list[DeviceState | None]:
+        """The rows, those of the host brought to the device by way of `memory`; None for one that is all 0."""
+        on_device: list[DeviceState | None] = []
+        used = 0
+        for row in rows:
+            if isinstance(row, DeviceState) or not row.any():
+                on_device.append(row if isinstance(row, DeviceState) else None)
+                continue
+            piece = memory[used : used + self._pool.row_bytes]
+            used += len(piece)
+            piece.view(np.float32)[:] = row.ravel()
+            state = self._pool.take()
+            self._driver.upload(self._pool.at(state), piece, self._compute)
+            on_device.append(state)
+        return on_device
+
+    def _collect_finite(self, slot: StepSlot | None) -> None:
+        """Waits for the slot's step, and marks the results that are not finite."""
+        if slot is None or not slot.results:
+            return
+        results, slot.results = slot.results, []
+        self._driver.synchronize(slot.done)
+        magnitudes = slot.magnitudes.view(np.float32)[: len(results)]
+        for row in np.flatnonzero(~np.isfinite(magnitudes)):
+            for state in results[row]:
+                state.finite = False
+
+    def _prepare_step(self, bucket: int) -> CudaGraph | None:
+        arena, slot = self._arenas[bucket], self._slots[0]
+        addresses = {name: self._inputs + offset for name, offset in arena.offsets.items() if name not in PLACES}
+        own = {"x": self._x, "x0_prev": self._x0_prev, "x_new": self._x_new, "x0": self._x0}
+        self._step.bind(bucket, {**addresses, **own, MAGNITUDE: self._magnitudes}, self._compute)
+        write_places(slot.views[bucket], [[]] * len(PLACES))
+        self._driver.upload(self._inputs, slot.inputs[: arena.size], self._compute)
+        return self._captured(self._enqueue_step, bucket, self._step.capturable)
+
+    def _prepare_decode(self, bucket: int) -> CudaGraph | None:
+        if self._decoder is not None:
+            self._decoder.bind(bucket, {"x": self._decode_inputs, "images": self._images}, self._compute)
+        return self._captured(self._enqueue_decode, bucket, self._decoder is None or self._decoder.capturable)
+
+    def _captured(self, enqueue: Callable[[int], None], bucket: int, capturable: bool) -> CudaGraph | None:
+        """The graph of what is enqueued, after doing it once: what only the first time sets up is not to be in it."""
+        enqueue(bucket)
+        self._driver.record(self._decoded, self._compute)
+        self._driver.synchronize(self._decoded)
+        if not (capturable and self._graphs_wanted):
+            return None
+        self._driver.begin_capture(self._compute)
+        enqueue(bucket)
+        return self._driver.end_capture(self._compute)
+
+    def _launch(self, graphs: dict[int, CudaGraph | None], bucket: int, enqueue: Callable[[int], None]) -> None:
+        graph = graphs[bucket]
+        if graph is None:
+            enqueue(bucket)
+        else:
+            self._driver.launch(graph, self._compute)
+
+    def _enqueue_step(self, bucket: int) -> None:
+        driver, pool, stream = self._driver, self._pool, self._compute
+        at = {name: self._inputs + self._arenas[bucket].offsets[name] for name in PLACES}
+        driver.gather(self._x, pool.address, at["x_at"], bucket, pool.floats, stream)
+        driver.gather(self._x0_prev, pool.address, at["x0_prev_at"], bucket, pool.floats, stream)
+        self._step.enqueue(bucket, stream)
+        driver.scatter(pool.address, self._x_new, at["x_new_at"], bucket, pool.floats, stream)
+        driver.scatter(pool.address, self._x0, at["x0_at"], bucket, pool.floats, stream)
+
+    def _enqueue_decode(self, bucket: int) -> None:
+        pool = self._pool
+        self._driver.gather(self._decode_inputs, pool.address, self._wanted_at, bucket, pool.floats, self._compute)
+        if self._decoder is not None:
+            self._decoder.enqueue(bucket, self._compute)
+
+
+def place(state: DeviceState | None) -> int:
+    return ZERO if state is None else state.place
+
+
+def write_places(views: Views, places: Sequence[Sequence[DeviceState | None]]) -> None:
+    """Says where each row is read and put. What only pads the batch reads nothing of anybody's, and goes nowhere."""
+    for name, states, nobody in zip(PLACES, places, (ZERO, ZERO, DISCARD, DISCARD), strict=True):
+        views[name][: len(states)] = [place(state) for state in states]
+        views[name][len(states) :] = nobody
+
+
+def check_finite(states: Iterable[DeviceState | None]) -> None:
+    """Raises FloatingPointError unless all of them are."""
+    if not all(state is None or state.finite for state in states):
+        raise FloatingPointError("the step gives numbers that are not finite")

@@ -1,0 +1,166 @@
+"""Where models are computed: `--device cpu`, `cuda`, or `auto`, which is never silent about what it chose."""
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from bundle import gpu_manifest
+from bundle.gpu_manifest import Engines
+from bundle.manifest import Bundle, BundleError
+from service.engine.placement import Placement
+from service.engine.runtime import Runtime
+from service.runtimes.cpu import OrtRuntime
+from service.runtimes.cuda.device_runtime import DeviceRuntime, Shape
+from service.runtimes.cuda.driver import Driver, DriverError, Network
+from service.runtimes.cuda.ort_cuda import OrtCudaNetwork
+from service.runtimes.cuda.tensorrt import MODULES, TensorRtNetwork
+from service.settings import Settings
+
+log = structlog.get_logger()
+
+
+CPU = "cpu"
+
+
+class NoDevice(ValueError):
+    """The device asked for is not there; the message says why."""
+
+
+class Device(Protocol):
+    def place(self, bundle: Bundle) -> Placement:
+        """Where the bundle is computed. Raises BundleError if it cannot be computed here."""
+        ...
+
+    def open(self, model: Placement, threads: int) -> Runtime:
+        """The runtime of a model that this device placed."""
+        ...
+
+    def workers(self, asked: int) -> int:
+        """How many steps to run at a time."""
+        ...
+
+
+class Cpu:
+    def place(self, bundle: Bundle) -> Placement:
+        return Placement(bundle, CPU, bundle.manifest.digest)
+
+    def open(self, model: Placement, threads: int) -> Runtime:
+        return OrtRuntime(model.bundle, threads)
+
+    def workers(self, asked: int) -> int:
+        return asked
+
+
+class Cuda:
+    """A GPU. A bundle without engines is refused if the GPU is `required`, and else computed on the CPU."""
+
+    def __init__(self, driver: Driver, *, images: int, max_batch: int, required: bool) -> None:
+        self.driver, self.images, self.max_batch, self.required = driver, images, max_batch, required
+        self._cpu = Cpu()
+
+    def place(self, bundle: Bundle) -> Placement:
+        try:
+            folder, engines = gpu_manifest.load(bundle)
+            architecture = self.driver.architecture
+            if engines.architectures and architecture not in engines.architectures:
+                built = ", ".join(engines.architectures)
+                raise BundleError(f"{folder}: built for {built}, and this is {architecture}: export it again")
+            buckets = usable(engines, self.max_batch)
+        except BundleError as error:
+            if self.required:
+                raise
+            log.warning("computed on the CPU", method=bundle.manifest.name, reason=str(error))
+            return self._cpu.place(bundle)
+        sizes = ", ".join(map(str, buckets))
+        device = f"{self.driver.name}, {engines.target} {engines.version} {engines.precision}, batches of {sizes}"
+        # The same engine gives other bits on another GPU, and in a batch of another size unless that was ruled out.
+        size = "" if engines.buckets_agree else sizes
+        deciding = f"{bundle.manifest.digest} {engines.digest} {self.driver.name} {size}"
+        return Placement(bundle, device, hashlib.sha256(deciding.encode()).hexdigest())
+
+    def open(self, model: Placement, threads: int) -> Runtime:
+        if model.device == CPU:
+            return self._cpu.open(model, threads)
+        folder, engines = gpu_manifest.load(model.bundle)
+        buckets = usable(engines, self.max_batch)
+        # A driver of its own, so that its memory goes with it.
+        return open_engines(open_driver(), model.bundle, folder, engines, images=self.images, buckets=buckets)
+
+    def workers(self, asked: int) -> int:
+        return 1  # which goes on while the device computes; its steps come one after the other anyway
+
+
+def choose(settings: Settings) -> Device:
+    """The device that the settings name. Raises NoDevice if it is not there; `auto` takes the CPU then, and says so."""
+    if settings.device == "cpu":
+        return Cpu()
+    try:
+        driver = open_driver()
+    except DriverError as error:
+        if settings.device == "cuda":
+            raise NoDevice(f"--device cuda: {error}") from error
+        log.warning("no GPU: computing on the CPU", reason=str(error))
+        return Cpu()
+    log.info("computing on a GPU", device=driver.name)
+    return Cuda(
+        driver,
+        images=settings.max_queued_images,
+        max_batch=settings.max_batch,
+        required=settings.device == "cuda",
+    )
+
+
+def open_driver() -> Driver:
+    """The GPU's driver. Raises DriverError if there is none, or nothing to speak to it with."""
+    try:
+        from service.runtimes.cuda.nvidia import CudaDriver
+    except ImportError as error:
+        raise DriverError(f"the packages of the extra gpu are not installed ({error})") from error
+    return CudaDriver()
+
+
+def open_engines(
+    driver: Driver,
+    bundle: Bundle,
+    folder: Path,
+    engines: Engines,
+    *,
+    images: int,
+    buckets: Sequence[int],
+    graphs: bool = True,
+) -> DeviceRuntime:
+    """The runtime of the bundle's engines in `folder`. Raises BundleError or DriverError."""
+    networks = {
+        name.partition(".")[0]: open_network(driver, folder / name, engines, graphs=graphs) for name in engines.files
+    }
+    manifest = bundle.manifest
+    return DeviceRuntime(
+        driver,
+        networks["step"],
+        networks.get("decode"),
+        Shape(manifest.state_shape, manifest.shape, manifest.z_dim),
+        images=images,
+        buckets=buckets,
+        graphs=graphs,
+    )
+
+
+def open_network(driver: Driver, path: Path, engines: Engines, *, graphs: bool) -> Network:
+    if engines.target in MODULES:
+        return TensorRtNetwork(driver, path, engines)
+    return OrtCudaNetwork(path, engines, graphs=graphs)
+
+
+def usable(engines: Engines, max_batch: int) -> list[int]:
+    """The batch sizes to use for batches of up to `max_batch`: one, unless images do not depend on which it is.
+
+    Raises BundleError if there is none so large.
+    """
+    enough = bisect_left(engines.buckets, max_batch)
+    if enough == len(engines.buckets):
+        raise BundleError(f"engines for batches of up to {engines.buckets[-1]}, and --max-batch is {max_batch}")
+    return engines.buckets[: enough + 1] if engines.buckets_agree else [engines.buckets[enough]]

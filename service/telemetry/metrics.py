@@ -1,0 +1,110 @@
+"""What Prometheus sees. A registry for each app, so that two apps in one process do not mix."""
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+
+from service.engine.placement import Placement
+
+LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+STEP_BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1)
+SLACK_BUCKETS = (-10, -2.5, -1, -0.5, -0.25, -0.1, 0, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
+PLAN_BUCKETS = (1, 2, 4, 8, 10, 15, 20, 30, 50, 100, 250, 500, 1000)
+BATCH_BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128)
+
+
+class Metrics:
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        self.request_seconds = Histogram(
+            "trilemma_request_seconds",
+            "From a request's arrival to its answer",
+            ["method", "status"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.queue_seconds = Histogram(
+            "trilemma_queue_wait_seconds",
+            "From a request's acceptance to its first step",
+            ["method"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.step_seconds = Histogram(
+            "trilemma_step_seconds", "A network step of a batch", ["method"], buckets=STEP_BUCKETS, registry=registry
+        )
+        self.batch_size = Histogram(
+            "trilemma_batch_size", "Images in a network step", ["method"], buckets=BATCH_BUCKETS, registry=registry
+        )
+        self.active_images = Gauge("trilemma_active_images", "Images that have begun", registry=registry)
+        self.waiting_images = Gauge("trilemma_waiting_images", "Images accepted and not begun", registry=registry)
+        self.images = Counter("trilemma_images_total", "Images finished", ["method"], registry=registry)
+        self.steps = Counter("trilemma_steps_total", "Steps done, a row of a batch each", ["method"], registry=registry)
+        self.requested_steps = Histogram(
+            "trilemma_requested_steps",
+            "Steps an image that a request asked for, or got by default",
+            ["method", "solver"],
+            buckets=PLAN_BUCKETS,
+            registry=registry,
+        )
+        self.rejections = Counter("trilemma_rejections_total", "Requests refused", ["reason"], registry=registry)
+        self.missed_deadlines = Counter(
+            "trilemma_missed_deadlines_total", "Requests answered after their deadline", ["method"], registry=registry
+        )
+        self.slack_seconds = Histogram(
+            "trilemma_slack_seconds",
+            "What was left of a deadline when the last step was done; below 0 it was missed",
+            ["method"],
+            buckets=SLACK_BUCKETS,
+            registry=registry,
+        )
+        self.cache_hits = Counter("trilemma_cache_hits_total", "Answers from the cache", registry=registry)
+        self.shared = Counter("trilemma_shared_total", "Requests that waited for an identical one", registry=registry)
+        self.network_seconds = Counter("trilemma_network_seconds_total", "Time inside the network", registry=registry)
+        self.busy_seconds = Counter("trilemma_busy_seconds_total", "Time the engine had work", registry=registry)
+        self.engine_up = Gauge("trilemma_engine_up", "0 once the engine has ended of itself", registry=registry)
+        self.queue_limit = Gauge(
+            "trilemma_queue_limit_images", "Images accepted and not finished at most", registry=registry
+        )
+        self.failed_bundles = Gauge("trilemma_failed_bundles", "Bundles that were refused", registry=registry)
+        self.model_info = Gauge(
+            "trilemma_model_info",
+            "1 for each model served",
+            ["method", "family", "digest", "device"],
+            registry=registry,
+        )
+        self.measured = Gauge(
+            "trilemma_measured",
+            "What a model's manifest says was measured at one point of quality and speed",
+            ["method", "solver", "steps", "settings", "measure"],
+            registry=registry,
+        )
+
+    def stepped(self, method: str, rows: int, finished: int, seconds: float, share: float) -> None:
+        """A step of a batch, in one worker, which is this share of the machine."""
+        self.step_seconds.labels(method).observe(seconds)
+        self.batch_size.labels(method).observe(rows)
+        self.steps.labels(method).inc(rows)
+        self.images.labels(method).inc(finished)
+        self.network_seconds.inc(seconds * share)
+
+    def busy(self, seconds: float) -> None:
+        """A worker had work for this share of the time of all workers."""
+        self.busy_seconds.inc(seconds)
+
+    def missed_deadline(self, method: str) -> None:
+        self.missed_deadlines.labels(method).inc()
+
+    def publish_models(self, models: Mapping[str, Placement]) -> None:
+        """The models that are served, and each number that was measured of them, in place of those before."""
+        self.model_info.clear()
+        self.measured.clear()
+        for name, model in models.items():
+            manifest = model.bundle.manifest
+            self.model_info.labels(name, manifest.family, model.digest, model.device).set(1)
+            for point in manifest.measured.points:
+                settings = " ".join(f"{setting}={value}" for setting, value in point.settings.items())
+                for measure, value in point.model_dump(exclude={"solver", "steps", "settings"}).items():
+                    self.measured.labels(name, point.solver, point.steps, settings, measure).set(value)

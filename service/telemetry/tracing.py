@@ -1,0 +1,44 @@
+"""A request's life as OpenTelemetry spans. FastAPI makes the request's own span and sends all of them, where
+`--trace` asks for it, to the collector that `OTEL_EXPORTER_OTLP_ENDPOINT` names; without it this costs nothing."""
+
+import time
+
+from fastapi.telemetry import TelemetryConfig
+from opentelemetry import trace
+
+from service.engine.jobs import Job
+from service.telemetry.probes import PROBES
+
+tracer = trace.get_tracer("trilemma")
+
+
+def telemetry(enabled: bool) -> TelemetryConfig:
+    """Spans of requests alone: Prometheus has the metrics, and stderr the log."""
+    return {
+        "tracing": enabled,
+        "auto_configure": enabled,
+        "metrics": False,
+        "logs": False,
+        "operation_spans": False,
+        "exclude": lambda scope: scope["path"] in PROBES,
+    }
+
+
+def record(job: Job, answered_s: float) -> None:
+    """The job's times as children of the request's span: waiting, taking steps, becoming files."""
+    request = trace.get_current_span()
+    if not request.is_recording():
+        return
+    request.set_attributes(
+        {
+            "trilemma.method": job.method,
+            "trilemma.steps": job.steps,
+            "trilemma.images": job.n,
+            "trilemma.request_id": job.id,
+        }
+    )
+    since_epoch_s = time.time() - time.perf_counter()
+    moments = (job.submitted_s, job.started_s, job.finished_s, answered_s)
+    for name, start_s, end_s in zip(("queue", "steps", "encode"), moments, moments[1:], strict=False):
+        span = tracer.start_span(name, start_time=round(1e9 * (start_s + since_epoch_s)))
+        span.end(round(1e9 * (end_s + since_epoch_s)))

@@ -1,0 +1,189 @@
+"""`--device`: what is chosen, what is refused, and that it is said; whole HTTP requests through a fake GPU."""
+
+import io
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from fastapi.testclient import TestClient
+from structlog.testing import capture_logs
+
+from bundle import gpu_manifest
+from bundle.manifest import Bundle, BundleError, load
+from export import accuracy
+from export.gpu_bundle import Order, make
+from service.app import create_app
+from service.runtimes import placement
+from service.runtimes.cuda.driver import DriverError
+from service.runtimes.placement import Cpu, Cuda, NoDevice, choose
+from service.settings import Settings
+from tests.conftest import REPOSITORY
+from tests.gpu.fake import FakeDriver, InFakeMemory
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of one bundle, the latent model's, with its graphs for CUDA in fp16."""
+    folder: Path = tmp_path_factory.mktemp("bundles")
+    source = REPOSITORY / "bundles" / "latent"
+    shutil.copytree(source, folder / "latent", ignore=shutil.ignore_patterns("cuda", "tensorrt*"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accuracy, "IMAGES", 2)
+        make(load(folder / "latent"), Order("cuda", "fp16", buckets=[1, 2, 4, 8]))
+    return folder
+
+
+@pytest.fixture
+def bundle(folder: Path) -> Bundle:
+    return load(folder / "latent")
+
+
+def gpu(name: str = "a fake sm_00", max_batch: int = 8, *, required: bool = True) -> Cuda:
+    return Cuda(FakeDriver(name=name), images=64, max_batch=max_batch, required=required)
+
+
+def claimed(bundle: Bundle, device: Cuda) -> tuple[str, str]:
+    device.claim(bundle)
+    return bundle.digest, bundle.device
+
+
+def change(bundle: Bundle, **fields: Any) -> None:
+    """Of the manifest of its engines."""
+    path = bundle.folder / "cuda" / gpu_manifest.MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def no_gpu() -> FakeDriver:
+    raise DriverError("cuInit: there is none")
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "open_driver", no_gpu)
+    with pytest.raises(NoDevice, match=r"^--device cuda: cuInit: there is none$"):
+        create_app(Settings(device="cuda"))
+
+
+def test_auto_takes_the_cpu_then_and_logs_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "open_driver", no_gpu)
+    with capture_logs() as logs:
+        assert isinstance(choose(Settings(device="auto")), Cpu)
+    assert [(line["log_level"], line["event"], line["reason"]) for line in logs] == [
+        ("warning", "no GPU: computing on the CPU", "cuInit: there is none")
+    ]
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_gpu_that_is_there_is_taken_and_logged(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "open_driver", FakeDriver)
+    with capture_logs() as logs:
+        assert isinstance(choose(Settings(device=device)), Cuda)
+    assert (logs[0]["event"], logs[0]["device"]) == ("computing on a GPU", "a fake sm_00")
+
+
+def test_nothing_of_a_gpu_is_looked_for_where_the_cpu_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "open_driver", None)
+    assert isinstance(choose(Settings()), Cpu)
+
+
+def test_the_digest_tells_apart_whatever_may_give_other_bits(bundle: Bundle) -> None:
+    digest, device = claimed(bundle, gpu())
+    assert device == f"a fake sm_00, cuda {ort.__version__} fp16, batches of 8"
+    assert digest != bundle.manifest.digest
+    assert claimed(bundle, gpu())[0] == digest
+    assert claimed(bundle, gpu(name="another sm_00"))[0] != digest
+    assert claimed(bundle, gpu(max_batch=4))[0] != digest  # another bucket, and nobody knows whether that matters
+
+
+def test_only_engines_whose_buckets_are_known_to_agree_use_more_than_one(bundle: Bundle) -> None:
+    for agree in (None, False):
+        change(bundle, buckets_agree=agree)
+        assert claimed(bundle, gpu())[1].endswith("batches of 8")
+    change(bundle, buckets_agree=True)
+    digest, device = claimed(bundle, gpu())
+    assert device.endswith("batches of 1, 2, 4, 8")
+    smaller = claimed(bundle, gpu(max_batch=3))
+    assert smaller == (digest, device.replace(", 8", ""))  # fewer sizes, the same images
+    change(bundle, buckets_agree=None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "max_batch", "reason"),
+    [
+        ({"architectures": ["sm_80", "sm_89"]}, 8, "built for sm_80, sm_89, and this is sm_00: export it again"),
+        ({}, 9, "engines for batches of up to 8, and --max-batch is 9"),
+        ({"sources": {"step.onnx": "0" * 64}}, 8, "made of another step.onnx: export it again"),
+    ],
+)
+def test_what_cannot_run_on_this_gpu_is_refused_or_with_auto_goes_to_the_cpu(
+    bundle: Bundle, fields: dict[str, Any], max_batch: int, reason: str
+) -> None:
+    before = (bundle.folder / "cuda" / gpu_manifest.MANIFEST).read_text()
+    change(bundle, **fields)
+    with pytest.raises(BundleError, match=reason):
+        gpu(max_batch=max_batch).claim(bundle)
+    with capture_logs() as logs:
+        assert claimed(bundle, gpu(max_batch=max_batch, required=False)) == (bundle.manifest.digest, "cpu")
+    assert (logs[0]["event"], logs[0]["method"]) == ("computed on the CPU", "latent")
+    assert reason in logs[0]["reason"]
+    (bundle.folder / "cuda" / gpu_manifest.MANIFEST).write_text(before)
+
+
+def wait_until_ready(client: TestClient) -> None:
+    while client.get("/readyz").json()["status"] == "starting":
+        time.sleep(0.001)
+
+
+REQUESTS = [
+    {"method": "latent", "seed": 1, "n": 3, "class_label": 3, "steps": 4},
+    {"method": "latent", "seed": 2, "solver": "dpmpp_2m", "class_label": 7, "steps": 6},
+]
+
+
+def arrays(client: TestClient) -> list[np.ndarray]:
+    answers = [client.post("/generate", json=each, headers={"Accept": "application/x-npy"}) for each in REQUESTS]
+    return [np.load(io.BytesIO(answer.raise_for_status().content), allow_pickle=False) for answer in answers]
+
+
+def test_whole_requests_over_http_give_the_images_of_the_cpu_up_to_the_precision(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = FakeDriver()
+    monkeypatch.setattr(placement, "open_driver", lambda: driver)
+    monkeypatch.setattr(placement, "OrtCudaNetwork", InFakeMemory)
+    monkeypatch.setattr(InFakeMemory, "driver", driver, raising=False)
+    seen: dict[str, list[np.ndarray]] = {}
+    for device in ("cpu", "cuda"):
+        settings = Settings(bundles=folder, device=device, max_batch=8, cache_bytes=0)  # type: ignore[arg-type]
+        with TestClient(create_app(settings)) as client:
+            wait_until_ready(client)
+            (method,) = client.get("/methods").json()
+            metrics = client.get("/metrics").text
+            where = "cpu" if device == "cpu" else f"a fake sm_00, cuda {ort.__version__} fp16, batches of 8"
+            assert method["device"] == where
+            assert f'device="{where}"' in metrics
+            seen[device] = arrays(client)
+            for first, second in zip(seen[device], arrays(client), strict=True):
+                assert first.tobytes() == second.tobytes()
+    off = [np.sqrt(np.square(a - b).mean()) for a, b in zip(seen["cpu"], seen["cuda"], strict=True)]
+    assert 0 < min(off) <= max(off) < 0.01
+    assert driver.calls.count("launch") > 0
+
+
+def test_a_bundle_without_engines_is_refused_by_cuda_and_served_by_auto(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(
+        REPOSITORY / "bundles" / "latent", tmp_path / "latent", ignore=shutil.ignore_patterns("cuda", "te*")
+    )
+    monkeypatch.setattr(placement, "open_driver", FakeDriver)
+    with TestClient(create_app(Settings(bundles=tmp_path, device="cuda"))) as client:
+        wait_until_ready(client)
+        assert "no engines for a GPU: ./run export" in client.get("/readyz").json()["failed_bundles"]["latent"]
+    with TestClient(create_app(Settings(bundles=tmp_path, device="auto"))) as client:
+        wait_until_ready(client)
+        assert client.get("/methods").json()[0]["device"] == "cpu"

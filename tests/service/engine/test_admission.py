@@ -1,0 +1,167 @@
+"""Scheduling and admission in virtual time, over thousands of random workloads."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.engine.admission import Admission
+from service.engine.jobs import Job
+from service.engine.scheduler import DUE_FACTOR, Scheduler
+from service.engine.simulate import CURVE, RULES, Arrival, costs, job, simulate, trace
+from service.errors import Overloaded
+
+curves = st.sampled_from([{1: 0.01, 8: 0.08}, {1: 0.01, 8: 0.01}, {1: 0.01, 8: 0.04}])
+
+
+@st.composite
+def workloads(draw: st.DrawFn) -> tuple[Scheduler, list[Arrival]]:
+    """A scheduler, and what arrives."""
+    known = costs({"a": draw(curves), "b": draw(curves)})
+    scheduler = Scheduler(draw(st.integers(1, 8)), known, workers=draw(st.integers(1, 3)))
+    now, arrivals = 0.0, []
+    for _ in range(draw(st.integers(1, 12))):
+        now += draw(st.floats(0, 0.2))
+        within_s = draw(st.one_of(st.just(math.inf), st.floats(0.01, 2)))
+        each = job(draw(st.sampled_from("ab")), draw(st.integers(1, 12)), draw(st.integers(1, 4)), now, now + within_s)
+        each.priority = draw(st.sampled_from(["low", "normal", "high"]))
+        arrivals.append(Arrival(now, each))
+    return scheduler, arrivals
+
+
+@settings(max_examples=2000)
+@given(workloads())
+def test_every_accepted_deadline_is_met(workload: tuple[Scheduler, list[Arrival]]) -> None:
+    scheduler, arrivals = workload
+    admission = Admission(scheduler, max_queued_images=1000, max_backlog_s=1.0)
+    for each in simulate(arrivals, scheduler, admission):
+        assert each.submitted_s < each.finished_s <= each.deadline_s + 1e-9
+    assert scheduler.active == scheduler.waiting == scheduler.running.total() == 0
+    assert scheduler.unfinished.total() == scheduler.steps_left.total() == 0
+
+
+@settings(max_examples=1000)
+@given(workloads())
+def test_no_job_ends_later_than_its_due_time_and_the_backlog(workload: tuple[Scheduler, list[Arrival]]) -> None:
+    scheduler, arrivals = workload
+
+    def rule(each: Job, now: float, work_s: float) -> float:
+        each.deadline_s = math.inf
+        return now + DUE_FACTOR[each.priority] * work_s
+
+    def full_s(each: Job) -> float:
+        rows = scheduler.costs.efficient_batch_size(each.model, scheduler.max_batch)
+        return each.steps * each.n * scheduler.costs.seconds(each.model, rows)
+
+    longest_step_s = 0.08
+    done = simulate(arrivals, scheduler, rule)
+    for each in done:
+        accepted_s = sum(full_s(other) for other in done if other.submitted_s <= each.due_s + longest_step_s)
+        assert each.finished_s <= each.due_s + accepted_s + longest_step_s + 1e-9
+
+
+def test_a_flood_of_short_jobs_of_one_model_does_not_starve_another() -> None:
+    scheduler = Scheduler(1, costs({"a": {1: 0.01}, "b": {1: 0.01}}))
+    flood = [Arrival(0.01 * i, job("a", 1, at_s=0.01 * i)) for i in range(1000)]
+    victim = job("b", 10)
+    simulate([Arrival(0.0, victim), *flood], scheduler, RULES["ours"])
+    assert (
+        victim.finished_s <= DUE_FACTOR["normal"] * 0.1 + 0.1 + 0.02
+    )  # its due time, its work and what was there before it
+    starved = job("b", 10)
+    flood = [Arrival(0.01 * i, job("a", 1, at_s=0.01 * i)) for i in range(1000)]
+    simulate([Arrival(0.0, starved), *flood], Scheduler(1, scheduler.costs), RULES["shortest first"])
+    assert starved.finished_s > 9
+
+
+def test_a_four_step_job_is_in_the_step_after_its_arrival_though_a_long_one_fills_the_batch() -> None:
+    for curve in ({1: 0.01, 4: 0.01}, {1: 0.01, 4: 0.04}):
+        scheduler = Scheduler(4, costs({"a": curve}))
+        long, short = job("a", 1000, n=8), job("a", 4)
+        for each in (long, short):
+            each.due_s = RULES["ours"](each, 0.0, scheduler.work_s(each))
+        scheduler.add(long)
+        scheduler.next_batch(0.0)
+        scheduler.add(short)
+        batch = scheduler.next_batch(0.01)
+        assert batch is not None
+        assert short.images[0] in batch.images
+
+
+def test_rows_that_would_break_a_deadline_do_not_ride_along() -> None:
+    for now, rows in ((0.0095, 1), (-0.005, 2), (-1.0, 4), (0.05, 4)):  # in the last one the deadline is lost anyhow
+        scheduler = Scheduler(4, costs({"a": {1: 0.01, 4: 0.013}}))
+        urgent, other = job("a", 10, deadline_s=0.11), job("a", 10, n=3)
+        urgent.due_s, other.due_s = 0.11, 1.0
+        scheduler.add(urgent)
+        scheduler.add(other)
+        batch = scheduler.next_batch(now)
+        assert batch is not None
+        assert batch.images == [*urgent.images, *other.images][:rows]
+
+
+@pytest.mark.parametrize(
+    ("steps", "within_s", "others_within_s", "first"),
+    [
+        (100, 1.53, 20, "b"),  # half more than its second, and the step of b
+        (100, 1.51, 20, "a"),  # a promise that waiting might break
+        (100, 10, 1.3, "b"),  # what may be late itself does not wait for that
+        (15, 10, 20, "a"),  # brief
+        (100, math.inf, 20, "a"),  # not promised: it is as late as it may be
+        (100, 1.53, math.inf, "a"),  # before what was promised to nobody
+    ],
+)
+def test_a_promised_job_gives_way_to_more_rows_while_that_breaks_no_promise(
+    steps: int, within_s: float, others_within_s: float, first: str
+) -> None:
+    scheduler = Scheduler(4, costs({"a": {1: 0.01}, "b": {1: 0.01, 4: 0.02}}))
+    for each in (job("a", steps, deadline_s=within_s), job("b", 50, 4, deadline_s=others_within_s)):
+        each.due_s = 1.0 if each.method == "a" else 1.3
+        scheduler.add(each)
+    batch = scheduler.next_batch(0.0)
+    assert batch is not None
+    assert batch.method == first
+
+
+def test_under_overload_calls_of_all_lengths_and_models_are_let_in_alike_and_their_deadlines_are_kept() -> None:
+    scheduler = Scheduler(16, costs(dict.fromkeys("abc", CURVE)), workers=2)
+    arrivals = trace(3.0, 1000, deadlines=1.0)
+    done = simulate(arrivals, scheduler, Admission(scheduler, 4096, 20.0), noise=0.15)
+    asked, accepted = (Counter(each.steps for each in jobs) for jobs in ([a.job for a in arrivals], done))
+    shares = [accepted[steps] / asked[steps] for steps in asked]
+    assert max(shares) < 2 * min(shares)
+    assert np.mean([each.finished_s <= each.deadline_s for each in done]) > 0.98
+
+
+def test_who_is_refused_is_told_why() -> None:
+    scheduler = Scheduler(4, costs({"a": {1: 0.01}}))
+    admission = Admission(scheduler, max_queued_images=100, max_backlog_s=60.0)
+    with pytest.raises(Overloaded, match="nearer than the 125 ms that this may take alone"):
+        admission.admit(job("a", 10, deadline_s=0.12), now=0.0)
+    admission.admit(job("a", 10, deadline_s=0.2), now=0.0)
+    with pytest.raises(Overloaded, match="the deadline, or one already promised, would be missed"):
+        admission.admit(job("a", 10, deadline_s=0.19), now=0.0)
+    admission.admit(job("a", 20, deadline_s=0.6), now=0.0)
+    with pytest.raises(Overloaded, match="as much is promised as the machine can do"):
+        admission.admit(job("a", 10, deadline_s=60.0), now=0.0)
+
+
+def test_rows_are_shared_among_the_workers_that_wait() -> None:
+    scheduler = Scheduler(16, costs({"a": {1: 0.01, 16: 0.02}}))
+    scheduler.add(job("a", 1, n=5))
+    batches = [scheduler.next_batch(0.0, idle) for idle in (3, 2, 1)]
+    assert [len(batch.images) for batch in batches if batch] == [2, 2, 1]
+    assert scheduler.next_batch(0.0) is None
+    assert (scheduler.running.total(), scheduler.ready) == (5, 0)
+
+
+def test_ours_keeps_short_jobs_quick_and_long_ones_from_starving() -> None:
+    slowdown = {}
+    for name, rule in RULES.items():
+        done = simulate(trace(0.9, 400), Scheduler(16, costs(dict.fromkeys("abc", CURVE))), rule)
+        short = [each.finished_s - each.submitted_s for each in done if each.steps == 4]
+        slowdown[name] = np.percentile(short, 99) / (4 * CURVE[1])
+    assert slowdown["ours"] < slowdown["first come"]

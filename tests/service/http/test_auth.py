@@ -1,0 +1,166 @@
+"""API keys: who may call, and how much work a minute they may ask for."""
+
+import hashlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from httpx import Response
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.service.test_engine import Held
+
+from service.errors import KeySpent
+from service.http.auth import read
+from service.requests.quota import WorkBudget
+from tests.conftest import ToyRuntime, write_bundle
+from tests.service.conftest import serve
+
+BODY = {"method": "toy", "seed": 1}
+
+
+def line(name: str, more: str = "") -> str:
+    return f'[{name}]\nsha256 = "{hashlib.sha256(f"secret of {name}".encode()).hexdigest()}"\n{more}\n'
+
+
+def bearer(name: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer secret of {name}"}
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    write_bundle(tmp_path / "bundles" / "toy")
+    path = tmp_path / "keys.toml"
+    path.write_text(line("alice") + line("bob", "work_s_per_minute = 0.001"))
+    return path
+
+
+def served(test: Callable[[TestClient], None], keys: Path, runtime: ToyRuntime | None = None, **changes: int) -> None:
+    with serve(keys.parent / "bundles", runtime or ToyRuntime(), keys=keys, **changes) as client:
+        test(client)
+
+
+def test_a_known_key_is_served_and_no_other(keys: Path) -> None:
+    def test(client: TestClient) -> None:
+        wrong = [
+            {},
+            bearer("mallory"),
+            {"Authorization": "secret of alice"},
+            {"Authorization": "Basic secret of alice"},
+        ]
+        for headers in wrong:
+            answer = client.post("/generate", json=BODY, headers=headers)
+            assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+            assert answer.json()["type"] == "urn:trilemma:unauthorized"
+            assert client.get("/methods", headers=headers).status_code == 401
+        assert client.post("/generate", json=BODY, headers=bearer("alice")).status_code == 200
+        assert client.get("/methods", headers=bearer("bob")).status_code == 200
+
+    served(test, keys)
+
+
+def test_machines_that_watch_the_service_need_no_key(keys: Path) -> None:
+    def test(client: TestClient) -> None:
+        assert [client.get(path).status_code for path in ("/healthz", "/readyz", "/metrics")] == [200] * 3
+
+    served(test, keys)
+
+
+def test_only_an_administrator_reloads(keys: Path) -> None:
+    keys.write_text(keys.read_text() + line("root", "admin = true"))
+
+    def test(client: TestClient) -> None:
+        refused = client.post("/admin/reload", headers=bearer("alice"))
+        assert (refused.status_code, refused.json()["type"]) == (403, "urn:trilemma:forbidden")
+        assert client.post("/admin/reload").status_code == 401
+        assert client.post("/admin/reload", headers=bearer("root")).status_code == 200
+
+    served(test, keys)
+
+
+@pytest.mark.parametrize("canceller", ["alice", "root"])
+def test_a_request_is_cancelled_by_its_own_key_or_an_administrators_and_by_no_other(keys: Path, canceller: str) -> None:
+    keys.write_text(keys.read_text() + line("root", "admin = true"))
+    runtime = Held()
+    runtime.go.set()
+
+    def test(client: TestClient) -> None:
+        runtime.go.clear()
+        runtime.entered.clear()
+        answers: list[Response] = []
+        headers = {**bearer("alice"), "X-Request-ID": "hers"}
+        asking = threading.Thread(target=lambda: answers.append(client.post("/generate", json=BODY, headers=headers)))
+        asking.start()
+        assert runtime.entered.wait(60)
+        assert client.delete("/requests/hers", headers=bearer("bob")).status_code == 404
+        assert client.delete("/requests/hers", headers=bearer(canceller)).status_code == 204
+        asking.join()
+        runtime.go.set()
+        assert answers[0].status_code == 409
+
+    served(test, keys, runtime)
+
+
+def predict(client: TestClient, row_step_s: float) -> None:
+    """Makes the service reckon so long for a step of an image."""
+    scheduler = client.app.state.service.engine.scheduler  # type: ignore[attr-defined]
+    scheduler.work_s = lambda job: job.n * job.steps * row_step_s
+
+
+def test_a_key_whose_work_is_used_up_waits_while_another_goes_on(keys: Path) -> None:
+    def test(client: TestClient) -> None:
+        large = {**BODY, "steps": 500, "n": 64}
+        predict(client, row_step_s=1e-3)
+        assert client.post("/generate", json=large, headers=bearer("bob")).status_code == 200
+        spent = client.post("/generate", json=BODY, headers=bearer("bob"))
+        assert (spent.status_code, spent.json()["type"]) == (429, "urn:trilemma:key-spent")
+        assert int(spent.headers["retry-after"]) > 60
+        assert client.post("/generate", json=BODY, headers=bearer("alice")).status_code == 200
+
+    served(test, keys)
+
+
+def test_a_request_that_comes_to_nothing_costs_nothing(keys: Path) -> None:
+    runtime = ToyRuntime()
+    runtime.fail_on = {1}
+
+    def test(client: TestClient) -> None:
+        predict(client, row_step_s=1.0)
+        failing = {**BODY, "class_label": 1}
+        assert [client.post("/generate", json=failing, headers=bearer("bob")).status_code for _ in range(2)] == [
+            500
+        ] * 2
+
+    served(test, keys, runtime)
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 10), st.floats(0, 30)), min_size=1, max_size=60))
+def test_no_key_gets_more_than_its_rate_a_burst_and_one_request_more(requests: list[tuple[float, float]]) -> None:
+    account, now, taken_s = WorkBudget("any", 6.0), 1000.0, 0.0
+    for work_s, pause_s in requests:
+        now += pause_s
+        try:
+            account.take(work_s, now)
+            taken_s += work_s
+        except KeySpent:
+            pass
+    assert taken_s <= 6.0 + (now - 1000.0) * 0.1 + max(work_s for work_s, _ in requests) + 1e-6
+
+
+def test_a_key_has_its_work_again_when_it_was_told_to_come_back() -> None:
+    account = WorkBudget("any", 6.0)
+    account.take(9.0, 0.0)
+    with pytest.raises(KeySpent) as spent:
+        account.take(1.0, 10.0)
+    assert spent.value.headers == {"Retry-After": "20"}
+    account.take(1.0, 30.1)
+
+
+@pytest.mark.parametrize("content", ["[alice]", '[alice]\nsha256 = "secret"', "alice", line("alice", "rate = 1")])
+def test_a_file_that_is_not_one_of_keys_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"alice|TOML|Expected"):
+        read(path)

@@ -1,0 +1,126 @@
+"""Method `auto` takes the measured point that is best within the limit, says which, and changes nothing else."""
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from service.errors import InvalidRequest
+from service.requests.auto import OperatingPoint, choose
+from service.requests.request import GenerateRequest
+
+SLOW = OperatingPoint("ddim", 50, "ddim", (("eta", 1.0),), ms=100, distance=2)
+MIDDLING = OperatingPoint("ddim", 20, "ddim", (("eta", 0.0),), ms=40, distance=3)
+FAST = OperatingPoint("ddgan", 4, "posterior", (), ms=10, distance=5)
+WORSE = OperatingPoint("ddim", 10, "dpmpp_2m", (), ms=20, distance=8)
+MEASURED = [SLOW, WORSE, FAST, MIDDLING]
+
+
+def idle(request: GenerateRequest) -> bool:
+    return True
+
+
+@pytest.mark.parametrize(
+    ("limit", "point"),
+    [
+        ({"max_ms": 100}, SLOW),
+        ({"max_ms": 99.9}, MIDDLING),
+        ({"max_ms": 39.9}, FAST),
+        ({"max_ms": 10}, FAST),
+        ({"max_distance": 9}, FAST),
+        ({"max_distance": 4.9}, MIDDLING),
+        ({"max_distance": 2.9}, SLOW),
+    ],
+)
+def test_auto_takes_the_best_point_within_the_limit(limit: dict[str, float], point: OperatingPoint) -> None:
+    request, chosen = choose(GenerateRequest(method="auto", seed=7, class_label=3, n=2, **limit), MEASURED, idle)
+    deadline = {"deadline_ms": int(limit["max_ms"])} if "max_ms" in limit else {}
+    assert request == GenerateRequest(
+        method=point.method,
+        steps=point.steps,
+        solver=point.solver,
+        seed=7,
+        class_label=3,
+        n=2,
+        **dict(point.settings),
+        **deadline,
+    )
+    assert chosen is not None
+    assert chosen.startswith(f"{point.method}, {point.steps} steps, solver {point.solver}")
+    assert f"distance {point.distance:g}, {point.ms:g} ms" in chosen
+
+
+@pytest.mark.parametrize(
+    ("limit", "steps", "point"),
+    [
+        ({"max_ms": 100}, 50, SLOW),
+        ({"max_ms": 100}, 49, MIDDLING),
+        ({"max_ms": 100}, 19, FAST),  # not WORSE, which is slower and farther
+        ({"max_ms": 100}, 3, FAST),
+        ({"max_distance": 6}, 19, FAST),
+        ({"max_distance": 4}, 3, MIDDLING),
+    ],
+)
+def test_what_cannot_be_promised_gives_way_to_the_next_best_and_in_the_end_to_the_fastest(
+    limit: dict[str, float], steps: int, point: OperatingPoint
+) -> None:
+    def promised(asked: GenerateRequest) -> bool:
+        return asked.steps is not None and asked.steps <= steps
+
+    request, _ = choose(GenerateRequest(method="auto", **limit), MEASURED, promised)
+    assert (request.method, request.steps) == (point.method, point.steps)
+
+
+def test_the_sooner_of_two_deadlines_holds() -> None:
+    for deadline_ms, soonest in ((60, 60), (200, 100)):
+        request, _ = choose(GenerateRequest(method="auto", max_ms=100.9, deadline_ms=deadline_ms), MEASURED, idle)
+        assert request.deadline_ms == soonest
+
+
+def test_a_request_that_names_its_method_is_never_changed() -> None:
+    request = GenerateRequest(method="ddim", steps=3, seed=1)
+    assert choose(request, MEASURED, idle) == (request, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named", "allowed"),
+    [
+        ({"method": "auto"}, ["max_ms", "max_distance"], None),
+        ({"method": "auto", "max_ms": 5, "max_distance": 5}, ["max_ms", "max_distance"], None),
+        ({"method": "auto", "max_ms": 9}, ["max_ms"], {"min": 10}),
+        ({"method": "auto", "max_distance": 1}, ["max_distance"], {"min": 2}),
+        ({"method": "auto", "max_ms": 50, "steps": 4, "eta": 1.0}, ["steps", "eta"], None),
+        ({"method": "ddim", "max_ms": 50}, ["max_ms"], None),
+    ],
+)
+def test_a_contradiction_is_refused_by_the_names_of_its_fields(
+    fields: dict[str, object], named: list[str], allowed: object
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        choose(GenerateRequest.model_validate(fields), MEASURED, idle)
+    errors = refused.value.extra["errors"]
+    assert [error["field"] for error in errors] == named
+    assert all(error["allowed"] == allowed for error in errors)
+
+
+def test_without_a_measured_point_auto_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="nothing is measured"):
+        choose(GenerateRequest(method="auto", max_ms=5), [], idle)
+
+
+positive = st.floats(0.1, 1000)
+measured_points = st.lists(
+    st.builds(OperatingPoint, st.just("a"), st.integers(1, 9), st.just("s"), st.just(()), positive, positive),
+    min_size=1,
+)
+
+
+@given(measured_points, positive)
+def test_the_choice_is_within_the_limit_and_no_other_point_within_it_is_better(
+    points: list[OperatingPoint], limit: float
+) -> None:
+    assume(min(point.ms for point in points) <= limit)
+    request, chosen = choose(GenerateRequest(method="auto", max_ms=limit), points, idle)
+    least = min(point.distance for point in points if point.ms <= limit)
+    assert chosen is not None
+    assert f"distance {least:g}," in chosen
+    assert any(point.steps == request.steps and point.distance == least and point.ms <= limit for point in points)
