@@ -10,14 +10,13 @@ from torch import Tensor, nn
 from importers.cards import Card, Settings, parse
 from importers.edm_pickle import Module, read_module
 from importers.edm_preconditioning import PRECONDITIONING, Precondition
+from importers.formats import Format
 from importers.imported import Continuous, Imported, Vector
 from importers.networks.edm_blocks import Layout
 from importers.networks.edm_dhariwal import DhariwalUNet
 from importers.networks.edm_song import SongOptions, SongUNet
 from importers.problems import ImportProblem
 from importers.weights import fill, weights
-
-FORMAT = "edm"
 
 Count = Annotated[int, Field(ge=1, le=4096)]
 Few = Annotated[int, Field(ge=1, le=64)]
@@ -103,9 +102,8 @@ class SamplerSettings(Settings):
     S_noise: float = 1.0
 
 
-def load(path: Path, card: Card | None = None) -> Imported:
+def load(path: Path, card: Card) -> Imported:
     """The EMA network in a pickle, which says all of itself but its classes' names. Raises ImportProblem."""
-    card = card or Card(format=FORMAT)
     settings = parse(card.settings, SamplerSettings, f"the card for {path.name}: settings")
     outer = read_module(path, "ema")
     inner = outer.modules.get("model")
@@ -121,7 +119,7 @@ def load(path: Path, card: Card | None = None) -> Imported:
     if len(classes) != arguments.label_dim:
         raise ImportProblem(f"the card names {len(classes)} classes, the network has {arguments.label_dim}")
     return Imported(
-        format=FORMAT,
+        format=Format.EDM,
         network=network,
         shape=(arguments.in_channels, arguments.img_resolution, arguments.img_resolution),
         prediction="F",

@@ -47,7 +47,8 @@ LEFTOVERS = (
     "pathlib.", "pytorch_lightning.", "types.SimpleNamespace", "typing.",
 )  # fmt: skip
 
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch.save before version 1.6 begins with it, pickled
+# torch.save before version 1.6 begins with this number, pickled.
+LEGACY_HEAD = b"\x80\x02\x8a\n" + (0x1950A86A20F9469CFC6C).to_bytes(10, "little") + b"."
 LEGACY_BLOCK = 8  # bytes before each storage of a legacy file: its number of elements
 
 
@@ -171,7 +172,7 @@ def check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
 def scan_legacy(file: IO[bytes], source: str) -> set[str]:
     """The names in a legacy file's pickle. Raises ImportProblem if its storages are larger than the file."""
     scan = Scan(source)
-    if not is_pickle(file) or scan.load(file) != LEGACY_MAGIC:
+    if file.read(len(LEGACY_HEAD)) != LEGACY_HEAD:
         raise ImportProblem(f"{source}: not a PyTorch file: neither a zip file nor PyTorch's older format")
     for _ in ("protocol version", "system", "the object"):
         scan.load(file)

@@ -1,9 +1,10 @@
 """EDM's pickles beside what NVIDIA's code computed, and what a pickle must not do."""
 
-import numpy as np
 import pytest
 
 from importers import edm
+from importers.cards import Card
+from importers.formats import Format
 from importers.imported import Imported
 from tests.importers import parity
 from tests.importers.parity import assert_near, denoised, output
@@ -13,7 +14,7 @@ FILE = "edm_vp_ddpmpp16_network-snapshot-200000_nosrc.pkl"
 
 @pytest.fixture(scope="module")
 def recorded() -> Imported:
-    return edm.load(parity.path(FILE))
+    return edm.load(parity.path(FILE), Card(format=Format.EDM))
 
 
 def test_the_recorded_outputs_are_given(recorded: Imported) -> None:
