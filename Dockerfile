@@ -52,7 +52,7 @@ FROM ${PYTHON} AS cpu
 ARG VERSION=dev
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Trilemma" \
-      org.opencontainers.image.description="An inference server for diffusion models that sample fast" \
+      org.opencontainers.image.description="Step-level continuous batching for diffusion models" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

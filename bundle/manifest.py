@@ -49,13 +49,13 @@ class Quality(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    images: Annotated[int, Field(ge=1)]
     frechet_distance: Annotated[FiniteFloat, Field(ge=0)]
-    precision: Share
-    recall: Share
-    class_agreement: Share
-    class_coverage: Share
-    class_entropy: Annotated[FiniteFloat, Field(ge=0)]  # bits
+    images: Annotated[int, Field(ge=1)] | None = None
+    precision: Share | None = None
+    recall: Share | None = None
+    class_agreement: Share | None = None  # of a data set with classes
+    class_coverage: Share | None = None
+    class_entropy: Annotated[FiniteFloat, Field(ge=0)] | None = None  # bits
 
 
 class MeasuredPoint(Quality):
@@ -65,7 +65,7 @@ class MeasuredPoint(Quality):
     steps: Annotated[int, Field(ge=1)]
     settings: dict[str, FiniteFloat]
     alone_ms: Milliseconds  # latency of a request for one image, alone
-    saturated_ms: Milliseconds  # an image, of a saturated server
+    saturated_ms: Milliseconds | None = None  # an image, of a saturated server
 
 
 class Measured(BaseModel):

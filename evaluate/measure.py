@@ -35,25 +35,28 @@ REQUEST_TIMEOUT_S = 600
 
 
 class Settings(BaseSettings):
-    """Ask the service for images of every method at every point that its family names, and measure them.
+    """Measure quality and speed of every served method, at every point of its family, through a running service.
 
-    What is in a bundle's manifest already is not measured again.
+    Points that the manifest already has are not measured again.
     """
 
     model_config = SettingsConfigDict(
         env_prefix="TRILEMMA_EVALUATE_", cli_kebab_case=True, cli_prog_name="./run evaluate"
     )
 
-    data: Path = Field(description="the data set that the models were trained on")
-    bundles: Path = Field(REPOSITORY / "bundles", description="folder of bundles; their manifests get the results")
-    checkpoints: Path = Field(REPOSITORY / "checkpoints", description="folder of the checkpoints they are from")
-    methods: list[str] = Field([], description="only these, as ddim,latent")
-    steps: list[PositiveInt] = Field([], description="only points of so many steps, as 4,10")
-    images: PositiveInt = Field(5000, description="images a point, of classes as in the test set")
+    data: Path = Field(description="data set of the models, with training and test images")
+    bundles: Path = Field(REPOSITORY / "bundles", description="folder of bundles; results go into their manifests")
+    checkpoints: Path = Field(REPOSITORY / "checkpoints", description="folder of the checkpoints of the bundles")
+    methods: list[str] = Field([], description="only these methods, e.g. ddim,latent")
+    steps: list[PositiveInt] = Field([], description="only points with these numbers of steps, e.g. 4,10")
+    images: PositiveInt = Field(5000, description="images a point, with the classes of the test set")
     judges: Path = Field(
-        REPOSITORY / "checkpoints", description="folder of trained classifiers; a new one is put there"
+        REPOSITORY / "checkpoints", description="folder of evaluation classifiers; a new one is saved here"
     )
-    report: Path = Field(REPOSITORY / "docs" / "trilemma.md", description="gets the table, the plot and the pictures")
+    report: Path = Field(
+        REPOSITORY / "docs" / "benchmarks" / "quality.md",
+        description="page that gets the table; plot, pictures and CSV go beside it",
+    )
 
     def cli_cmd(self) -> None:
         evaluate(self)
@@ -78,7 +81,7 @@ def evaluate(settings: Settings) -> None:
             if not settings.steps and (more := of_family(method, settings, test)) is not None:
                 record.measured |= more
                 record.save()
-            draw(client, method, settings.report.parent / "images")
+            draw(client, method, report.images(settings.report))
     report.write(settings.report, settings.bundles)
 
 

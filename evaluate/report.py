@@ -1,119 +1,139 @@
-"""Writes what is measured into docs/trilemma.md, between two marks, with a plot; what stands around it is kept."""
+"""Writes what was measured: docs/benchmarks/quality.md between two marks, raw/quality.csv and the plot beside it."""
 
-import json
+import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot, ticker
+from bundle.manifest import Manifest, MeasuredPoint, Quality
+from evaluate import plot
+from models import families
 
 BEGIN, END = "<!-- measured: written by ./run evaluate -->", "<!-- end of measured -->"
-PLOT = "trilemma"  # .svg and .png, in the folder images beside the report
-HEADER = (
-    "| method | solver | steps | images | Fréchet distance | precision | recall | class agreement | class coverage | "
-    "class entropy (bits) | ms alone | ms saturated |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+EMPTY = f"# Quality\n\n{BEGIN}\n{END}\n"
+POINTS = (
+    "| method, solver, steps | Fréchet distance | precision | recall | class accuracy | latency, ms |\n"
+    "|---|--:|--:|--:|--:|--:|"
 )
 BOUNDS = "| bits per dimension of the test set | prior | reconstruction | diffusion | total |\n|---|--:|--:|--:|--:|"
 AUTOENCODERS = "| squared error of the autoencoder | of a test image | of a latent z from N(0, I) |\n|---|--:|--:|"
-SPREADS = "| standard deviation of x0 over z, from one x_t | of the pixels | where it is largest |\n|---|--:|--:|"
-
-Points = list[dict[str, Any]]
+NAMED = {"solver", "settings", "steps"}  # what makes a point, before what was measured of it
+SPREADS = "| standard deviation of x0 over z, from one x_t | of all pixels | of the largest pixel |\n|---|--:|--:|"
 
 
 def write(path: Path, bundles: Path) -> None:
-    """Puts the table of all bundles' measured points into the report at `path`, and the plot beside it."""
-    manifests = [json.loads(file.read_text()) for file in sorted(bundles.glob("[!.]*/manifest.json"))]
-    measured = {each["name"]: each["measured"] for each in manifests if each["measured"].get("points")}
-    if not measured:
+    """Puts the points of all bundles into the page at `path`; what stands around the marks is kept."""
+    manifests = [
+        Manifest.model_validate_json(file.read_bytes()) for file in sorted(bundles.glob("[!.]*/manifest.json"))
+    ]
+    manifests = [manifest for manifest in manifests if manifest.measured.points]
+    if not manifests:
         return
-    before, after = f"# The trilemma, measured\n\n{BEGIN}", f"{END}\n"
-    if path.exists():
-        text = path.read_text()
-        before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    (path.parent / "images").mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{before}\n\n{table(measured)}\n\n![Distance against time](images/{PLOT}.svg)\n\n{after}")
-    plot(measured, path.parent / "images")
+    (path.parent / "raw").mkdir(parents=True, exist_ok=True)
+    text = path.read_text() if path.exists() else EMPTY
+    before, after = text[: text.index(BEGIN)], text[text.index(END) :]
+    path.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(sections(manifests)) + f"\n\n{after}")
+    save(manifests, path.parent / "raw" / "quality.csv")
+    images(path).mkdir(parents=True, exist_ok=True)
+    plot.draw({m.name: ordered(m) for m in manifests}, floor(manifests), images(path))
 
 
-def table(measured: dict[str, dict[str, Any]]) -> str:
-    """A line a point, and last the floor: training images in place of generated ones."""
-    some = next(iter(measured.values()))
-    quality = (
-        "{images:,} | {frechet_distance:.2f} | {precision:.3f} | {recall:.3f} | "
-        "{class_agreement:.1%} | {class_coverage:.0%} | {class_entropy:.3f}"
+def images(path: Path) -> Path:
+    """The folder of the page's pictures: the pages share it."""
+    return path.parent.parent / "images"
+
+
+def sections(manifests: list[Manifest]) -> Iterator[str]:
+    """The plot, the points that matter, all points folded away, and what families measure besides."""
+    every = [(manifest, point) for manifest in manifests for point in ordered(manifest)]
+    best = [each for each in every if is_best(each[1], [point for _, point in every]) or is_default(*each)]
+    real = floor(manifests)
+    last = [f"| *training images* | {quality(real)} | |"] if real else []
+    yield f"Measured on {manifests[0].measured.machine}, {number(every[0][1].images, ',')} images a point."
+    yield f"![Fréchet distance against latency](../images/{plot.NAME}.svg)"
+    yield "\n".join([POINTS, *(row(*each) for each in sorted(best, key=lambda each: each[1].alone_ms)), *last])
+    yield "`*`: what a request without `steps` gets. The others: no point is both faster and nearer the data."
+    yield f"<details><summary>All {len(every)} points</summary>"
+    yield "\n".join([POINTS, *(row(*each) for each in every), *last])
+    yield "</details>"
+    for head, rows in ((BOUNDS, bounds), (AUTOENCODERS, autoencoders), (SPREADS, spreads)):
+        if lines := [line for manifest in manifests for line in rows(manifest)]:
+            yield "\n".join([head, *lines])
+
+
+def ordered(manifest: Manifest) -> list[MeasuredPoint]:
+    return sorted(manifest.measured.points, key=lambda point: (plot.solver(point), point.steps))
+
+
+def floor(manifests: list[Manifest]) -> Quality | None:
+    """The measures of training images in place of generated ones."""
+    return next((manifest.measured.floor for manifest in manifests if manifest.measured.floor), None)
+
+
+def is_best(point: MeasuredPoint, points: Iterable[MeasuredPoint]) -> bool:
+    """Whether the point is on the Pareto front of latency and Fréchet distance."""
+    return not any(
+        other.alone_ms <= point.alone_ms and other.frechet_distance <= point.frechet_distance and other != point
+        for other in points
     )
-    lines = [
-        f"| {name} | {way(point)} | {point['steps']} | {quality.format(**point)} | "
-        f"{point['alone_ms']:.1f} | {point['saturated_ms']:.1f} |"
-        for name, each in measured.items()
-        for point in sorted(each["points"], key=lambda point: (way(point), point["steps"]))
+
+
+def is_default(manifest: Manifest, point: MeasuredPoint) -> bool:
+    name, solver = next(iter(families.find(manifest.family).SOLVERS.items()))
+    settings = {key: setting.default for key, setting in solver.settings.items()}
+    return (point.solver, point.settings, point.steps) == (name, settings, manifest.recommended_steps)
+
+
+def row(manifest: Manifest, point: MeasuredPoint) -> str:
+    mark = " `*`" if is_default(manifest, point) else ""
+    name = f"{manifest.name}, {plot.solver(point)}, {point.steps}{mark}"
+    return f"| {name} | {quality(point)} | {point.alone_ms:.1f} |"
+
+
+def quality(point: Quality) -> str:
+    shares = (
+        f"{number(point.precision, '.3f')} | {number(point.recall, '.3f')} | {number(point.class_agreement, '.1%')}"
+    )
+    return f"{point.frechet_distance:.2f} | {shares}"
+
+
+def number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def extra(manifest: Manifest, name: str) -> dict[str, Any]:
+    """What a family measures besides; empty if it does not."""
+    found: dict[str, Any] = (manifest.measured.model_extra or {}).get(name, {})
+    return found
+
+
+def bounds(manifest: Manifest) -> Iterator[str]:
+    for timesteps, terms in extra(manifest, "bits_per_dimension").items():
+        yield f"| {manifest.name}, {timesteps} | " + " | ".join(f"{term:.4f}" for term in terms.values()) + " |"
+
+
+def autoencoders(manifest: Manifest) -> Iterator[str]:
+    if errors := extra(manifest, "autoencoder"):
+        yield f"| {manifest.name} | {errors['reconstruction']:.4f} | {errors['consistency']:.4f} |"
+
+
+def spreads(manifest: Manifest) -> Iterator[str]:
+    for timestep, spread in extra(manifest, "spread").items():
+        yield f"| {manifest.name}, {timestep} | {spread['pixels']:.3f} | {spread['largest']:.3f} |"
+
+
+def save(manifests: list[Manifest], path: Path) -> None:
+    """Every number of every point, as CSV."""
+    rows = [
+        {"method": m.name, "solver": plot.solver(point), "steps": point.steps, **point.model_dump(exclude=NAMED)}
+        for m in manifests
+        for point in ordered(m)
     ]
-    floor = f"| *training images* | | | {quality.format(**some['floor'])} | | |"
-    bounds = [
-        f"| {name}, {timesteps} | " + " | ".join(f"{term:.4f}" for term in terms.values()) + " |"
-        for name, each in measured.items()
-        for timesteps, terms in each.get("bits_per_dimension", {}).items()
-    ]
-    autoencoders = [
-        f"| {name} | {each['autoencoder']['reconstruction']:.4f} | {each['autoencoder']['consistency']:.4f} |"
-        for name, each in measured.items()
-        if "autoencoder" in each
-    ]
-    spreads = [
-        f"| {name}, {timestep} | {spread['pixels']:.3f} | {spread['largest']:.3f} |"
-        for name, each in measured.items()
-        for timestep, spread in each.get("spread", {}).items()
-    ]
-    tables = [[HEADER, *lines, floor]]
-    others = ((BOUNDS, bounds), (AUTOENCODERS, autoencoders), (SPREADS, spreads))
-    tables += [[head, *rows] for head, rows in others if rows]
-    return "\n\n".join([f"Measured on {some['machine']}.", *("\n".join(rows) for rows in tables)])
-
-
-def plot(measured: dict[str, dict[str, Any]], folder: Path) -> None:
-    """The Fréchet distance against milliseconds alone, a line a method and solver."""
-    figure, axes = pyplot.subplots(figsize=(8, 5.5), layout="constrained")
-    for number, (name, each) in enumerate(measured.items()):
-        for solver, points in ways(each["points"]):
-            style = ("-", "--", ":", "-.")[[solver for solver, _ in ways(each["points"])].index(solver) % 4]
-            axes.plot(
-                [point["alone_ms"] for point in points],
-                [point["frechet_distance"] for point in points],
-                linestyle=style,
-                marker=".",
-                color=f"C{number}",
-                label=f"{name}, {solver}",
-            )
-            for point in points:
-                at = (point["alone_ms"], point["frechet_distance"])
-                axes.annotate(str(point["steps"]), at, (3, 3), textcoords="offset points", fontsize=7)
-        floor = each["floor"]["frechet_distance"]
-    axes.axhline(floor, color="grey", linewidth=0.8, label="training images")
-    axes.set(xscale="log", yscale="log", xlabel="ms for one image alone", ylabel="Fréchet distance to the test set")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter(ticker.NullFormatter())
-    axes.legend(fontsize=7)
-    with pyplot.rc_context({"svg.hashsalt": PLOT}):  # the same points, the same file
-        figure.savefig(folder / f"{PLOT}.svg", metadata={"Date": None})
-    figure.savefig(folder / f"{PLOT}.png", dpi=120)
-    pyplot.close(figure)
-
-
-def ways(points: Points) -> Iterator[tuple[str, Points]]:
-    """The points of each solver with its settings, in order of steps."""
-    for name in dict.fromkeys(way(point) for point in points):
-        yield name, sorted((point for point in points if way(point) == name), key=lambda point: point["steps"])
-
-
-def way(point: dict[str, Any]) -> str:
-    """The solver and its settings in a few characters."""
-    return " ".join([point["solver"], *(f"{name}={value:g}" for name, value in sorted(point["settings"].items()))])
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def machine() -> str:

@@ -15,12 +15,14 @@ def main() -> None:
         prog="./run export", description="Export a checkpoint to a bundle, or a bundle's graphs to engines for a GPU."
     )
     parser.add_argument("source", type=Path, help="a checkpoint's folder, or with --target a bundle's")
-    parser.add_argument("-o", "--output", type=Path, help="the bundle's folder; replaced if it is there")
+    parser.add_argument("-o", "--output", type=Path, help="the bundle's folder; an existing one is replaced")
     engines = parser.add_argument_group("engines for a GPU, written into the bundle")
-    engines.add_argument("--target", choices=TARGETS, help="what is to run them")
+    engines.add_argument("--target", choices=TARGETS, help="runtime of the engines")
     engines.add_argument("--precision", choices=PRECISIONS, help="default: fp16")
-    engines.add_argument("--buckets", type=numbers, help="batch sizes, default: 1,2,4,8,16,32")
-    engines.add_argument("--architectures", type=names, help="of tensorrt-rtx, default: sm_80,sm_86,sm_89,sm_120")
+    engines.add_argument("--buckets", type=numbers, help="batch sizes; default: 1,2,4,8,16,32")
+    engines.add_argument(
+        "--architectures", type=names, help="GPU architectures for tensorrt-rtx; default: sm_80,sm_86,sm_89,sm_120"
+    )
     arguments = parser.parse_args()
     if (arguments.output is None) == (arguments.target is None):
         parser.error("say -o BUNDLE for a checkpoint, or --target for a bundle")

@@ -1,4 +1,4 @@
-"""`./run check-gpu`: builds engines for the GPU that is here, tries them against the CPU, and writes a report.
+"""`./run check-gpu`: builds engines for this machine's GPU, compares them with the CPU, and writes a report.
 
 `tests/gpu/test_check_gpu.py` runs it on a fake GPU; docs/gpu.md says on which real one it has been.
 """
@@ -37,11 +37,11 @@ Found = dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="./run check-gpu", description=str(__doc__).split("\n")[0])
-    parser.add_argument("--bundles", type=Path, default=SHIPPED_BUNDLES, help="folder of bundles; they get the engines")
+    parser.add_argument("--bundles", type=Path, default=SHIPPED_BUNDLES, help="folder of bundles; engines go into them")
     parser.add_argument("--targets", type=lambda text: text.split(","), default=TARGETS, help="default: all")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp16")
-    parser.add_argument("--rounds", type=int, default=100, help="timings of each step")
-    parser.add_argument("--report", type=Path, default=Path("check-gpu.json"), help="gets all that was found")
+    parser.add_argument("--rounds", type=int, default=100, help="number of timings of each step")
+    parser.add_argument("--report", type=Path, default=Path("check-gpu.json"), help="file for the full report")
     arguments = parser.parse_args()
     try:
         driver = placement.open_driver()

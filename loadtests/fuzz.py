@@ -37,7 +37,7 @@ WORK = {"steps": (20, 1000), "num_inference_steps": (20, 1000), "n": (4, 64)}  #
 def main() -> None:
     parser = argparse.ArgumentParser(prog="./run fuzz", description=__doc__)
     parser.add_argument("--bundles", type=Path, default=SHIPPED_BUNDLES, help="folder of bundles")
-    parser.add_argument("--examples", type=int, default=400, help="generated requests an operation, about")
+    parser.add_argument("--examples", type=int, default=400, help="approximate number of requests an operation")
     asked, options = parser.parse_known_args()
     with serving(asked.bundles) as url:
         sys.exit(fuzz(url, asked.examples, options))

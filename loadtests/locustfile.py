@@ -29,19 +29,19 @@ RAMP, BURST, RECOVERY = 0.2, 0.5, 0.7  # where each begins or ends, as a share o
 
 def options(parser: LocustArgumentParser) -> None:
     parser.add_argument(
-        "--steps", default="", help="steps that callers ask for, e.g. 10,20,20,50; default: the model's"
+        "--steps", default="", help="steps that users ask for, e.g. 10,20,20,50; default: those of the model"
     )
     for name, kind in KINDS.items():
         parser.add_argument(f"--{name}", type=int, default=kind.weight, help=f"weight of {name} users")
-    parser.add_argument("--deadline-ms", type=int, default=DEADLINE_MS, help="that hurried users set")
-    parser.add_argument("--burst", type=float, default=2.0, help="times as many users in the burst; 1: none")
+    parser.add_argument("--deadline-ms", type=int, default=DEADLINE_MS, help="deadline of hurried users")
+    parser.add_argument("--burst", type=float, default=2.0, help="factor of users in the burst; 1: no burst")
     parser.add_argument(
-        "--max-refused", type=float, default=0.0, help="share of requests without a deadline that may get a 429"
+        "--max-refused", type=float, default=0.0, help="largest share of requests without a deadline that get a 429"
     )
     parser.add_argument(
-        "--max-late", type=float, default=0.05, help="share of accepted deadlines that may be missed, as callers see it"
+        "--max-late", type=float, default=0.05, help="largest share of accepted deadlines that callers see missed"
     )
-    parser.add_argument("--max-p95-s", type=float, default=60.0, help="seconds that 95 %% of the answers take at most")
+    parser.add_argument("--max-p95-s", type=float, default=60.0, help="largest 95th percentile of the latency, seconds")
 
 
 def weigh(environment: Environment, **_: Any) -> None:

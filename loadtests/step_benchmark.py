@@ -52,10 +52,12 @@ CHOICES = [Choice(1, 1), Choice(1, CORES), Choice(1, CORES, spinning=False), Cho
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="./run bench", description="Measure the step and the saturated server.")
+    parser = argparse.ArgumentParser(
+        prog="./run bench", description="Measure the cost of a step, and a saturated server."
+    )
     parser.add_argument("--bundles", type=Path, default=SHIPPED_BUNDLES, help="folder of bundles")
-    parser.add_argument("--rounds", type=int, default=5, help="of the step's timings, half a second for each case")
-    parser.add_argument("--requests", type=int, default=40, help="requests to the saturated server")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the step's timings, half a second a case")
+    parser.add_argument("--requests", type=int, default=40, help="number of requests to the saturated server")
     arguments = parser.parse_args()
     print(f"{CORES} cores, {processor()}\n")
     for loaded in manifest.load_all(arguments.bundles)[0].values():

@@ -38,9 +38,10 @@ def ddpm_noisy(alphas_cumprod: Vector, timesteps: NDArray[np.int64]) -> Plan:
     abar_t = alphas_cumprod[timesteps]
     abar_s = np.append(abar_t[1:], 1.0)
     plan = posterior(timesteps.astype(np.float64), abar_t, abar_s, clip=1.0)
-    noise = np.sqrt(1 - abar_t / abar_s) * (timesteps > 0)
-    P, Q = 1 / np.sqrt(abar_t), -np.sqrt(1 / abar_t - 1)
-    return Plan(k._replace(P=float(p), Q=float(q), N=float(n)) for k, p, q, n in zip(plan, P, Q, noise, strict=True))
+    from_x, from_out = 1 / np.sqrt(abar_t), -np.sqrt(1 / abar_t - 1)
+    noise_std = np.sqrt(1 - abar_t / abar_s) * (timesteps > 0)
+    columns = zip(plan, from_x.tolist(), from_out.tolist(), noise_std.tolist(), strict=True)
+    return Plan(k._replace(x0_from_x=x, x0_from_out=out, noise_std=n) for k, x, out, n in columns)
 
 
 def latent_ddim(alphas_cumprod: Vector, steps: int, *, eta: float) -> Plan:
@@ -63,21 +64,24 @@ def ddgan(alphas_cumprod: Vector) -> Plan:
     return posterior(times, abar_t, np.append(abar_t[1:], 1.0), clip=UNCLIPPED)
 
 
-def vdm(gamma: Vector) -> Plan:
-    """`VDM.sample` of google-research/vdm at γ (steps + 1,), falling: from z_1 to z_0, which is still to be decoded.
+def vdm(gamma_t: Vector, gamma_s: Vector) -> Plan:
+    """`VDM.sample` of google-research/vdm: its last step gives z_0, which is still to be decoded.
 
     With ᾱ = sigmoid(−γ), κ = −expm1(γ_s − γ_t):
     z_s = √(ᾱ_s/ᾱ_t)·(z_t − σ_t·κ·ε) + √((1 − ᾱ_s)·κ)·noise.
     """
-    gamma_t, gamma_s = gamma[:-1], gamma[1:]
     # JAX has it so, and 1 − ᾱ_s keeps two digits of it near the data.
     abar_s = (1 / (1 + np.exp(gamma_s.astype(np.float32)))).astype(np.float64)
     abar_t, sigma_t = 1 / (1 + np.exp(gamma_t)), np.sqrt(1 / (1 + np.exp(-gamma_t)))
     kappa = -np.expm1(gamma_s - gamma_t)
-    R = np.sqrt(abar_s / abar_t)
-    N = np.sqrt((1 - abar_s) * kappa)
-    P, Q = 1 / np.sqrt(abar_t), -sigma_t / np.sqrt(abar_t)
-    columns = zip(gamma_t, P, Q, R * (1 - kappa), R * kappa * np.sqrt(abar_t), N, strict=True)
-    return Plan(
-        Step(*map(float, (t, p, q, UNCLIPPED, r, s, 0, 0, n))) for t, p, q, r, s, n in columns
-    )  # (z_t − σ_t·κ·ε) = (1 − κ)·z_t + κ·α_t·x0
+    gain = np.sqrt(abar_s / abar_t)
+    table = {
+        "t": gamma_t,
+        "x0_from_x": 1 / np.sqrt(abar_t),
+        "x0_from_out": -sigma_t / np.sqrt(abar_t),
+        "x_from_x": gain * (1 - kappa),  # z_t − σ_t·κ·ε = (1 − κ)·z_t + κ·α_t·x0
+        "x_from_x0": gain * kappa * np.sqrt(abar_t),
+        "noise_std": np.sqrt((1 - abar_s) * kappa),
+    }
+    rows = zip(*(column.tolist() for column in table.values()), strict=True)
+    return Plan(Step(**dict(zip(table, row, strict=True))) for row in rows)

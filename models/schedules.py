@@ -1,6 +1,7 @@
 """Noise schedules, and the timesteps of them that a sampler visits. Float64; NumPy only."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,22 +51,25 @@ def _check_steps(steps: int, timesteps: int) -> None:
         raise ValueError(f"{steps} steps: this schedule has plans of 1 to {timesteps}")
 
 
-def ends(alphas_cumprod: Vector, timesteps: NDArray[np.int64]) -> tuple[Vector, Vector]:
-    """ᾱ_t and ᾱ_s of each step of a sampler that visits `timesteps` and ends at the data, where ᾱ = 1."""
-    abar_t = alphas_cumprod[timesteps]
-    return abar_t, np.append(abar_t[1:], 1.0)
+class Grid(NamedTuple):
+    """Where a sampler's steps start and end, each of shape (steps,). The last step ends at the data, where ᾱ = 1."""
+
+    t: Vector
+    abar_t: Vector
+    abar_s: Vector
 
 
-def visit(alphas_cumprod: Sequence[float], steps: int) -> tuple[Vector, Vector, Vector]:
-    """t, ᾱ_t and ᾱ_s of each of `steps` steps over a schedule of ᾱ by timestep, at trailing timesteps."""
-    return visit_at(alphas_cumprod, trailing_timesteps(len(alphas_cumprod), steps))
+def grid_at(alphas_cumprod: Sequence[float], timesteps: NDArray[np.int64]) -> Grid:
+    """Steps that start at these timesteps."""
+    abar_t = np.asarray(alphas_cumprod, dtype=np.float64)[timesteps]
+    return Grid(timesteps.astype(np.float64), abar_t, np.append(abar_t[1:], 1.0))
 
 
-def visit_by_log_snr(alphas_cumprod: Sequence[float], steps: int) -> tuple[Vector, Vector, Vector]:
-    """As `visit`, at timesteps evenly spaced in the log of the signal-to-noise ratio."""
-    return visit_at(alphas_cumprod, log_snr_timesteps(np.asarray(alphas_cumprod, dtype=np.float64), steps))
+def trailing_grid(alphas_cumprod: Sequence[float], steps: int) -> Grid:
+    """Steps at trailing timesteps of a schedule of ᾱ by timestep."""
+    return grid_at(alphas_cumprod, trailing_timesteps(len(alphas_cumprod), steps))
 
 
-def visit_at(alphas_cumprod: Sequence[float], timesteps: NDArray[np.int64]) -> tuple[Vector, Vector, Vector]:
-    """t, ᾱ_t and ᾱ_s of steps at these timesteps."""
-    return timesteps.astype(np.float64), *ends(np.asarray(alphas_cumprod, dtype=np.float64), timesteps)
+def log_snr_grid(alphas_cumprod: Sequence[float], steps: int) -> Grid:
+    """Steps at timesteps evenly spaced in the log of the signal-to-noise ratio."""
+    return grid_at(alphas_cumprod, log_snr_timesteps(np.asarray(alphas_cumprod, dtype=np.float64), steps))

@@ -17,9 +17,17 @@ def ddim(t: Vector, abar_t: Vector, abar_s: Vector, *, eta: float = 0.0, clip: f
     """
     alpha_t, sigma_t = np.sqrt(abar_t), np.sqrt(1 - abar_t)
     alpha_s, sigma_s = np.sqrt(abar_s), np.sqrt(1 - abar_s)
-    N = eta * (sigma_s / sigma_t) * np.sqrt(1 - abar_t / abar_s)
-    R = np.sqrt(sigma_s**2 - N**2) / sigma_t
-    return _plan(t=t, P=1 / alpha_t, Q=-sigma_t / alpha_t, c=clip, R=R, S=alpha_s - R * alpha_t, N=N)
+    noise_std = eta * (sigma_s / sigma_t) * np.sqrt(1 - abar_t / abar_s)
+    x_from_x = np.sqrt(sigma_s**2 - noise_std**2) / sigma_t
+    return _plan(
+        t=t,
+        x0_from_x=1 / alpha_t,
+        x0_from_out=-sigma_t / alpha_t,
+        clip=clip,
+        x_from_x=x_from_x,
+        x_from_x0=alpha_s - x_from_x * alpha_t,
+        noise_std=noise_std,
+    )
 
 
 def dpmpp_2m(t: Vector, abar_t: Vector, abar_s: Vector, *, clip: float = 1.0) -> Plan:
@@ -39,12 +47,12 @@ def dpmpp_2m(t: Vector, abar_t: Vector, abar_s: Vector, *, clip: float = 1.0) ->
     gain = alpha_s * -np.expm1(-h)
     return _plan(
         t=t,
-        P=1 / alpha_t,
-        Q=-sigma_t / alpha_t,
-        c=clip,
-        R=sigma_s / sigma_t,
-        S=gain * (1 + half_inverse_r),
-        H=-gain * half_inverse_r,
+        x0_from_x=1 / alpha_t,
+        x0_from_out=-sigma_t / alpha_t,
+        clip=clip,
+        x_from_x=sigma_s / sigma_t,
+        x_from_x0=gain * (1 + half_inverse_r),
+        x_from_x0_prev=-gain * half_inverse_r,
     )
 
 
@@ -61,12 +69,12 @@ def ancestral(gamma_t: Vector, gamma_s: Vector, *, clip: float = 1.0) -> Plan:
     to_pixels[-1] = 1 / alpha_s[-1]
     return _plan(
         t=gamma_t,
-        P=1 / alpha_t,
-        Q=-sigma_t / alpha_t,
-        c=clip,
-        R=to_pixels * alpha_s * np.exp(gamma_s - gamma_t) / alpha_t,
-        S=to_pixels * alpha_s * kappa,
-        N=to_pixels * sigma_s * np.sqrt(kappa),
+        x0_from_x=1 / alpha_t,
+        x0_from_out=-sigma_t / alpha_t,
+        clip=clip,
+        x_from_x=to_pixels * alpha_s * np.exp(gamma_s - gamma_t) / alpha_t,
+        x_from_x0=to_pixels * alpha_s * kappa,
+        noise_std=to_pixels * sigma_s * np.sqrt(kappa),
     )
 
 
@@ -81,13 +89,13 @@ def langevin(t: Vector, abar_t: Vector, abar_s: Vector, *, step_size: float = 0.
     last = np.arange(len(t)) == len(t) - 1
     return _plan(
         t=t,
-        P=1 / alpha_t,
-        Q=-sigma_t / alpha_t,
-        c=clip,
-        R=np.where(last, 0.0, scale),
-        S=np.where(last, 1.0, 0.0),
-        T=np.where(last, 0.0, -scale * step_size * sigma_t),
-        N=np.where(last, 0.0, scale * sigma_t * np.sqrt(2 * step_size)),
+        x0_from_x=1 / alpha_t,
+        x0_from_out=-sigma_t / alpha_t,
+        clip=clip,
+        x_from_x=np.where(last, 0.0, scale),
+        x_from_x0=np.where(last, 1.0, 0.0),
+        x_from_out=np.where(last, 0.0, -scale * step_size * sigma_t),
+        noise_std=np.where(last, 0.0, scale * sigma_t * np.sqrt(2 * step_size)),
     )
 
 
@@ -101,11 +109,11 @@ def posterior(t: Vector, abar_t: Vector, abar_s: Vector, *, clip: float = 1.0) -
     variance_t, variance_s = 1 - abar_t, 1 - abar_s
     return _plan(
         t=t,
-        Q=1.0,
-        c=clip,
-        R=np.sqrt(a) * variance_s / variance_t,
-        S=np.sqrt(abar_s) * (1 - a) / variance_t,
-        N=np.sqrt(variance_s * (1 - a) / variance_t),
+        x0_from_out=1.0,
+        clip=clip,
+        x_from_x=np.sqrt(a) * variance_s / variance_t,
+        x_from_x0=np.sqrt(abar_s) * (1 - a) / variance_t,
+        noise_std=np.sqrt(variance_s * (1 - a) / variance_t),
     )
 
 

@@ -11,24 +11,24 @@ import numpy as np
 
 
 class Step(NamedTuple):
-    """One line of a plan: where the network is evaluated and the coefficients of `update`."""
+    """One row of a plan: where the network is evaluated and the coefficients of `update`."""
 
-    t: float  # the time the network is told
-    P: float  # x0 from x
-    Q: float  # x0 from out
-    c: float  # x0 is clipped to [-c, c]; inf leaves it
-    R: float  # x_new from x
-    S: float  # x_new from x0
-    T: float  # x_new from out
-    H: float  # x_new from x0_prev, the x0 of the step before
-    N: float  # standard deviation of the fresh noise
+    t: float  # the time that the network gets
+    x0_from_x: float = 0.0  # P in the documentation's table
+    x0_from_out: float = 0.0  # Q
+    clip: float = np.inf  # c: x0 is clipped to [-clip, clip]; inf leaves it
+    x_from_x: float = 0.0  # R
+    x_from_x0: float = 0.0  # S
+    x_from_out: float = 0.0  # T
+    x_from_x0_prev: float = 0.0  # H: x0_prev is the x0 of the step before
+    noise_std: float = 0.0  # N: standard deviation of the fresh noise
 
 
 class Plan(tuple[Step, ...]):
     """The steps of one image, in the order they run; `len(plan)` is the number of function evaluations (NFE).
 
-    Raises ValueError for a table that no sampler can mean: no steps, a coefficient that is not finite, a bound c
-    that is not positive, a negative noise, or a first step that reads the x0 of a step before it.
+    Raises ValueError for a table that no sampler can mean: no steps, a coefficient that is not finite, a clip that is
+    not positive, a negative noise, or a first step that reads the x0 of a step before it.
     """
 
     __slots__ = ()
@@ -38,14 +38,14 @@ class Plan(tuple[Step, ...]):
         if not plan:
             raise ValueError("a plan needs at least one step")
         for i, k in enumerate(plan):
-            if not np.isfinite([k.t, k.P, k.Q, k.R, k.S, k.T, k.H, k.N]).all():
+            if not np.isfinite(k._replace(clip=0.0)).all():
                 raise ValueError(f"step {i} has a coefficient that is not finite: {k}")
-            if not k.c > 0:
-                raise ValueError(f"step {i} clips x0 to a bound that is not positive: c = {k.c}")
-            if k.N < 0:
-                raise ValueError(f"step {i} has a negative noise: N = {k.N}")
-        if plan[0].H != 0:
-            raise ValueError(f"the first step has no x0 before it, yet H = {plan[0].H}")
+            if not k.clip > 0:
+                raise ValueError(f"step {i} clips x0 to a bound that is not positive: clip = {k.clip}")
+            if k.noise_std < 0:
+                raise ValueError(f"step {i} has a negative noise: noise_std = {k.noise_std}")
+        if plan[0].x_from_x0_prev != 0:
+            raise ValueError(f"the first step has no x0 before it, yet x_from_x0_prev = {plan[0].x_from_x0_prev}")
         return plan
 
 
@@ -54,5 +54,6 @@ def update(k: Any, x: Any, out: Any, x0_prev: Any, noise: Any) -> tuple[Any, Any
 
     `k` holds the coefficients as `Step` names them: scalars, or arrays that broadcast against x (one value a row).
     """
-    x0 = (k.P * x + k.Q * out).clip(-k.c, k.c)
-    return k.R * x + k.S * x0 + k.T * out + k.H * x0_prev + k.N * noise, x0
+    x0 = (k.x0_from_x * x + k.x0_from_out * out).clip(-k.clip, k.clip)
+    x_new = k.x_from_x * x + k.x_from_x0 * x0 + k.x_from_out * out + k.x_from_x0_prev * x0_prev + k.noise_std * noise
+    return x_new, x0

@@ -70,7 +70,7 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None) -> F
     app = FastAPI(
         title="Trilemma",
         version=VERSION,
-        summary="Images from diffusion models that sample fast",
+        summary="Step-level continuous batching for diffusion models",
         lifespan=lifespan,
         telemetry=telemetry(settings.trace),
     )
@@ -87,8 +87,9 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None) -> F
 
 
 def new_engine(settings: Settings, workers: int, metrics: Metrics) -> Engine:
-    scheduler = Scheduler(settings.max_batch, workers=workers)
-    engine = Engine({}, scheduler, Admission(scheduler, settings.max_queued_images, settings.max_backlog_s), metrics)
+    scheduler = Scheduler(settings.max_batch, workers=workers, max_active=settings.max_queued_images)
+    admission = Admission(scheduler, settings.max_queued_images, settings.max_backlog_s, settings.max_request_s)
+    engine = Engine({}, scheduler, admission, metrics)
     metrics.queue_limit.set(settings.max_queued_images)
     metrics.active_images.set_function(lambda: engine.images("active"))
     metrics.waiting_images.set_function(lambda: engine.images("waiting"))

@@ -2,6 +2,7 @@
 
 Problem
 ├── InvalidRequest   422  a field is outside its range          ├── Overloaded    429  it cannot be answered in time
+│   └── TooMuchWork  422  more work than one request may be     │
 ├── MalformedBody    400  the body is not JSON                  ├── Unavailable   503  starting or draining
 ├── NotJson          415  the body does not say that it is JSON ├── StepFailed    500  the network failed
 ├── UnknownMethod    404  no model serves that method           ├── OutOfService  500  the model keeps failing
@@ -69,6 +70,18 @@ class InvalidRequest(Problem):
     def of(cls, field: str, detail: str, allowed: Any) -> "InvalidRequest":
         """For one field."""
         return cls([FieldError(field=field, detail=detail, allowed=allowed)])
+
+
+class TooMuchWork(InvalidRequest):
+    """One request's work is bounded, whatever the load."""
+
+    type = "urn:trilemma:too-much-work"
+
+    def __init__(self, work_s: float, max_s: float, *, n: int, steps: int) -> None:
+        field, value = ("n", n) if n > 1 else ("steps", steps)
+        detail = f"this is {work_s:.0f} s of work on this machine; one request may be at most {max_s:.0f} s"
+        allowed = {"min": 1, "max": max(1, int(value * max_s / work_s))}
+        super().__init__([FieldError(field=field, detail=detail, allowed=allowed)])
 
 
 class MalformedBody(Problem):
@@ -150,7 +163,7 @@ class KeySpent(Problem):
     type = "urn:trilemma:key-spent"
 
     def __init__(self, name: str, retry_after_s: float) -> None:
-        detail = f"the key {name!r} has used up its work for now"
+        detail = f"the key {name!r} has used up its work budget for now"
         super().__init__(detail, headers={"Retry-After": str(max(1, math.ceil(retry_after_s)))})
 
 
@@ -170,7 +183,9 @@ class OutOfService(Problem):
     type = "urn:trilemma:out-of-service"
 
     def __init__(self, method: str) -> None:
-        super().__init__(f"{method} kept failing and was taken out of service; POST /admin/reload brings it back")
+        super().__init__(
+            f"{method} was taken out of service after repeated failures; POST /admin/reload loads it again"
+        )
 
 
 class Cancelled(Problem):

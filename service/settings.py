@@ -1,8 +1,11 @@
-"""The service's settings: command line, then environment (`TRILEMMA_PORT=8000`), then these defaults."""
+"""The service's settings: command line, then environment (`TRILEMMA_PORT=8000`), then these defaults.
+
+`python -m docs.configuration` writes docs/configuration.md from them.
+"""
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -12,32 +15,83 @@ from service.requests.request import MAX_IMAGES
 SHIPPED_BUNDLES = Path(__file__).parent.parent / "bundles"
 
 
+def setting(default: Any, description: str, change: str, **limits: Any) -> Any:
+    """A field with its description, for --help, and when to change it, for the docs."""
+    return Field(default, description=description, json_schema_extra={"change": change}, **limits)
+
+
 class Settings(BaseSettings):
     """Serve diffusion models over HTTP."""
 
     model_config = SettingsConfigDict(env_prefix="TRILEMMA_", cli_kebab_case=True, cli_prog_name="./run serve")
 
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
-    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    bundles: Path = Field(SHIPPED_BUNDLES, description="folder of bundles, a folder each")
-    device: Literal["cpu", "cuda", "auto"] = Field(
-        "cpu", description="cuda: an NVIDIA GPU, or an error; auto: one if it is there (docs/gpu.md)"
+    host: str = setting(
+        "127.0.0.1",
+        "address to listen on; 0.0.0.0 for every interface",
+        "in a container, or behind a proxy on another machine",
     )
-    watch_s: NonNegativeFloat = Field(5, description="seconds between looks for changed bundles; 0: none")
-    workers: PositiveInt = Field(os.cpu_count() or 1, description="network steps at a time; on a GPU always one")
-    threads: PositiveInt = Field(1, description="threads of each network step")
-    max_batch: PositiveInt = Field(16, description="images in one network step at most")
-    max_queued_images: int = Field(
-        4096, ge=MAX_IMAGES, description="images accepted and not finished at most; a request beyond them gets 429"
+    port: int = setting(8000, "port to listen on; 0 takes a free one", "if the port is in use", ge=0, le=65535)
+    bundles: Path = setting(SHIPPED_BUNDLES, "folder of bundles, one folder each", "to serve your own models")
+    device: Literal["cpu", "cuda", "auto"] = setting(
+        "cpu",
+        "cuda: an NVIDIA GPU, or an error at start; auto: a GPU if there is one",
+        "on a machine with a GPU, for bundles with engines",
     )
-    max_backlog_s: PositiveFloat = Field(
-        20, description="seconds of predicted work accepted and not finished at most; what is beyond gets 429"
+    watch_s: NonNegativeFloat = setting(
+        5, "time between two checks for changed bundles; 0: no checks", "0 if only /admin/reload should load bundles"
     )
-    cache_bytes: NonNegativeInt = Field(64 * 2**20, description="finished images kept in memory; 0: none")
-    shutdown_s: PositiveInt = Field(120, description="seconds to finish accepted requests in when told to end")
-    max_body_bytes: PositiveInt = Field(65536, description="longest body of a request; a longer one gets 413")
-    keys: Path | None = Field(None, description="file of API keys (docs/operations.md); without it anybody may call")
-    cors_origins: list[str] = Field([], description="origins whose pages may call, e.g. https://example.org; * for all")
-    trace: bool = Field(False, description="send OpenTelemetry spans to where OTEL_EXPORTER_OTLP_ENDPOINT says")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level to log")
-    log_format: Literal["console", "json"] = Field("console", description="how a log line is written")
+    workers: PositiveInt = setting(
+        os.cpu_count() or 1,
+        "network steps that run at a time; default: one a core; on a GPU always one",
+        "fewer, to leave cores to other programs",
+    )
+    threads: PositiveInt = setting(
+        1, "threads of each network step", "if models are large and callers few; measure it with `./run bench`"
+    )
+    max_batch: PositiveInt = setting(
+        16,
+        "largest number of images in a network step",
+        "raise it if the metric batch size is at its limit and a larger batch costs little more (`./run bench`)",
+    )
+    max_queued_images: int = setting(
+        4096,
+        "largest number of images due before a request; beyond it 429",
+        "lower it to refuse early; raise it for bursts, if memory allows",
+        ge=MAX_IMAGES,
+    )
+    max_backlog_s: PositiveFloat = setting(
+        20,
+        "predicted work due before a request, and its own, at most; beyond it 429",
+        "lower it to refuse early; raise it if callers prefer to wait",
+    )
+    max_request_s: PositiveFloat = setting(
+        300,
+        "predicted work of one request at most, on one worker; a larger request gets 422",
+        "lower it so that no caller can ask for much at once",
+    )
+    cache_bytes: NonNegativeInt = setting(
+        64 * 2**20, "memory for finished files, by ETag; 0: no cache", "raise it if callers repeat requests"
+    )
+    shutdown_s: PositiveInt = setting(
+        120, "time to finish accepted requests after SIGTERM", "match it with the grace period of your orchestrator"
+    )
+    max_body_bytes: PositiveInt = setting(
+        65536, "longest body of a request; a longer one gets 413", "rarely: no valid request of today is near it"
+    )
+    keys: Path | None = setting(
+        None, "file of API keys (docs/deployment.md); without it anybody may call", "if more than one party calls"
+    )
+    cors_origins: list[str] = setting(
+        [],
+        'web origins whose pages may call, as JSON: \'["https://example.org"]\'; "*" for all',
+        "for a web page on another host",
+    )
+    trace: bool = setting(
+        False, "send OpenTelemetry spans to OTEL_EXPORTER_OTLP_ENDPOINT", "if you have a collector for traces"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        "info", "least severe level to log", "warning, for a quiet log"
+    )
+    log_format: Literal["console", "json"] = setting(
+        "console", "how a log line is written", "json, if machines read the log"
+    )

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from bundle.manifest import STEP, Bundle, load
 from models.schedules import cosine_schedule
 from models.step import Step, update
-from service.engine.runtime import Array, HostStates, StepInputs
+from service.engine.runtime import Array, HostStates, Runtime, StepInputs
 
 REPOSITORY = Path(__file__).parent.parent
 SHIPPED = REPOSITORY / "bundles" / "ddim"
@@ -57,6 +57,14 @@ def toy_step(inputs: Mapping[str, Any]) -> tuple[Array, Array]:
     rows = [toy_row({name: values[i] for name, values in inputs.items()}) for i in range(len(inputs["x"]))]
     x, x0 = zip(*rows, strict=True)
     return np.stack(x), np.stack(x0)
+
+
+def step_arrays(runtime: Runtime, inputs: Mapping[str, Any]) -> tuple[Array, Array]:
+    """A step on a runtime of the host, with arrays in and out."""
+    x, x0 = runtime.step(StepInputs(**inputs))
+    assert isinstance(x, HostStates)
+    assert isinstance(x0, HostStates)
+    return x.array, x0.array
 
 
 def toy_row(row: dict[str, Any]) -> tuple[Array, Array]:

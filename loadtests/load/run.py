@@ -28,15 +28,17 @@ CLIENTS, REQUESTS = 4, 8  # that keep the server busy while it is measured
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="./run load", description=__doc__)
-    parser.add_argument("--share", type=float, default=0.8, help="of the measured capacity, outside the burst")
-    parser.add_argument("--users", type=int, help="how many; default: so many as ask for the share")
-    parser.add_argument("--bundles", type=Path, default=SHIPPED_BUNDLES, help="folder of bundles")
-    parser.add_argument("--run-time", default="2m", help="how long")
     parser.add_argument(
-        "--steps", default="", help="steps that callers ask for, e.g. 10,20,20,50; default: the models'"
+        "--share", type=float, default=0.8, help="load outside the burst, as a share of the measured capacity"
+    )
+    parser.add_argument("--users", type=int, help="number of users; default: enough for the share")
+    parser.add_argument("--bundles", type=Path, default=SHIPPED_BUNDLES, help="folder of bundles")
+    parser.add_argument("--run-time", default="2m", help="duration of the run")
+    parser.add_argument(
+        "--steps", default="", help="steps that users ask for, e.g. 10,20,20,50; default: those of the models"
     )
     parser.add_argument(
-        "--max-growth", type=float, help="MB an hour that the server's memory may grow in the last half of the run"
+        "--max-growth", type=float, help="largest growth of the server's memory in the last half of the run, MB an hour"
     )
     for name, kind in KINDS.items():
         parser.add_argument(f"--{name}", type=int, default=kind.weight, help=f"weight of {name} users")

@@ -19,7 +19,7 @@ import uvloop
 from bundle import manifest
 from loadtests.load import traces
 from loadtests.load.traces import Class
-from loadtests.peers import summary
+from loadtests.peers import document, summary
 from loadtests.peers.client import Client, Outcome
 from loadtests.peers.pipeline import Tuning
 from loadtests.peers.servers import ROOT, SERVERS, UNTOLD, Server, memory_mb, running
@@ -134,12 +134,14 @@ def machine() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="./run bench peers", description=__doc__)
-    parser.add_argument("--loads", type=float, nargs="+", default=LOADS, help="of the measured capacity")
+    parser.add_argument(
+        "--loads", type=float, nargs="+", default=LOADS, help="loads, as shares of the measured capacity"
+    )
     parser.add_argument("--arrivals", choices=["poisson", "bursts"], default="poisson")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each point")
-    parser.add_argument("--rounds", type=int, default=1, help="of all points; the servers take turns in each")
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration of a point")
+    parser.add_argument("--rounds", type=int, default=1, help="rounds of all points; the servers take turns")
     parser.add_argument("--servers", nargs="+", default=[server.name for server in SERVERS])
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="keeps what is measured")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="folder for all measurements")
     asked = parser.parse_args()
     if asked.seconds <= summary.SETTLED_S:
         parser.error(f"--seconds must be more than {summary.SETTLED_S:g}")
@@ -159,8 +161,8 @@ def main() -> None:
                 point = bench.point(server, bench.tuning(server), load, asked.arrivals, asked.seconds, seed)
                 bench.measured["points"].append(point)
                 bench.save()
-                print(summary.line(load, server.name, summary.row([point], bench.measured)), flush=True)
-    summary.write(bench.measured, machine())
+                print(summary.line(summary.row([point], bench.measured)), flush=True)
+    document.save(summary.summary(bench.measured, machine()))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,9 @@ class Diffusion:
         self.alpha_jump = rows(np.sqrt(alphas_cumprod / abar_s))
         self.sigma_jump = rows(np.sqrt(1 - alphas_cumprod / abar_s))
         by_timestep = posterior_plan({"alphas_cumprod": alphas_cumprod}, len(alphas_cumprod))[::-1]
-        self.R, self.S, self.N = (rows(np.array([getattr(k, name) for k in by_timestep])) for name in "RSN")
+        self.x_from_x = rows(np.array([k.x_from_x for k in by_timestep]))
+        self.x_from_x0 = rows(np.array([k.x_from_x0 for k in by_timestep]))
+        self.noise_std = rows(np.array([k.noise_std for k in by_timestep]))
 
     def real(self, x: Tensor, y: Tensor, generator: Generator) -> Pair:
         """A pair from q(x_s, x_t | x) at a random t for each image."""
@@ -60,7 +62,8 @@ class Diffusion:
         z = torch.randn((len(real.t), network.latent), generator=generator, device=device) if network.latent else None
         x0 = network(real.x_t, real.t.float(), real.y, z)
         noise = torch.randn(x0.shape, generator=generator, device=device)
-        return real._replace(x_s=self.R[real.t] * real.x_t + self.S[real.t] * x0 + self.N[real.t] * noise)
+        x_s = self.x_from_x[real.t] * real.x_t + self.x_from_x0[real.t] * x0 + self.noise_std[real.t] * noise
+        return real._replace(x_s=x_s)
 
 
 def discriminator_loss(discriminator: Discriminator, real: Pair, generated: Pair) -> Tensor:

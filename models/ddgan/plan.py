@@ -3,15 +3,15 @@
 The schedule is `{"alphas_cumprod": [ᾱ_0, …, ᾱ_{T−1}]}` with T as small as 4.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
+from models.discrete import Schedule, max_steps
 from models.families import Point
-from models.schedules import EDGE, Vector, visit
+from models.schedules import EDGE, Vector, trailing_grid
 from models.solvers import Solver, posterior
 from models.step import Plan
+
+__all__ = ["POINTS", "SOLVERS", "large_steps", "max_steps", "posterior_plan"]
 
 
 def large_steps(timesteps: int) -> Vector:
@@ -23,13 +23,8 @@ def large_steps(timesteps: int) -> Vector:
     return np.cos(np.arange(1, timesteps + 1) / timesteps * np.arccos(EDGE)) ** 2
 
 
-def max_steps(schedule: Mapping[str, Any]) -> int:
-    """One step a timestep that the generator was trained for."""
-    return len(schedule["alphas_cumprod"])
-
-
-def posterior_plan(schedule: Mapping[str, Any], steps: int) -> Plan:
-    return posterior(*visit(schedule["alphas_cumprod"], steps))
+def posterior_plan(schedule: Schedule, steps: int) -> Plan:
+    return posterior(*trailing_grid(schedule["alphas_cumprod"], steps))
 
 
 SOLVERS = {"posterior": Solver(posterior_plan, "draws from q(x_s | x_t, x0) with the generator's x0")}

@@ -1,41 +1,23 @@
 """The latent family's plans: DDIM's solvers, and Langevin dynamics, in the space of normalised latents.
 
-The schedule is `{"alphas_cumprod": [ᾱ_0, …, ᾱ_{T−1}], "clip": c}`: a latent lies in [−c, c], not in [−1, 1].
+`models.discrete` describes the schedule; its `clip` bounds the latents.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
+from models.discrete import Schedule, clip, max_steps, solvers
 from models.families import Point
-from models.schedules import visit, visit_by_log_snr
-from models.solvers import Setting, Solver, ddim, dpmpp_2m, langevin
+from models.schedules import trailing_grid
+from models.solvers import Setting, Solver, langevin
 from models.step import Plan
 
-
-def max_steps(schedule: Mapping[str, Any]) -> int:
-    """One step a training timestep."""
-    return len(schedule["alphas_cumprod"])
+__all__ = ["POINTS", "SOLVERS", "langevin_plan", "max_steps"]
 
 
-def ddim_plan(schedule: Mapping[str, Any], steps: int, *, eta: float) -> Plan:
-    return ddim(*visit(schedule["alphas_cumprod"], steps), eta=eta, clip=schedule["clip"])
-
-
-def dpmpp_2m_plan(schedule: Mapping[str, Any], steps: int) -> Plan:
-    return dpmpp_2m(*visit_by_log_snr(schedule["alphas_cumprod"], steps), clip=schedule["clip"])
-
-
-def langevin_plan(schedule: Mapping[str, Any], steps: int, *, step_size: float) -> Plan:
-    return langevin(*visit(schedule["alphas_cumprod"], steps), step_size=step_size, clip=schedule["clip"])
+def langevin_plan(schedule: Schedule, steps: int, *, step_size: float) -> Plan:
+    return langevin(*trailing_grid(schedule["alphas_cumprod"], steps), step_size=step_size, clip=clip(schedule))
 
 
 SOLVERS = {
-    "ddim": Solver(
-        ddim_plan,
-        "DDIM on latents; eta = 0 is deterministic, eta = 1 is DDPM's ancestral sampling",
-        {"eta": Setting(low=0.0, high=1.0, default=1.0)},
-    ),
-    "dpmpp_2m": Solver(dpmpp_2m_plan, "DPM-Solver++(2M) on latents, second order, deterministic"),
+    **solvers(default_eta=1.0, space=" on latents"),
     "langevin": Solver(
         langevin_plan,
         "annealed Langevin dynamics on latents: wants many steps",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from models.families import Point
-from models.schedules import Vector
+from models.schedules import Grid, Vector
 from models.solvers import Setting, Solver, ancestral, ddim, dpmpp_2m
 from models.step import Plan
 
@@ -20,7 +20,7 @@ def max_steps(schedule: Mapping[str, Any]) -> int:
     return len(schedule["gamma"]) - 1
 
 
-def visit(schedule: Mapping[str, Any], steps: int) -> tuple[Vector, Vector]:
+def gammas(schedule: Mapping[str, Any], steps: int) -> tuple[Vector, Vector]:
     """γ_t and γ_s of each step from t = 1 to 0, evenly spaced in t."""
     knots = np.asarray(schedule["gamma"], dtype=np.float64)
     gamma = np.interp(np.linspace(1, 0, steps + 1), np.linspace(0, 1, len(knots)), knots)
@@ -28,24 +28,23 @@ def visit(schedule: Mapping[str, Any], steps: int) -> tuple[Vector, Vector]:
 
 
 def ancestral_plan(schedule: Mapping[str, Any], steps: int) -> Plan:
-    return ancestral(*visit(schedule, steps))
+    return ancestral(*gammas(schedule, steps))
 
 
 def ddim_plan(schedule: Mapping[str, Any], steps: int, *, eta: float) -> Plan:
-    gamma_t, abar_t, abar_s = _powers(schedule, steps)
-    return ddim(gamma_t, abar_t, abar_s, eta=eta)
+    return ddim(*_grid(schedule, steps), eta=eta)
 
 
 def dpmpp_2m_plan(schedule: Mapping[str, Any], steps: int) -> Plan:
-    return dpmpp_2m(*_powers(schedule, steps))
+    return dpmpp_2m(*_grid(schedule, steps))
 
 
-def _powers(schedule: Mapping[str, Any], steps: int) -> tuple[Vector, Vector, Vector]:
-    """γ_t, ᾱ_t and ᾱ_s, the last step ending at the data, where ᾱ = 1."""
-    gamma_t, gamma_s = visit(schedule, steps)
+def _grid(schedule: Mapping[str, Any], steps: int) -> Grid:
+    """Steps that start at γ_t; the last one ends at the data, where ᾱ = 1."""
+    gamma_t, gamma_s = gammas(schedule, steps)
     abar_s = 1 / (1 + np.exp(gamma_s))
     abar_s[-1] = 1.0
-    return gamma_t, 1 / (1 + np.exp(gamma_t)), abar_s
+    return Grid(gamma_t, 1 / (1 + np.exp(gamma_t)), abar_s)
 
 
 SOLVERS = {

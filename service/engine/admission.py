@@ -8,11 +8,12 @@ MAX_PROMISED_UTILIZATION of the machine. docs/design.md has the reasons.
 import math
 from bisect import bisect_right
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from itertools import dropwhile
 
 from service.engine.jobs import Job
 from service.engine.scheduler import ADMISSION_MARGIN, DUE_FACTOR, Scheduler
-from service.errors import Overloaded
+from service.errors import Overloaded, TooMuchWork
 
 MAX_PROMISED_UTILIZATION = 0.8  # of the machine, by guaranteed jobs
 
@@ -20,51 +21,68 @@ MAX_PROMISED_UTILIZATION = 0.8  # of the machine, by guaranteed jobs
 class Admission:
     """Decides by what the scheduler has already."""
 
-    def __init__(self, scheduler: Scheduler, max_queued_images: int, max_backlog_s: float) -> None:
+    def __init__(
+        self, scheduler: Scheduler, max_queued_images: int, max_backlog_s: float, max_request_s: float = math.inf
+    ) -> None:
         self.scheduler = scheduler
         self.max_queued_images = max_queued_images
         self.max_backlog_s = max_backlog_s
+        self.max_request_s = max_request_s
 
     def admit(self, job: Job, now: float) -> None:
-        """Adds the job to the scheduler, due as `quote` says. Raises Overloaded."""
+        """Adds the job to the scheduler, due as `quote` says. Raises Overloaded or TooMuchWork."""
         job.due_s = self.quote(job, now)
         self.scheduler.add(job)
 
     def quote(self, job: Job, now: float) -> float:
-        """When the job would be due if it came now. Raises Overloaded if it would be refused. Changes nothing."""
+        """When the job would be due if it came now. Raises what `admit` raises. Changes nothing."""
         work_s = self.scheduler.work_s(job)
-        self._check_queue(job, work_s)
+        if work_s > self.max_request_s:
+            raise TooMuchWork(work_s, self.max_request_s, n=job.n, steps=job.steps)
         due_s = min(job.deadline_s, now + DUE_FACTOR[job.priority] * work_s)
+        self._check_queue(job, work_s, due_s)
         if job.deadline_s < math.inf:
             self._check_deadline(job, work_s, now)
         broken = self._broken(job, due_s, now)
         if broken and job.deadline_s < math.inf:
-            raise Overloaded("the deadline, or one already promised, would be missed", self.backlog_s())
+            raise Overloaded("this deadline, or an accepted one, would be missed", self.backlog_s())
         return max(due_s, broken[-1].due_s) if broken else due_s  # equal due times keep the order of arrival
 
     def backlog_s(self) -> float:
         """Seconds that all accepted work takes."""
-        scheduler = self.scheduler
-        steps_left = scheduler.counts.steps_left.items()
-        return sum(n * scheduler.row_s(model) for model, n in steps_left) / scheduler.workers
+        return self._seconds(self.scheduler.counts.steps_left)
 
-    def _check_queue(self, job: Job, work_s: float) -> None:
-        queued = self.scheduler.counts.unfinished.total()
-        backlog_s = self.backlog_s()
+    def _check_queue(self, job: Job, work_s: float, due_s: float) -> None:
+        """Counts only what is due before the job: it does not wait for the rest, however much that is."""
+        queued, backlog_s = self.scheduler.counts.unfinished.total(), self.backlog_s()
+        more_s = work_s / min(job.n, self.scheduler.workers)
+        if queued + job.n <= self.max_queued_images and backlog_s + more_s <= self.max_backlog_s:
+            return
+        jobs = self.scheduler.jobs
+        before = jobs[: bisect_right(jobs, due_s, key=lambda other: other.due_s)]
+        queued = sum(other.unfinished for other in before)
         if queued + job.n > self.max_queued_images:
             raise Overloaded(f"{queued} images are queued; {job.n} more are too many", backlog_s)
-        more_s = work_s / min(job.n, self.scheduler.workers)
-        if queued and backlog_s + more_s > self.max_backlog_s:
-            over_s = min(backlog_s, backlog_s + more_s - self.max_backlog_s)
-            raise Overloaded(f"{backlog_s:.1f} s of work are queued; {more_s:.1f} s more are too much", over_s)
+        steps_left = Counter[str]()
+        for other in before:
+            steps_left[other.model] += other.steps_left
+        before_s = self._seconds(steps_left)
+        if before and before_s + more_s > self.max_backlog_s:
+            over_s = min(before_s, before_s + more_s - self.max_backlog_s)
+            raise Overloaded(f"{before_s:.1f} s of work are queued; {more_s:.1f} s more are too much", over_s)
+
+    def _seconds(self, steps_left: Mapping[str, int]) -> float:
+        """Of so many steps by model, shared by the workers."""
+        scheduler = self.scheduler
+        return sum(n * scheduler.row_s(model) for model, n in steps_left.items()) / scheduler.workers
 
     def _check_deadline(self, job: Job, work_s: float, now: float) -> None:
         least_s = ADMISSION_MARGIN * work_s
         if job.deadline_s < now + least_s:
-            detail = f"the deadline is nearer than the {1000 * least_s:.0f} ms that this may take alone"
+            detail = f"the deadline is shorter than the {1000 * least_s:.0f} ms that this request may take alone"
             raise Overloaded(detail, self.backlog_s())
         if self._promised_utilization(now) > MAX_PROMISED_UTILIZATION:
-            raise Overloaded("as much is promised as the machine can do", self.backlog_s())
+            raise Overloaded("accepted deadlines already use the capacity of the machine", self.backlog_s())
 
     def _promised_utilization(self, now: float) -> float:
         """The share of the machine that guaranteed jobs need until their deadlines."""

@@ -13,7 +13,7 @@ from service.engine.runtime import Array, State, StepInputs
 
 Priority = Literal["low", "normal", "high"]
 
-T_COLUMN, NOISE_COLUMN = Step._fields.index("t"), Step._fields.index("N")
+T_COLUMN, NOISE_COLUMN = Step._fields.index("t"), Step._fields.index("noise_std")
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,11 +63,14 @@ class Counts:
 class Scheduler:
     """Jobs in order of their due times, and of arrival where those are equal; images of a job in order of index.
 
-    `workers` is how many steps run at a time.
+    `workers` is how many steps run at a time. An image that has begun holds memory: at most `max_active` do.
     """
 
-    def __init__(self, max_batch: int, costs: Costs | None = None, workers: int = 1) -> None:
+    def __init__(
+        self, max_batch: int, costs: Costs | None = None, workers: int = 1, max_active: float = math.inf
+    ) -> None:
         self.max_batch = max_batch
+        self.max_active = max_active
         self.costs = costs or Costs()
         self.workers = workers
         self.jobs: list[Job] = []  # not finished
@@ -144,9 +147,10 @@ class Scheduler:
         As many as improve throughput, or fewer where that leaves some for each of the `idle` workers or keeps a
         deadline.
         """
-        if not self.ready:
+        first = next((job for job in self.jobs if any(map(self._may_step, job.images))), None)
+        if first is None:
             return None
-        images = self._ready_images(self._next_model(now), idle)
+        images = self._ready_images(self._next_model(first, now), idle)
         most = self.efficient_batch_size(images[0].job.model)
         images = images[: min(most, math.ceil(len(images) / idle))]
         images = images[: self._affordable(images, now)]
@@ -188,9 +192,13 @@ class Scheduler:
         for image in job.images:
             image.running = False
 
-    def _next_model(self, now: float) -> str:
-        """The model of the ready job that is due first, or the model with the fullest batch if that job may yield."""
-        first = next(job for job in self.jobs if any(image.ready for image in job.images))
+    def _may_step(self, image: Image) -> bool:
+        return image.ready and (image.begun or self.active < self.max_active)
+
+    def _next_model(self, first: Job, now: float) -> str:
+        """The model of the job that is due first, or the model with the fullest batch if that job may yield."""
+        if self.active >= self.max_active:
+            return first.model
         ready = self.counts.unfinished - self.counts.running
         rows = {model: min(n, self.efficient_batch_size(model)) for model, n in ready.items()}
         fullest = max(rows, key=rows.__getitem__)
@@ -217,7 +225,7 @@ class Scheduler:
         most = idle * self.efficient_batch_size(model)
         for job in self.jobs:
             if job.model == model:
-                images += [image for image in job.images if image.ready]
+                images += filter(self._may_step, job.images)
             if len(images) >= most:
                 break
         return images[:most]

@@ -93,7 +93,7 @@ class InferResponse(BaseModel):
 class IndexRequest(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    ready: Annotated[bool, Field(description="only those that are")] = False
+    ready: Annotated[bool, Field(description="only models that are ready")] = False
 
 
 EVERY = IndexRequest()
@@ -119,7 +119,7 @@ router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"], responses={"4
 
 @router.get("/health/live", responses={503: {"model": Live}})
 async def live(state: State, response: Response) -> Live:
-    """Whether the process can go on."""
+    """Liveness: 503 if the engine has stopped."""
     alive = state.models.readiness().status != "engine stopped"
     response.status_code = 200 if alive else 503
     return Live(live=alive)
@@ -127,7 +127,7 @@ async def live(state: State, response: Response) -> Live:
 
 @router.get("/health/ready", responses={503: {"model": Ready}})
 async def ready(state: State, response: Response) -> Ready:
-    """Whether requests are served."""
+    """Readiness: whether requests are served."""
     is_ready = state.models.readiness().status == "ready"
     response.status_code = 200 if is_ready else 503
     return Ready(ready=is_ready)
@@ -135,17 +135,17 @@ async def ready(state: State, response: Response) -> Ready:
 
 @router.get("")
 async def server(request: Request) -> Server:
-    """What this server is."""
+    """Name, version and extensions of the server."""
     return Server(name="trilemma", version=request.app.version, extensions=EXTENSIONS)
 
 
 @router.post("/repository/index")
 async def index(state: State, body: IndexRequest = EVERY) -> list[IndexEntry]:
-    """Every model of the folder, those that were refused too."""
+    """Every model of the bundle folder, also refused ones."""
     readiness = state.models.readiness()
     entries = [IndexEntry(name=name, version=VERSION, state="READY", reason="") for name in readiness.methods] + [
         IndexEntry(
-            name=name, version=VERSION, state="UNAVAILABLE", reason="it kept failing and was taken out of service"
+            name=name, version=VERSION, state="UNAVAILABLE", reason="taken out of service after repeated failures"
         )
         for name in readiness.out_of_service
     ]
@@ -173,7 +173,7 @@ models = APIRouter()
 
 @models.get("")
 async def metadata(model: Found) -> ModelMetadata:
-    """A model's inputs, each optional, and its output."""
+    """Inputs, all optional, and output of a model."""
     return ModelMetadata(
         name=model.name,
         versions=[VERSION],
@@ -185,7 +185,7 @@ async def metadata(model: Found) -> ModelMetadata:
 
 @models.get("/config")
 async def config(model: Found) -> ModelConfig:
-    """The same as Triton's tools want it."""
+    """Inputs and output of a model, in Triton's form."""
     kinds = {name: "STRING" if kind == "BYTES" else kind for name, kind in oip_tensors.INPUTS.items()}
     images = TensorConfig(name=oip_tensors.OUTPUT, data_type="TYPE_FP32", dims=[-1, *model.bundle.manifest.shape])
     return ModelConfig(
@@ -201,7 +201,7 @@ async def config(model: Found) -> ModelConfig:
 
 @models.get("/ready", responses={503: {"model": ModelReady}})
 async def model_ready(state: State, model: Found, response: Response) -> ModelReady:
-    """Whether a model's requests are served."""
+    """Readiness of one model."""
     is_ready = model.digest not in state.engine.out_of_service
     response.status_code = 200 if is_ready else 503
     return ModelReady(name=model.name, ready=is_ready)
@@ -209,7 +209,7 @@ async def model_ready(state: State, model: Found, response: Response) -> ModelRe
 
 @models.post("/infer", response_model=InferResponse, responses={200: {"content": BINARY}}, openapi_extra=INFER)
 async def infer(request: Request, state: State, origin: RequestOrigin, model: Found) -> Response:
-    """Generate images: float32 (n, C, H, W) in [−1, 1]. The answer's parameters have the seed, drawn if absent."""
+    """Generate images: float32 (n, C, H, W) in [−1, 1]. The parameters of the answer have the seed."""
     header_length = request.headers.get(oip_tensors.HEADER_LENGTH)
     body, generate_request = oip_tensors.parse(model.name, await request.body(), header_length)
     generation = Generation.begin(state, origin, generate_request, RAW)

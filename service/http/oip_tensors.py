@@ -36,7 +36,9 @@ class Wire(BaseModel):
 
 
 class TensorParameters(Wire):
-    binary_data_size: Annotated[int | None, Field(ge=0, description="bytes of it behind the JSON")] = None
+    binary_data_size: Annotated[int | None, Field(ge=0, description="size of the tensor in the binary part, bytes")] = (
+        None
+    )
 
 
 class InputTensor(Wire):

@@ -45,24 +45,24 @@ class ImageRequest(BaseModel):
 
     model: Annotated[str, Field(description="a method, as `GET /v1/models` lists them")]
     prompt: Annotated[str, Field(description="the name of a class, as `GET /methods` lists them")]
-    n: Annotated[int | None, Field(ge=1, le=MAX_IMAGES, description="how many images; a stream has one")] = 1
-    size: Annotated[str | None, Field(description="the model's own, e.g. `32x32`, or `auto`")] = "auto"
+    n: Annotated[int | None, Field(ge=1, le=MAX_IMAGES, description="number of images; 1 in a stream")] = 1
+    size: Annotated[str | None, Field(description="size of the model, e.g. `32x32`, or `auto`")] = "auto"
     response_format: Annotated[
-        Literal["b64_json"] | None, Field(description="no files are kept here that a `url` could name")
+        Literal["b64_json"] | None, Field(description="only `b64_json`: the server keeps no files for a `url`")
     ] = "b64_json"
     output_format: PictureFormat | None = "png"
     stream: bool | None = False
-    partial_images: Annotated[int | None, Field(ge=0, le=3, description="in a stream: so many before the last")] = 0
-    seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="drawn, and returned, when absent")] = None
+    partial_images: Annotated[int | None, Field(ge=0, le=3, description="number of previews in a stream")] = 0
+    seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="drawn and returned if absent")] = None
     num_inference_steps: Annotated[
         int | None, Field(ge=1, description="network evaluations an image; default: the model's recommended number")
     ] = None
-    background: Annotated[Literal["auto", "opaque"] | None, Field(description="not used")] = None
-    moderation: Annotated[str | None, Field(description="not used")] = None
-    output_compression: Annotated[int | None, Field(description="not used")] = None
-    quality: Annotated[str | None, Field(description="not used")] = None
-    style: Annotated[str | None, Field(description="not used")] = None
-    user: Annotated[str | None, Field(description="not used")] = None
+    background: Annotated[Literal["auto", "opaque"] | None, Field(description="accepted and ignored")] = None
+    moderation: Annotated[str | None, Field(description="accepted and ignored")] = None
+    output_compression: Annotated[int | None, Field(description="accepted and ignored")] = None
+    quality: Annotated[str | None, Field(description="accepted and ignored")] = None
+    style: Annotated[str | None, Field(description="accepted and ignored")] = None
+    user: Annotated[str | None, Field(description="accepted and ignored")] = None
 
 
 class ImageData(BaseModel):
@@ -81,7 +81,7 @@ class ImagesResponse(BaseModel):
 class Model(BaseModel):
     id: str
     object: Literal["model"] = "model"
-    created: int = Field(description="when it was loaded")
+    created: int = Field(description="time of loading, Unix seconds")
     owned_by: str = "trilemma"
 
 
@@ -109,7 +109,7 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"], responses={"4XX": ERROR, "5XX"
 
 @router.post("/images/generations", response_model=ImagesResponse, responses={200: STREAM})
 async def generate(body: ImageRequest, state: State, origin: RequestOrigin) -> Response:
-    """Generate images of a class; the same bytes as `POST /generate` gives."""
+    """Generate images of a class: the same bytes as `POST /generate`."""
     model = state.models.find(body.model)
     check(body, model)
     generation = begin(state, origin, body)
@@ -130,13 +130,13 @@ async def generate(body: ImageRequest, state: State, origin: RequestOrigin) -> R
 
 @router.get("/models")
 async def models(state: State) -> Models:
-    """The methods that are served."""
+    """All served methods."""
     return Models(data=[describe(model) for model in state.models.served().values()])
 
 
 @router.get("/models/{model}")
 async def model(state: State, model: str) -> Model:
-    """A method that is served."""
+    """One served method."""
     return describe(state.models.find(model))
 
 

@@ -35,7 +35,7 @@ GENERATED: dict[int | str, dict[str, Any]] = {
             responses.EVENTS: streaming.schema("queued", "step", "completed", "error"),
         },
     },
-    304: {"description": "`If-None-Match` names what this request would give; nothing was computed"},
+    304: {"description": "`If-None-Match` matches the ETag of this request. Nothing was computed"},
 }
 
 
@@ -69,7 +69,7 @@ async def generate(
     accept: Annotated[str, Header()] = "*/*",
     if_none_match: Annotated[str, Header()] = "",
 ) -> Response:
-    """Generate images. The same request always gives the same images, whatever else the service is doing."""
+    """Generate images. The same request always gives the same images, at any load."""
     media_type = responses.negotiate(accept)
     generation = Generation.begin(state, origin, body, responses.encoding_for(media_type, body.format))
     headers = {**responses.headers(generation), "ETag": generation.tag, "Vary": "Accept"}
@@ -87,26 +87,26 @@ async def generate(
 
 @router.delete("/requests/{id}", status_code=204)
 async def cancel(id: str, request: Request, state: State) -> None:
-    """Cancels the caller's requests under way with this id; their rows are free before the next step."""
+    """Cancel the caller's running requests with this id, before their next step."""
     state.in_flight.cancel(id, auth.caller(request))
 
 
 @router.post("/admin/reload")
 async def reload(state: State) -> ReadinessInfo:
-    """Loads and warms up what changed in the bundle folder beside what is served, then switches. No request fails."""
+    """Load and warm up changed bundles beside the served ones, then switch. No request fails."""
     await asyncio.to_thread(state.models.reload)
     return readiness(state)
 
 
 @router.get("/methods")
 async def methods(state: State) -> list[MethodInfo]:
-    """What is served: models, their classes, steps and solvers, and their measured quality and speed."""
+    """Served models: classes, steps, solvers, measured quality and speed."""
     return [responses.describe(model) for model in state.models.served().values()]
 
 
-@router.get("/healthz", responses={503: {"description": "The engine has stopped: start the process anew"}})
+@router.get("/healthz", responses={503: {"description": "The engine has stopped: restart the process"}})
 async def healthz(state: State, response: Response) -> dict[str, str]:
-    """Whether the process can go on: it answers, and its engine has not stopped."""
+    """Liveness: 503 if the engine has stopped."""
     if state.models.readiness().status == "engine stopped":
         response.status_code = 503
         return {"status": "engine stopped"}
@@ -115,7 +115,7 @@ async def healthz(state: State, response: Response) -> dict[str, str]:
 
 @router.get("/readyz", responses={503: {"model": ReadinessInfo, "description": "Not ready"}})
 async def readyz(state: State, response: Response) -> ReadinessInfo:
-    """Whether requests are served, by which methods, and which bundles were refused and why."""
+    """Readiness: whether requests are served, by which methods, and which bundles were refused."""
     ready = readiness(state)
     response.status_code = 200 if ready.status == "ready" else 503
     return ready
@@ -127,5 +127,5 @@ def readiness(state: ServiceState) -> ReadinessInfo:
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {CONTENT_TYPE_LATEST: {}}}})
 async def metrics(state: State) -> Response:
-    """For Prometheus."""
+    """Metrics for Prometheus."""
     return Response(generate_latest(state.metrics.registry), media_type=CONTENT_TYPE_LATEST)

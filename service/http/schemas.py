@@ -9,12 +9,12 @@ from service.requests.models import Status
 
 class GeneratedImage(BaseModel):
     index: int
-    data: str = Field(description="base64 of the file in the format asked for")
-    sha256: str = Field(description="of the file's bytes")
+    data: str = Field(description="base64 of the file, in the requested format")
+    sha256: str = Field(description="SHA-256 of the file's bytes")
 
 
 class Timing(BaseModel):
-    """Milliseconds: waiting for the first step, from the first step to the last, and in the service altogether."""
+    """Milliseconds: until the first step, from the first step to the last, and in total."""
 
     queue_ms: float
     compute_ms: float
@@ -23,7 +23,7 @@ class Timing(BaseModel):
 
 class ModelRef(BaseModel):
     name: str
-    digest: str = Field(description="SHA-256 of what decides the model's images")
+    digest: str = Field(description="SHA-256 of everything that decides the model's images")
 
 
 class GenerateResponse(BaseModel):
@@ -31,8 +31,8 @@ class GenerateResponse(BaseModel):
     method: str
     steps: int
     solver: str
-    settings: dict[str, float] = Field(description="the solver's settings, defaults filled in")
-    chosen: str | None = Field(description="for method `auto`: which measured point this is, and why")
+    settings: dict[str, float] = Field(description="the solver's settings, with defaults")
+    chosen: str | None = Field(description="for method `auto`: the chosen point, and the reason")
     seed: int
     class_label: str | None
     images: list[GeneratedImage]
@@ -67,15 +67,15 @@ class MethodInfo(BaseModel):
     image_shape: tuple[int, int, int] = Field(description="(channels, height, width)")
     classes: list[str]
     steps: Steps
-    solvers: list[SolverInfo] = Field(description="the first one is the default")
-    device: str = Field(description="what computes it, by what, in which precision and batch sizes")
-    measured: dict[str, Any] = Field(description="quality and speed, where they were measured")
+    solvers: list[SolverInfo] = Field(description="solvers; the first is the default")
+    device: str = Field(description="device, runtime, precision and batch sizes")
+    measured: dict[str, Any] = Field(description="measured quality and speed; empty if not measured")
 
 
 class ReadinessInfo(BaseModel):
-    """How far along the service is."""
+    """State of the service."""
 
     status: Status
     methods: list[str]
-    failed_bundles: dict[str, str] = Field(description="bundles that were refused, and why")
-    out_of_service: list[str] = Field(description="methods whose model kept failing")
+    failed_bundles: dict[str, str] = Field(description="refused bundles, with reasons")
+    out_of_service: list[str] = Field(description="methods taken out of service after repeated failures")

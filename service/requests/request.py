@@ -13,7 +13,7 @@ Format = Literal["png", "jpeg", "webp", "npy"]
 
 
 class GenerateRequest(BaseModel):
-    """Images to generate. The same request, seed included, always gives the same images."""
+    """Images to generate. The same request with the same seed always gives the same images."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -21,39 +21,48 @@ class GenerateRequest(BaseModel):
         json_schema_extra={"examples": [{"method": "ddim", "steps": 20, "seed": 7, "class_label": 3}]},
     )
 
-    method: Annotated[str, Field(description="one of `GET /methods`, or `auto` with `max_ms` or `max_distance`")]
+    method: Annotated[str, Field(description="a method of `GET /methods`, or `auto` with `max_ms` or `max_distance`")]
     steps: Annotated[
         int | None, Field(ge=1, description="network evaluations an image; default: the model's recommended number")
     ] = None
-    seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="drawn, and returned, when absent")] = None
-    n: Annotated[int, Field(ge=1, le=MAX_IMAGES, description="how many images")] = 1
+    seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="drawn and returned if absent")] = None
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES, description="number of images")] = 1
     class_label: Annotated[
-        int | str | None, Field(description="a class by number or name; null or absent: no class")
+        int | str | None, Field(description="class, by number or name; null or absent: no class")
     ] = None
-    solver: Annotated[str | None, Field(description="how to sample; default: the model's first solver")] = None
+    solver: Annotated[str | None, Field(description="sampler; default: the model's first solver")] = None
     settings: Annotated[
         dict[str, FiniteFloat] | None,
-        Field(description="the solver's own numbers by name, as `GET /methods` lists them with their ranges"),
+        Field(description="settings of the solver, by name; `GET /methods` lists them with their ranges"),
     ] = None
     eta: Annotated[
-        FiniteFloat | None, Field(ge=0, le=1, description="the same as `settings.eta`: 0 is deterministic, 1 is DDPM")
+        FiniteFloat | None, Field(ge=0, le=1, description="same as `settings.eta`: 0 is deterministic, 1 is DDPM")
     ] = None
     max_ms: Annotated[
         FiniteFloat | None,
         Field(
             gt=0,
-            description="`auto` only: the nearest to the data of what was measured within so many milliseconds and can "
-            "be promised within them now, what is queued counted; as `deadline_ms`",
+            description="`auto` only: time limit, also the request's `deadline_ms`. The service takes the point of the "
+            "smallest measured Fréchet distance that it can finish within this time now",
         ),
     ] = None
     max_distance: Annotated[
-        FiniteFloat | None, Field(gt=0, description="`auto` only: measured Fréchet distance at most; the fastest")
+        FiniteFloat | None,
+        Field(
+            gt=0,
+            description="`auto` only: quality limit. The service takes the fastest point within this Fréchet distance",
+        ),
     ] = None
-    format: Annotated[Format, Field(description="of `images[].data` in a JSON answer")] = "png"
+    format: Annotated[Format, Field(description="file format of `images[].data` in a JSON answer")] = "png"
     deadline_ms: Annotated[
-        int | None, Field(ge=1, le=86_400_000, description="answered within this time, or refused at once with 429")
+        int | None,
+        Field(
+            ge=1,
+            le=86_400_000,
+            description="time limit of the answer; a request that cannot meet it is refused at once with 429",
+        ),
     ] = None
-    priority: Annotated[Priority, Field(description="how soon, where there is no deadline")] = "normal"
+    priority: Annotated[Priority, Field(description="order among requests without a deadline")] = "normal"
     preview_every: Annotated[
-        int | None, Field(ge=1, description="in an event stream: a picture of the predicted image every so many steps")
+        int | None, Field(ge=1, description="in an event stream: steps between two previews of the predicted image")
     ] = None

@@ -20,55 +20,68 @@ class Metrics:
         PlatformCollector(registry=registry)
         self.request_seconds = Histogram(
             "trilemma_request_seconds",
-            "From a request's arrival to its answer",
+            "Time from a request's arrival to its answer",
             ["method", "status"],
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
         self.queue_seconds = Histogram(
             "trilemma_queue_wait_seconds",
-            "From a request's acceptance to its first step",
+            "Time from a request's arrival to its first step",
             ["method"],
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
         self.step_seconds = Histogram(
-            "trilemma_step_seconds", "A network step of a batch", ["method"], buckets=STEP_BUCKETS, registry=registry
+            "trilemma_step_seconds",
+            "Time of a network step of a batch",
+            ["method"],
+            buckets=STEP_BUCKETS,
+            registry=registry,
         )
         self.batch_size = Histogram(
             "trilemma_batch_size", "Images in a network step", ["method"], buckets=BATCH_BUCKETS, registry=registry
         )
-        self.active_images = Gauge("trilemma_active_images", "Images that have begun", registry=registry)
+        self.active_images = Gauge(
+            "trilemma_active_images", "Images that have begun and not finished", registry=registry
+        )
         self.waiting_images = Gauge("trilemma_waiting_images", "Images accepted and not begun", registry=registry)
         self.images = Counter("trilemma_images_total", "Images finished", ["method"], registry=registry)
-        self.steps = Counter("trilemma_steps_total", "Steps done, a row of a batch each", ["method"], registry=registry)
+        self.steps = Counter(
+            "trilemma_steps_total", "Steps, counting each row of a batch", ["method"], registry=registry
+        )
         self.requested_steps = Histogram(
             "trilemma_requested_steps",
-            "Steps an image that a request asked for, or got by default",
+            "Steps of each request, also by default",
             ["method", "solver"],
             buckets=PLAN_BUCKETS,
             registry=registry,
         )
-        self.rejections = Counter("trilemma_rejections_total", "Requests refused", ["reason"], registry=registry)
+        self.rejections = Counter("trilemma_rejections_total", "Refused requests", ["reason"], registry=registry)
         self.missed_deadlines = Counter(
-            "trilemma_missed_deadlines_total", "Requests answered after their deadline", ["method"], registry=registry
+            "trilemma_missed_deadlines_total",
+            "Accepted requests that missed their deadline",
+            ["method"],
+            registry=registry,
         )
         self.slack_seconds = Histogram(
             "trilemma_slack_seconds",
-            "What was left of a deadline when the last step was done; below 0 it was missed",
+            "Time left of a deadline after the last step; negative if missed",
             ["method"],
             buckets=SLACK_BUCKETS,
             registry=registry,
         )
         self.cache_hits = Counter("trilemma_cache_hits_total", "Answers from the cache", registry=registry)
-        self.shared = Counter("trilemma_shared_total", "Requests that waited for an identical one", registry=registry)
-        self.network_seconds = Counter("trilemma_network_seconds_total", "Time inside the network", registry=registry)
-        self.busy_seconds = Counter("trilemma_busy_seconds_total", "Time the engine had work", registry=registry)
-        self.engine_up = Gauge("trilemma_engine_up", "0 once the engine has ended of itself", registry=registry)
-        self.queue_limit = Gauge(
-            "trilemma_queue_limit_images", "Images accepted and not finished at most", registry=registry
+        self.shared = Counter("trilemma_shared_total", "Requests that joined an identical one", registry=registry)
+        self.network_seconds = Counter(
+            "trilemma_network_seconds_total", "Engine time in the network", registry=registry
         )
-        self.failed_bundles = Gauge("trilemma_failed_bundles", "Bundles that were refused", registry=registry)
+        self.busy_seconds = Counter("trilemma_busy_seconds_total", "Engine time with work", registry=registry)
+        self.engine_up = Gauge("trilemma_engine_up", "0 after the engine has stopped by itself", registry=registry)
+        self.queue_limit = Gauge(
+            "trilemma_queue_limit_images", "Largest number of images accepted and not finished", registry=registry
+        )
+        self.failed_bundles = Gauge("trilemma_failed_bundles", "Refused bundles", registry=registry)
         self.model_info = Gauge(
             "trilemma_model_info",
             "1 for each model served",
@@ -77,7 +90,7 @@ class Metrics:
         )
         self.measured = Gauge(
             "trilemma_measured",
-            "What a model's manifest says was measured at one point of quality and speed",
+            "Measured quality and speed of each point, from the manifest",
             ["method", "solver", "steps", "settings", "measure"],
             registry=registry,
         )
@@ -106,5 +119,7 @@ class Metrics:
             self.model_info.labels(name, manifest.family, model.digest, model.device).set(1)
             for point in manifest.measured.points:
                 settings = " ".join(f"{setting}={value}" for setting, value in point.settings.items())
-                for measure, value in point.model_dump(exclude={"solver", "steps", "settings"}).items():
+                for measure, value in point.model_dump(
+                    exclude={"solver", "steps", "settings"}, exclude_none=True
+                ).items():
                     self.measured.labels(name, point.solver, point.steps, settings, measure).set(value)

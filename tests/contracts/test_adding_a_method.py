@@ -21,7 +21,7 @@ FILE = re.compile(r"^`(models/flow/\w+\.py)`.*?^```python\n(.*?)^```", re.MULTIL
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """The project's packages with the page's folder added, and a data set of two images."""
-    for package in ("models", "export", "service"):
+    for package in ("bundle", "models", "export", "service"):
         shutil.copytree(REPOSITORY / package, tmp_path / package)
     (tmp_path / "models" / "flow").mkdir()
     (tmp_path / "models" / "flow" / "__init__.py").touch()
@@ -41,7 +41,7 @@ def test_the_family_of_the_page_is_trained_exported_and_served(tree: Path, monke
     small = ["--images", "4", "--batch-size", "2", "--recommended-steps", "2", "--network", '{"channels": [8, 32]}']
     for command in ([*train, *small], ["export", "runs/flow", "-o", "bundles/flow"]):
         subprocess.run([sys.executable, "-m", *command], cwd=tree, check=True)
-    monkeypatch.setattr("evaluate.measure.REPOSITORY", tree)
+    monkeypatch.setattr("loadtests.server_process.REPOSITORY", tree)
     with serving(tree / "bundles") as url:
         (method,) = httpx.get(f"{url}/methods").json()
         assert (method["family"], method["steps"]["max"]) == ("flow", 1000)

@@ -10,7 +10,7 @@ from bundle.manifest import Bundle, load
 from service.engine import noise
 from service.engine.runtime import Array
 from service.runtimes.cpu import OrtRuntime
-from tests.conftest import REPOSITORY, SHIPPED
+from tests.conftest import REPOSITORY, SHIPPED, step_arrays
 
 IMAGES = 12
 
@@ -30,10 +30,10 @@ def run(bundle: Bundle, x: Array, steps: int) -> Array:
     """The images that DDIM without noise makes of x_T, all of class 3."""
     runtime, labels = OrtRuntime(bundle, threads=2), np.full(len(x), 3)
     x0 = np.zeros_like(x)
-    for line in bundle.table(steps, "ddim", (("eta", 0.0),)):
-        k = np.tile(line, (len(x), 1))
+    for row in bundle.coefficients(steps, "ddim", (("eta", 0.0),)):
+        k = np.tile(row, (len(x), 1))
         inputs = {"x": x, "t": k[:, 0], "y": labels, "noise": np.zeros_like(x), "x0_prev": x0, "coefficients": k[:, 1:]}
-        x, x0 = runtime.step(inputs)
+        x, x0 = step_arrays(runtime, inputs)
     return x
 
 
@@ -73,7 +73,7 @@ def test_interpolating_the_start_interpolates_the_images(bundle: Bundle) -> None
 
 def test_from_one_x_t_each_z_makes_another_clean_image() -> None:
     ddgan = load(REPOSITORY / "bundles" / "ddgan")
-    first = ddgan.table(4, "posterior", ())[0]
+    first = ddgan.coefficients(4, "posterior", ())[0]
     x = np.repeat(start(ddgan, seed=3)[:1], IMAGES, axis=0)
     k = np.tile(first, (IMAGES, 1))
     z = np.stack([noise.normal(3, index, 1, (ddgan.manifest.z_dim,), noise.Z) for index in range(IMAGES)])
@@ -82,7 +82,7 @@ def test_from_one_x_t_each_z_makes_another_clean_image() -> None:
     def clean(z: Array) -> Array:
         """x0 of the first step, from pure noise, all of class 3."""
         inputs = {"x": x, "t": k[:, 0], "noise": nothing, "x0_prev": nothing, "coefficients": k[:, 1:], "z": z}
-        return runtime.step({**inputs, "y": np.full(IMAGES, 3)})[1]
+        return step_arrays(runtime, {**inputs, "y": np.full(IMAGES, 3)})[1]
 
     assert clean(z).std(axis=0).max() > 0.01  # little: beginning with a DDIM, it takes its chances from x_t more than z
     assert clean(np.repeat(z[:1], IMAGES, axis=0)).std(axis=0).max() < 1e-4

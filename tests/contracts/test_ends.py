@@ -27,7 +27,7 @@ class Faulty(ToyRuntime):
 
     def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
         x, x0 = super().step(inputs)
-        x[inputs.y == 2] = float("nan")
+        x.array[inputs.y == 2] = float("nan")
         return x, x0
 
 
@@ -89,7 +89,8 @@ def test_after_a_thousand_cancels_disconnects_and_faults_every_request_has_ended
                 await asyncio.sleep(0)
             for start in range(0, REQUESTS, 40):
                 await asyncio.gather(*(one(c, number) for number in range(start, start + 40)))
-                service.engine.restore(service.bundles["toy"].digest)
+                digest = service.models.served()["toy"].digest
+                service.engine.install(digest, service.engine.runtimes[digest], {1: 1e-4})  # in service again
             while service.engine.jobs:  # of those whose clients went away
                 await asyncio.sleep(0)
             return (await c.get("/metrics")).text
@@ -101,7 +102,8 @@ def test_after_a_thousand_cancels_disconnects_and_faults_every_request_has_ended
     assert {"trilemma_active_images 0.0", "trilemma_waiting_images 0.0"} <= set(metrics)
     scheduler = service.engine.scheduler
     assert not scheduler.jobs
-    assert scheduler.running.total() == scheduler.active == scheduler.waiting == scheduler.steps_left.total() == 0
-    assert not service.desk._tasks
-    assert not service.flights._tasks
-    assert not service.flights._waiting.total()
+    counts = scheduler.counts
+    assert counts.running.total() == scheduler.active == scheduler.waiting == counts.steps_left.total() == 0
+    assert not service.in_flight._entries
+    assert not service.coalescer._jobs
+    assert not service.coalescer._waiting.total()

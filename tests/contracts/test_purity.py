@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from bundle.manifest import Bundle, load
 from service.engine import noise
 from service.engine.jobs import Batch, Image
-from service.requests.request import MAX_SEED, GenerateRequest
+from service.requests.request import MAX_SEED
 from service.runtimes.cpu import OrtRuntime
 from tests.conftest import SHIPPED
 from tests.contracts.conftest import serving
+from tests.service.engine.conftest import job
 
 SIZES = (*range(1, 17), 24, 32)
 BUNDLES = [load(path.parent) for path in sorted(SHIPPED.parent.glob("*/manifest.json"))]
-ETAS = (0.0, 0.37, 1.0)
+SHARES = (0.0, 0.37, 1.0)  # of a setting's range
 
 seeds = st.integers(0, MAX_SEED)
 requests = st.builds(
@@ -44,9 +45,12 @@ def bundle(request: pytest.FixtureRequest) -> Bundle:
 def fitted(bundle: Bundle, *, way: int, steps: int, **request: Any) -> dict[str, Any]:
     """A request to a model, no more steps than it takes, by one of its solvers with one of their settings."""
     ways = [
-        {"solver": name, **({"eta": eta} if "eta" in solver.settings else {})}
+        {
+            "solver": name,
+            "settings": {key: low + share * (high - low) for key, (low, high, _) in solver.settings.items()},
+        }
         for name, solver in bundle.family.SOLVERS.items()
-        for eta in ETAS
+        for share in SHARES
     ]
     steps = min(steps, bundle.max_steps)
     return {"method": bundle.manifest.name, "steps": steps, **ways[way % len(ways)], **request}
@@ -59,17 +63,16 @@ def runtimes(bundle: Bundle) -> dict[int, OrtRuntime]:
 
 def on_its_way(bundle: Bundle, request: dict[str, Any], step: int) -> Image:
     """An image of the request that is about to take this step of its plan, its state as good as any."""
-    sampling = bundle.resolve(GenerateRequest(**fitted(bundle, **request)))
-    (image,) = bundle.job(sampling, id="", submitted_s=0.0).images
+    (image,) = job(bundle, **fitted(bundle, **request)).images
     image.draw_initial()
     image.step = step % image.job.steps
-    image.x0 = noise.normal(sampling.seed, 0, 10_000, bundle.manifest.state_shape).clip(-1, 1)
+    image.x0 = noise.normal(image.job.seed, 0, 10_000, bundle.manifest.state_shape).clip(-1, 1)
     return image
 
 
 def results(runtime: OrtRuntime, images: Sequence[Image]) -> list[bytes]:
     """The bytes of each row's x and x0 after a step together, and of the images that they are."""
-    x, x0 = runtime.step(Batch(images[0].job.method, list(images)).inputs())
+    x, x0 = runtime.step(Batch(list(images)).inputs())
     decoded = runtime.decode(x)
     return [x[row].tobytes() + x0[row].tobytes() + decoded[row].tobytes() for row in range(len(images))]
 

@@ -1,5 +1,6 @@
 """The evaluation as it runs: a real service over the shipped model, and a judge trained on the spot."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -61,38 +62,41 @@ def settings(tmp_path: Path) -> Settings:
         images=30,
         steps=[4],
         judges=tmp_path / "judges",
-        report=tmp_path / "docs" / "trilemma.md",
+        report=tmp_path / "docs" / "benchmarks" / "quality.md",
     )
 
 
 @pytest.mark.usefixtures("one_thread")
 def test_an_evaluation_asks_the_service_once_a_point_and_fills_manifest_and_report(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = load(settings.bundles / "ddim")
     evaluate(settings)
     after = load(settings.bundles / "ddim")
-    assert after.digest == before.digest
+    assert after.manifest.digest == before.manifest.digest
     assert after.manifest.noise_schedule == before.manifest.noise_schedule
     measured = after.manifest.measured
-    assert [(point["solver"], point["steps"], point["settings"]) for point in measured["points"]] == [
+    assert measured.floor is not None
+    assert [(point.solver, point.steps, point.settings) for point in measured.points] == [
         ("ddim", 4, {"eta": 0.0}),
         ("ddim", 4, {"eta": 1.0}),
         ("dpmpp_2m", 4, {}),
     ]
-    for point in measured["points"]:
-        assert point["images"] == 30
-        assert point["frechet_distance"] > measured["floor"]["frechet_distance"]
-        assert all(0 <= point[name] <= 1 for name in ("precision", "recall", "class_agreement", "class_coverage"))
-        assert point["alone_ms"] > 0
+    for point in measured.points:
+        assert point.images == 30
+        assert point.frechet_distance > measured.floor.frechet_distance
+        assert None not in (point.precision, point.recall, point.class_agreement, point.class_coverage)
     report = settings.report.read_text()
-    assert [line.split(" | ")[:3] for line in report.splitlines() if line.startswith("| ddim")] == [
-        ["| ddim", "ddim eta=0", "4"],
-        ["| ddim", "ddim eta=1", "4"],
-        ["| ddim", "dpmpp_2m", "4"],
-    ]
+    lines = [line.split(" | ")[0] for line in report.splitlines() if line.startswith("| ddim")]
+    assert lines[-3:] == ["| ddim, ddim eta=0, 4", "| ddim, ddim eta=1, 4", "| ddim, dpmpp_2m, 4"]
+    assert lines[:-3]
+    assert {*lines[:-3]} <= {*lines[-3:]}  # the Pareto front, above all points
+    with (settings.report.parent / "raw" / "quality.csv").open(newline="") as file:
+        assert [row["frechet_distance"] for row in csv.DictReader(file)] == [
+            str(point.frechet_distance) for point in measured.points
+        ]
     for name in ("trilemma.png", "ddim.png"):
-        with Image.open(settings.report.parent / "images" / name) as picture:
+        with Image.open(tmp_path / "docs" / "images" / name) as picture:
             picture.verify()
     settings.report.write_text(f"Words before.\n{report}Words after.\n")
     monkeypatch.setattr("evaluate.measure.measure", lambda *_: pytest.fail("it was measured again"))

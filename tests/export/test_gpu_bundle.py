@@ -54,7 +54,7 @@ def test_a_bundle_gets_its_engines_and_they_load(bundle: Bundle) -> None:
     assert made.buckets_agree is None
     assert set(made.accuracy.by_solver) == set(bundle.family.SOLVERS)
     assert 0 < min(made.accuracy.by_solver.values()) <= max(made.accuracy.by_solver.values()) <= 0.01
-    assert load(bundle.folder).digest == bundle.digest  # of the bundle itself nothing changed
+    assert load(bundle.folder).manifest.digest == bundle.manifest.digest  # of the bundle itself nothing changed
 
 
 def test_the_same_order_builds_nothing_and_another_does(bundle: Bundle) -> None:
@@ -132,10 +132,10 @@ def test_what_was_measured_does_not_decide_the_digest_and_all_else_does(bundle: 
 def test_the_magnitude_is_finite_where_a_row_is(bundle: Bundle) -> None:
     model = with_magnitude(onnx.load(bundle.step_file))
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    inputs = first_step(bundle, 4)
-    inputs.x[1, 0, 0, 0] = np.nan
-    inputs.noise[2, 0, 0, 0] = np.inf
-    inputs.coefficients[2, -1] = 1
+    inputs = first_step(bundle, 4).arrays()
+    inputs["x"][1, 0, 0, 0] = np.nan
+    inputs["noise"][2, 0, 0, 0] = np.inf
+    inputs["coefficients"][2, -1] = 1
     x, x0, magnitude = session.run(["x_new", "x0", MAGNITUDE], inputs)
     expected = np.abs(x).sum(axis=(1, 2, 3), dtype=np.float64) + np.abs(x0).sum(axis=(1, 2, 3), dtype=np.float64)
     np.testing.assert_allclose(magnitude[[0, 3]], expected[[0, 3]], rtol=1e-5)

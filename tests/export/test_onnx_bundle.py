@@ -18,10 +18,11 @@ from export.step_module import DecodeModule, StepModule
 from models import checkpoint
 from models.checkpoint import Card
 from models.ddim.loss import SCHEDULE
-from service.engine.scheduler import Scheduler
-from service.requests.request import GenerateRequest
+from service.engine.denoise import default_job
+from service.engine.jobs import Batch
+from service.engine.runtime import HostStates
 from service.runtimes.cpu import OrtRuntime
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, step_arrays
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -99,7 +100,7 @@ def test_the_graph_computes_what_the_module_does(exported: tuple[Path, Path], ro
     inputs = random_inputs(card, rows, seed=99)
     with torch.no_grad():
         expected = StepModule(network)(*map(torch.from_numpy, inputs.values()))
-    for actual, wanted in zip(OrtRuntime(load(target), threads=1).step(inputs), expected, strict=True):
+    for actual, wanted in zip(step_arrays(OrtRuntime(load(target), threads=1), inputs), expected, strict=True):
         np.testing.assert_allclose(actual, wanted.numpy(), atol=1e-4)
 
 
@@ -108,7 +109,7 @@ def test_the_images_are_what_the_network_decodes(exported: tuple[Path, Path], ro
     source, target = exported
     card, network = checkpoint.load(source)
     x = np.random.default_rng(0).standard_normal((rows, *card.state_shape), dtype=np.float32)
-    images = OrtRuntime(load(target), threads=1).decode(x)
+    images = OrtRuntime(load(target), threads=1).decode(HostStates(x))
     assert images.shape == (rows, *card.shape)
     if card.decodes:
         with torch.no_grad():
@@ -157,24 +158,24 @@ def test_a_shipped_bundle_is_its_checkpoint(folder: Path) -> None:
         inputs = random_inputs(card, rows, seed=100 + rows)
         with torch.no_grad():
             expected = module(*map(torch.from_numpy, inputs.values()))
-        for actual, wanted in zip(runtime.step(inputs), expected, strict=True):
+        for actual, wanted in zip(step_arrays(runtime, inputs), expected, strict=True):
             assert np.abs(actual - wanted.numpy()).max() <= bundle.manifest.parity.tolerance
 
 
 @pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda path: path.name)
 def test_every_step_of_a_shipped_bundles_trajectory_is_its_checkpoints(folder: Path) -> None:
     _, network, bundle = shipped_pair(folder)
-    module, runtime, scheduler = StepModule(network), OrtRuntime(bundle, threads=2), Scheduler(max_batch=4)
-    request = GenerateRequest(method=bundle.manifest.name, steps=min(20, bundle.max_steps), seed=1, class_label=0, n=4)
-    scheduler.add(bundle.job(bundle.resolve(request), id="", submitted_s=0.0))
-    while (batch := scheduler.next_batch(now=0.0)) is not None:
-        inputs = batch.inputs()
+    module, runtime = StepModule(network), OrtRuntime(bundle, threads=2)
+    images = default_job(bundle, steps=min(20, bundle.max_steps), seed=1, label=0, n=4).images
+    while not images[0].finished:
+        inputs = Batch(images).inputs().arrays()
         with torch.no_grad():
             expected = module(*map(torch.from_numpy, inputs.values()))
-        x, x0 = runtime.step(inputs)
+        x, x0 = step_arrays(runtime, inputs)
         for actual, wanted in zip((x, x0), expected, strict=True):
             assert np.abs(actual - wanted.numpy()).max() <= bundle.manifest.parity.tolerance
-        scheduler.advance(batch, x, x0)
+        for image, state, clean in zip(images, x, x0, strict=True):
+            image.advance(state, clean)
 
 
 @pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda path: path.name)
@@ -191,5 +192,4 @@ def test_every_shipped_bundle_has_its_checkpoint_and_serves_its_default_request(
     assert [path.name for path in bundles] == [path.name for path in CHECKPOINTS]
     for path in bundles:
         bundle = load(path)
-        sampling = bundle.resolve(GenerateRequest(method=bundle.manifest.name))
-        assert sampling.steps == bundle.manifest.recommended_steps
+        assert default_job(bundle).steps == bundle.manifest.recommended_steps

@@ -12,7 +12,6 @@ from bundle.gpu_manifest import Precision
 from bundle.manifest import Bundle, load
 from export.precision import KEPT, LOW, SUMS, WEIGHTED, convert, emulate, inner, key
 from service.engine.denoise import first_step
-from service.engine.runtime import StepInputs
 from tests.conftest import SHIPPED
 
 BUNDLES = [load(path.parent) for path in sorted(SHIPPED.parent.glob("*/manifest.json"))]
@@ -20,7 +19,7 @@ GRAPHS = [bundle.folder / name for bundle in BUNDLES for name in bundle.manifest
 DIGITS: dict[Precision, int] = {"fp16": 10, "tf32": 10, "bf16": 7}  # after the point, in base 2
 
 
-def run(model: onnx.ModelProto, inputs: StepInputs) -> list[np.ndarray]:
+def run(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
@@ -113,7 +112,7 @@ def test_a_converted_step_keeps_its_inputs_and_outputs_and_halves_its_weights(
 def test_onnx_runtime_takes_the_fp16_graph_itself_and_agrees_with_the_emulation(bundle: Bundle) -> None:
     model = onnx.load(bundle.step_file)
     converted = convert(model, "fp16")
-    inputs = first_step(bundle, 4)
+    inputs = first_step(bundle, 4).arrays()
     exact, itself, emulated = (run(m, inputs)[1] for m in (model, converted, emulate(converted, "fp16")))
     off = np.abs(exact - emulated).max()
     assert 0 < off < 0.05

@@ -5,8 +5,8 @@ one stream needs of another without waiting for it, gives other images.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bundle.gpu_manifest import MAGNITUDE, Engines
-from service.engine.runtime import StepInputs
+from service.engine.runtime import States, StepInputs
 from service.runtimes.cuda.device_runtime import Shape
 from service.runtimes.cuda.driver import Address, Bytes, CudaGraph, DriverError, Event, Stream
 
 BASE = 1 << 20  # the first address
 Operation = Callable[[], None]
-Step = Callable[[StepInputs], tuple[Any, Any]]
+Arrays = Mapping[str, NDArray[Any]]
+Step = Callable[[Arrays], tuple[Any, Any]]
 
 
 @dataclass
@@ -177,6 +178,12 @@ class FakeDriver:
         self.enqueue("launch", stream, operation)
 
 
+def following(inputs: StepInputs, x: States, x0: States, **changes: Any) -> StepInputs:
+    """The inputs of a step from where another one ended."""
+    rows = range(x.shape[0])
+    return replace(inputs, x=[x[row] for row in rows], x0_prev=[x0[row] for row in rows], **changes)
+
+
 class FakeNetwork:
     """A `service.runtimes.cuda.driver.Network` whose step is a function of arrays."""
 
@@ -255,7 +262,7 @@ class InFakeMemory:
         self.graph = made.graphs[path.name]
         self.bound: dict[int, dict[str, Address]] = {}
 
-    def compute(self, inputs: StepInputs) -> list[NDArray[Any]]:
+    def compute(self, inputs: Arrays) -> list[NDArray[Any]]:
         outputs: list[NDArray[Any]] = self.session.run(None, inputs)
         return outputs
 

@@ -8,6 +8,7 @@ import ctypes
 import gc
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ import numpy as np
 from bundle.gpu_manifest import MAGNITUDE
 from bundle.manifest import Bundle, load
 from service.engine.denoise import first_step
+from service.engine.runtime import StepInputs
 from service.runtimes.cpu import OrtRuntime
 from service.runtimes.cuda.device_runtime import DeviceRuntime, Shape
 from service.runtimes.cuda.driver import Address, DriverError, Stream
 from service.runtimes.cuda.nvidia import CudaDriver, compiled
+from tests.gpu.fake import following
 
 BUCKETS = [1, 2, 4]
 
@@ -45,7 +48,8 @@ class OnTheCpu:
         fields = {each.name: each for each in self.shape.fields}
         inputs = {n: array(at[n], (bucket, *fields[n].shape), fields[n].dtype) for n in at.keys() & fields.keys()}
         state = (bucket, *self.shape.state)
-        x, x0 = self.runtime.step({**inputs, **{name: array(at[name], state, np.float32) for name in ("x", "x0_prev")}})
+        states = {name: array(at[name], state, np.float32) for name in ("x", "x0_prev")}
+        x, x0 = (after.array for after in self.runtime.step(StepInputs(**inputs, **states)))
         array(at["x_new"], state, np.float32)[:], array(at["x0"], state, np.float32)[:] = x, x0
         array(at[MAGNITUDE], (bucket,), np.float32)[:] = 1
 
@@ -73,9 +77,9 @@ def computes_a_model(driver: CudaDriver, bundle: Bundle) -> None:
     inputs = first_step(bundle, 3)
     expected, got = cpu.step(inputs), gpu.step(inputs)
     for _ in range(2):
-        expected = cpu.step({**inputs, "x": expected[0], "x0_prev": expected[1]})
-        got = gpu.step({**inputs, "x": got[0], "x0_prev": got[1]})
-    assert gpu.decode(got[0]).tobytes() == expected[0].tobytes()
+        expected = cpu.step(following(inputs, *expected))
+        got = gpu.step(following(inputs, *got))
+    assert gpu.decode(got[0]).tobytes() == expected[0].array.tobytes()
 
 
 def captures(driver: CudaDriver, bundle: Bundle) -> None:
@@ -84,18 +88,18 @@ def captures(driver: CudaDriver, bundle: Bundle) -> None:
     inputs = first_step(bundle, 3)
     rng = np.random.default_rng(0)
     x, noise = rng.standard_normal((2, 3, 1, 3, 5), dtype=np.float32)
-    steps = {**inputs, "x": x, "x0_prev": 0 * x, "noise": noise}
+    steps = replace(inputs, x=x, x0_prev=0 * x, noise=noise)
     got = runtime.step(steps)
-    got = runtime.step({**steps, "x": got[0], "x0_prev": got[1], "noise": 2 * noise})
+    got = runtime.step(following(steps, *got, noise=2 * noise))
     assert runtime.decode(got[0]).tobytes() == x.tobytes()
-    assert runtime.decode(got[1][[2, 0]]).tobytes() == (2 * noise)[[2, 0]].tobytes()
+    assert runtime.decode(got[1].select([2, 0])).tobytes() == (2 * noise)[[2, 0]].tobytes()
     elsewhere = threading.Thread(target=lambda: checks.append(runtime.decode(got[0]).tobytes() == x.tobytes()))
     checks: list[bool] = []  # a thread that has no context yet
     elsewhere.start()
     elsewhere.join()
     assert checks == [True]
-    runtime.step({**steps, "t": np.full(3, np.nan, dtype=np.float32), "x": got[0]})
-    bad = runtime.step({**steps, "t": np.full(3, np.nan, dtype=np.float32)})
+    runtime.step(following(steps, *got, t=np.full(3, np.nan, dtype=np.float32)))
+    bad = runtime.step(replace(steps, t=np.full(3, np.nan, dtype=np.float32)))
     try:
         runtime.decode(bad[0])
     except FloatingPointError:

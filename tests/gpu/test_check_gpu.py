@@ -73,7 +73,7 @@ class OtherBits(InFakeMemory):
     """Every batch size rounds in its own way, a little."""
 
     def compute(self, inputs: dict[str, Any]) -> list[np.ndarray]:
-        return [out + np.float32(1e-5) * len(inputs.x) for out in super().compute(inputs)]
+        return [out + np.float32(1e-5) * len(inputs["x"]) for out in super().compute(inputs)]
 
 
 def test_buckets_that_do_not_agree_are_no_failure_but_are_served_as_one(check: Check) -> None:

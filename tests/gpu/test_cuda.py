@@ -12,7 +12,7 @@ from service.runtimes.cuda.ort_cuda import provider_options
 from tests.conftest import REPOSITORY, SHIPPED
 from tests.gpu.conftest import Run
 
-SOURCES = sorted((REPOSITORY / "service").glob("*.cu"))
+SOURCES = sorted((REPOSITORY / "service").rglob("*.cu"))
 
 
 def test_the_real_bindings_drive_a_fake_driver_library(in_gpu_environment: Run, fake_libcuda: Path) -> None:

@@ -3,28 +3,29 @@
 import asyncio
 import gc
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.service.test_engine import REQUESTS, alone, job
 
 from bundle.manifest import Bundle, load
-from service.engine.denoise import first_step
-from service.engine.jobs import Batch, Job
+from service.engine.denoise import first_step, take_step
+from service.engine.jobs import Job
 from service.engine.loop import Engine
-from service.engine.runtime import Array, StepInputs
-from service.engine.scheduler import Scheduler
+from service.engine.runtime import Array, HostStates, StepInputs
 from service.errors import StepFailed
 from service.registry.warmup import warm_up
 from service.runtimes.cpu import OrtRuntime
 from service.runtimes.cuda.device_runtime import DeviceRuntime, Shape
 from service.runtimes.cuda.driver import DriverError
-from service.telemetry.metrics import Metrics
-from tests.conftest import REPOSITORY, SHAPE, toy_step
-from tests.gpu.fake import FakeDecoder, FakeDriver, FakeNetwork
+from service.runtimes.cuda.state_pool import DeviceStates
+from tests.conftest import REPOSITORY, SHAPE, ToyRuntime, step_arrays, toy_step
+from tests.gpu.fake import Arrays, FakeDecoder, FakeDriver, FakeNetwork, following
+from tests.service.engine.conftest import alone, job, new_engine, run, sample
+from tests.service.engine.test_loop import REQUESTS
 
 BUCKETS = (1, 2, 4, 8)
 IMAGES = 64
@@ -63,7 +64,7 @@ def finished(engine: Engine, jobs: list[Job]) -> list[Job | BaseException]:
     """How each ended; the engine is started and stopped."""
 
     async def all_of_them() -> list[Job | BaseException]:
-        return await asyncio.gather(*map(engine.run, jobs), return_exceptions=True)
+        return await asyncio.gather(*(run(engine, each) for each in jobs), return_exceptions=True)
 
     engine.start()
     ended = asyncio.run(all_of_them())
@@ -72,7 +73,7 @@ def finished(engine: Engine, jobs: list[Job]) -> list[Job | BaseException]:
 
 
 def engine_over(toy: Bundle, runtime: DeviceRuntime, max_batch: int = 8) -> Engine:
-    return Engine({toy.digest: runtime}, Scheduler(max_batch), Metrics(), IMAGES)
+    return new_engine({toy.manifest.digest: runtime}, max_batch=max_batch, max_queued_images=IMAGES)
 
 
 WAYS: list[dict[str, Any]] = [{}, {"graphs": False}, {"capturable": False}, {"buckets": (8,)}]
@@ -98,7 +99,7 @@ def test_nothing_is_allocated_after_it_is_made_and_a_step_is_one_launch(toy: Bun
     calls = Counter(gpu.calls)
     assert not calls.keys() & {"allocate", "pin", "event", "begin_capture", "end_capture"}
     assert not calls.keys() & {"gather", "scatter", "network"}  # but within a graph
-    steps = engine.metrics.registry.get_sample_value("trilemma_step_seconds_count", {"method": "toy"})
+    steps = sample(engine, "trilemma_step_seconds_count", method="toy")
     images = sum(request["n"] for request in REQUESTS)
     assert calls["copy"] == steps  # what was uploaded for it becomes the step's own
     assert steps < calls["launch"] <= steps + images  # one a step, and one when images finish
@@ -112,7 +113,7 @@ def test_a_step_makes_these_calls_in_this_order(toy: Bundle) -> None:
     uploads_of_x = ["upload"] * 3
     step = ["upload", "record", "wait", "copy", "launch", "download", "record"]
     assert gpu.calls == [*uploads_of_x, *step]
-    gpu.runtime.step({**inputs, "x": x, "x0_prev": x0})
+    gpu.runtime.step(following(inputs, x, x0))
     assert gpu.calls[10:] == [*step, "synchronize"]  # only now is the first one waited for
     gpu.runtime.decode(x)
     assert gpu.calls[18:] == ["synchronize", "upload", "launch", "download", "record", "synchronize"]
@@ -154,13 +155,13 @@ def test_any_order_of_steps_over_any_rows_gives_what_numpy_gives(sizes: list[int
             "noise": rng.standard_normal((size, *SHAPE), dtype=np.float32),
             "coefficients": rng.random((size, 8), dtype=np.float32),
         }
-        got = gpu.runtime.step({**common, "x": [row[0] for row in rows], "x0_prev": [row[1] for row in rows]})
+        device = gpu.runtime.step(StepInputs(x=[row[0] for row in rows], x0_prev=[row[1] for row in rows], **common))
         wanted = toy_step(
             {**common, "x": np.stack([row[2] for row in rows]), "x0_prev": np.stack([row[3] for row in rows])}
         )
-        held = (held + list(zip(*got, *wanted, strict=True)))[-30:]
+        held = (held + list(zip(*device, *wanted, strict=True)))[-30:]
     for x, x0, expected_x, expected_x0 in held:
-        np.testing.assert_array_equal(gpu.runtime.decode([x, x0]), [expected_x, expected_x0])
+        np.testing.assert_array_equal(gpu.runtime.decode(DeviceStates([x, x0], SHAPE)), [expected_x, expected_x0])
 
 
 def test_places_come_back_when_requests_end_however_they_end(toy: Bundle) -> None:
@@ -170,15 +171,14 @@ def test_places_come_back_when_requests_end_however_they_end(toy: Bundle) -> Non
     engine.start()
 
     async def mixed() -> None:
-        tasks = [asyncio.create_task(engine.run(job(toy, seed=seed, n=8, steps=50))) for seed in range(6)]
-        await asyncio.sleep(0)
+        tasks = [engine.submit(job(toy, seed=seed, n=8, steps=50)) for seed in range(6)]
         for task in tasks[::2]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     asyncio.run(mixed())
     engine.stop()
-    gpu.runtime.decode(first_step(toy, 1)["x"])  # what the last step left is let go
+    gpu.runtime.decode(HostStates(first_step(toy, 1).arrays()["x"]))  # what the last step left is let go
     gc.collect()
     assert gpu.free_places == at_first
 
@@ -186,7 +186,7 @@ def test_places_come_back_when_requests_end_however_they_end(toy: Bundle) -> Non
 def test_there_is_room_at_the_worst_of_moments(toy: Bundle) -> None:
     gpu = Fixture(images=8)
     inputs = first_step(toy, 8)
-    inputs.x0_prev = inputs.x
+    inputs = replace(inputs, x0_prev=inputs.x)
     held = gpu.runtime.step(inputs)  # by every image that may be accepted
     gpu.runtime.step(inputs)  # of a batch that was cancelled: held until it is known whether it is finite
     now = gpu.runtime.step(inputs)  # its rows come from the host
@@ -195,10 +195,10 @@ def test_there_is_room_at_the_worst_of_moments(toy: Bundle) -> None:
         assert np.isfinite(gpu.runtime.decode(states)).all()
 
 
-def poisoned(inputs: StepInputs) -> tuple[Array, Array]:
+def poisoned(inputs: Arrays) -> tuple[Array, Array]:
     """Rows of class 1 become NaN in their third step of five."""
     x, x0 = toy_step(inputs)
-    x[(inputs.y == 1) & (inputs.t < 700)] = np.nan
+    x[(inputs["y"] == 1) & (inputs["t"] < 700)] = np.nan
     return x, x0
 
 
@@ -219,9 +219,9 @@ def test_a_step_that_is_refused_does_not_touch_the_one_under_way(toy: Bundle) ->
     gpu, inputs = Fixture(), first_step(toy, 2)
     x, _ = gpu.runtime.step(inputs)
     with pytest.raises(ValueError, match="broadcast"):
-        gpu.runtime.step({**inputs, "t": np.zeros(7), "y": inputs.y + 1, "noise": inputs.noise + 1})
-    gpu.runtime.step({**inputs, "y": inputs.y + 2, "noise": inputs.noise + 2})
-    np.testing.assert_array_equal(gpu.runtime.decode(x), toy_step(inputs)[0])
+        gpu.runtime.step(replace(inputs, t=np.zeros(7), y=inputs.y + 1, noise=inputs.noise + 1))
+    gpu.runtime.step(replace(inputs, y=inputs.y + 2, noise=inputs.noise + 2))
+    np.testing.assert_array_equal(gpu.runtime.decode(x), toy_step(inputs.arrays())[0])
 
 
 def test_an_error_of_the_driver_reaches_the_caller_and_names_the_call(toy: Bundle) -> None:
@@ -252,11 +252,9 @@ def test_a_preview_is_the_x0_that_numpy_gives(toy: Bundle) -> None:
     asked.preview_every = 1
     finished(engine_over(toy, gpu.runtime), [asked])
     (image,) = job(toy, steps=4, seed=asked.seed).images
-    image.draw_initial()
     for preview in told:
-        x, x0 = toy_step(Batch("toy", [image]).inputs())
-        image.x, image.x0, image.step = x[0], x0[0], image.step + 1
-        np.testing.assert_array_equal(preview, x0[0])
+        take_step([image], ToyRuntime())
+        np.testing.assert_array_equal(preview, image.x0)
     assert image.finished
 
 
@@ -278,8 +276,8 @@ def test_a_shipped_model_gives_the_same_bytes_through_the_runtime_of_a_gpu(
     manifest, driver = bundle.manifest, FakeDriver()
     shape = Shape(manifest.state_shape, manifest.shape, manifest.z_dim)
     cpu = OrtRuntime(bundle, threads=2)
-    network = FakeNetwork(driver, shape, cpu.step, buckets)
-    decoder = FakeDecoder(driver, shape, cpu.decode, buckets) if bundle.decode_file else None
+    network = FakeNetwork(driver, shape, lambda inputs: step_arrays(cpu, inputs), buckets)
+    decoder = FakeDecoder(driver, shape, lambda x: cpu.decode(HostStates(x)), buckets) if bundle.decode_file else None
     gpu = DeviceRuntime(driver, network, decoder, shape, images=IMAGES, buckets=buckets)
     ended = []
     for runtime in (cpu, gpu):
@@ -287,7 +285,7 @@ def test_a_shipped_model_gives_the_same_bytes_through_the_runtime_of_a_gpu(
             job(bundle, method=manifest.name, seed=seed, n=n, steps=min(steps, bundle.max_steps), class_label=seed)
             for seed, (n, steps) in enumerate([(3, 4), (1, 2), (5, 3)])
         ]
-        engine = Engine({bundle.digest: runtime}, Scheduler(8), Metrics(), IMAGES)
+        engine = new_engine({bundle.manifest.digest: runtime}, max_batch=8, max_queued_images=IMAGES)
         ended.append([image.pixels.tobytes() for done in finished(engine, jobs) for image in done.images])  # type: ignore[union-attr]
     assert ended[0] == ended[1]
     assert len(set(ended[0])) == 9

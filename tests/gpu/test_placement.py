@@ -47,9 +47,9 @@ def gpu(name: str = "a fake sm_00", max_batch: int = 8, *, required: bool = True
     return Cuda(FakeDriver(name=name), images=64, max_batch=max_batch, required=required)
 
 
-def claimed(bundle: Bundle, device: Cuda) -> tuple[str, str]:
-    device.claim(bundle)
-    return bundle.digest, bundle.device
+def placed(bundle: Bundle, device: Cuda) -> tuple[str, str]:
+    model = device.place(bundle)
+    return model.digest, model.device
 
 
 def change(bundle: Bundle, **fields: Any) -> None:
@@ -91,22 +91,22 @@ def test_nothing_of_a_gpu_is_looked_for_where_the_cpu_was_asked_for(monkeypatch:
 
 
 def test_the_digest_tells_apart_whatever_may_give_other_bits(bundle: Bundle) -> None:
-    digest, device = claimed(bundle, gpu())
+    digest, device = placed(bundle, gpu())
     assert device == f"a fake sm_00, cuda {ort.__version__} fp16, batches of 8"
     assert digest != bundle.manifest.digest
-    assert claimed(bundle, gpu())[0] == digest
-    assert claimed(bundle, gpu(name="another sm_00"))[0] != digest
-    assert claimed(bundle, gpu(max_batch=4))[0] != digest  # another bucket, and nobody knows whether that matters
+    assert placed(bundle, gpu())[0] == digest
+    assert placed(bundle, gpu(name="another sm_00"))[0] != digest
+    assert placed(bundle, gpu(max_batch=4))[0] != digest  # another bucket, and nobody knows whether that matters
 
 
 def test_only_engines_whose_buckets_are_known_to_agree_use_more_than_one(bundle: Bundle) -> None:
     for agree in (None, False):
         change(bundle, buckets_agree=agree)
-        assert claimed(bundle, gpu())[1].endswith("batches of 8")
+        assert placed(bundle, gpu())[1].endswith("batches of 8")
     change(bundle, buckets_agree=True)
-    digest, device = claimed(bundle, gpu())
+    digest, device = placed(bundle, gpu())
     assert device.endswith("batches of 1, 2, 4, 8")
-    smaller = claimed(bundle, gpu(max_batch=3))
+    smaller = placed(bundle, gpu(max_batch=3))
     assert smaller == (digest, device.replace(", 8", ""))  # fewer sizes, the same images
     change(bundle, buckets_agree=None)
 
@@ -125,9 +125,9 @@ def test_what_cannot_run_on_this_gpu_is_refused_or_with_auto_goes_to_the_cpu(
     before = (bundle.folder / "cuda" / gpu_manifest.MANIFEST).read_text()
     change(bundle, **fields)
     with pytest.raises(BundleError, match=reason):
-        gpu(max_batch=max_batch).claim(bundle)
+        gpu(max_batch=max_batch).place(bundle)
     with capture_logs() as logs:
-        assert claimed(bundle, gpu(max_batch=max_batch, required=False)) == (bundle.manifest.digest, "cpu")
+        assert placed(bundle, gpu(max_batch=max_batch, required=False)) == (bundle.manifest.digest, "cpu")
     assert (logs[0]["event"], logs[0]["method"]) == ("computed on the CPU", "latent")
     assert reason in logs[0]["reason"]
     (bundle.folder / "cuda" / gpu_manifest.MANIFEST).write_text(before)

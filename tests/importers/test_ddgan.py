@@ -38,9 +38,9 @@ def test_the_schedule_is_the_original_one(model: Imported) -> None:
     np.testing.assert_array_equal(model.schedule.betas, recorded["betas"])
     np.testing.assert_array_equal(model.schedule.alphas_cumprod, recorded["alphas_cumprod"])
     plan = published.ddgan(model.schedule.alphas_cumprod)
-    np.testing.assert_allclose([k.S for k in plan][::-1], recorded["posterior_mean_coef1"], rtol=1e-5)
-    np.testing.assert_allclose([k.R for k in plan][::-1], recorded["posterior_mean_coef2"], rtol=1e-5)
-    np.testing.assert_allclose([k.N**2 for k in plan][::-1], recorded["posterior_variance"], rtol=1e-5)
+    np.testing.assert_allclose([k.x_from_x0 for k in plan][::-1], recorded["posterior_mean_coef1"], rtol=1e-5)
+    np.testing.assert_allclose([k.x_from_x for k in plan][::-1], recorded["posterior_mean_coef2"], rtol=1e-5)
+    np.testing.assert_allclose([k.noise_std**2 for k in plan][::-1], recorded["posterior_variance"], rtol=1e-5)
 
 
 def test_each_step_from_a_stored_state_is_the_original_one(model: Imported) -> None:

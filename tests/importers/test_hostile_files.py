@@ -158,9 +158,10 @@ def test_a_surplus_weight_is_refused(tmp_path: Path, name: str) -> None:
     refuse(path, lambda: format.load(path, Card(format=name, settings=format.settings)))
 
 
-def test_a_surplus_weight_of_the_unet_or_the_decoder_is_refused(tmp_path: Path) -> None:
+def test_a_surplus_weight_of_any_part_of_a_latent_model_is_refused(tmp_path: Path) -> None:
     format, path = FORMATS["latent-diffusion"], tmp_path / "model.ckpt"
-    for name in ("model.diffusion_model.extra.weight", "first_stage_model.decoder.extra.weight"):
+    kinds = "model.diffusion_model.x", "model_ema.diffusion_modelx", "first_stage_model.decoder.x", "cond_stage_model.x"
+    for name in (*kinds, "extra.weight"):
         content = good(format)
         content["state_dict"][name] = torch.zeros(2)
         torch.save(content, path)

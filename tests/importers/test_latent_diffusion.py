@@ -45,7 +45,7 @@ def test_each_step_from_a_stored_state_is_the_original_one(model: Imported, eta:
     recorded = parity.arrays("ldm_vq_io_traj.npz")
     plan = published.latent_ddim(model.schedule.alphas_cumprod, 20, eta=eta)
     np.testing.assert_array_equal([k.t for k in plan][::-1], recorded["ddim_timesteps"])
-    np.testing.assert_allclose([k.N for k in plan][::-1], recorded[f"eta{eta}_sigmas"], rtol=1e-5)
+    np.testing.assert_allclose([k.noise_std for k in plan][::-1], recorded[f"eta{eta}_sigmas"], rtol=1e-5)
     for i, k in enumerate(plan):
         x = recorded[f"eta{eta}_xs"][i]
         x_new, x0 = update(k, x, parity.output(model, x, k.t), 0, recorded["noises"][i])

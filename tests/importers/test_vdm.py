@@ -14,7 +14,7 @@ from importers.imported import Imported
 from importers.problems import ImportProblem
 from models import published
 from models.step import update
-from models.vdm.plan import visit
+from models.vdm.plan import gammas
 from tests.importers import parity
 
 CHECKPOINT = parity.path("vdm_nnet16.flax")
@@ -51,9 +51,8 @@ def test_the_schedule_is_the_original_one(model: Imported) -> None:
 
 def test_each_step_from_a_stored_state_is_the_original_one(model: Imported) -> None:
     recorded = parity.arrays("vdm_nnet16_io.npz")
-    gamma_t, gamma_s = visit({"gamma": model.schedule.gamma}, int(recorded["T"]))
-    gamma = np.append(gamma_t, gamma_s[-1])
-    for i, k in enumerate(published.vdm(gamma)):
+    plan = published.vdm(*gammas({"gamma": model.schedule.gamma}, int(recorded["T"])))
+    for i, k in enumerate(plan):
         x, noise = channels_first(recorded["zs"][i]), channels_first(recorded["noises"][i])
         x_new, _ = update(k, x, parity.output(model, x, k.t), 0, noise)
         parity.assert_near(x_new, channels_first(recorded["zs"][i + 1]))

@@ -51,7 +51,7 @@ def test_each_step_equals_that_of_diffusers() -> None:
 def test_fewer_steps_jump_over_timesteps_and_more_are_refused() -> None:
     assert max_steps(SCHEDULE) == 4
     assert [[k.t for k in posterior_plan(SCHEDULE, steps)] for steps in (1, 2, 4)] == [[3], [3, 1], [3, 2, 1, 0]]
-    assert all(posterior_plan(SCHEDULE, steps)[-1].S == 1 for steps in (1, 2, 3, 4))
+    assert all(posterior_plan(SCHEDULE, steps)[-1].x_from_x0 == 1 for steps in (1, 2, 3, 4))
     with pytest.raises(ValueError, match="5 steps"):
         posterior_plan(SCHEDULE, 5)
 

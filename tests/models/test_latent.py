@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
+from models.discrete import ddim_plan
 from models.latent import loss
 from models.latent.loss import SCHEDULE, Objective, autoencoder_loss
 from models.latent.measures import evaluate
 from models.latent.network import Network
-from models.latent.plan import ddim_plan, langevin_plan
+from models.latent.plan import langevin_plan
 from models.step import update
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -86,11 +87,11 @@ def test_the_autoencoder_is_trained_then_measured_then_frozen_under_the_diffusio
 
 
 def test_the_solvers_clip_at_the_latents_bound() -> None:
-    assert {k.c for k in ddim_plan({**SCHEDULE, "clip": 4.5}, 3, eta=0.0)} == {4.5}
+    assert {k.clip for k in ddim_plan({**SCHEDULE, "clip": 4.5}, 3, eta=0.0)} == {4.5}
 
 
 def test_a_langevin_step_is_drift_along_the_score_and_noise() -> None:
-    plan = langevin_plan({**SCHEDULE, "clip": np.inf}, 10)
+    plan = langevin_plan({**SCHEDULE, "clip": np.inf}, 10, step_size=0.5)
     abar = np.array(SCHEDULE["alphas_cumprod"])
     rng = np.random.default_rng(0)
     z, eps, noise = rng.standard_normal((3, 5))
@@ -111,7 +112,7 @@ def test_with_the_exact_score_langevin_dynamics_sample_the_data() -> None:
     rng = np.random.default_rng(0)
     z: Any = rng.standard_normal(20_000)
     x0: Any = np.zeros_like(z)
-    for k in langevin_plan({**SCHEDULE, "clip": np.inf}, 1000):
+    for k in langevin_plan({**SCHEDULE, "clip": np.inf}, 1000, step_size=0.5):
         alpha, sigma = np.sqrt(abar[int(k.t)]), np.sqrt(1 - abar[int(k.t)])
         eps = sigma * (z - alpha * mean) / (alpha**2 * deviation**2 + sigma**2)
         z, x0 = update(k, z, eps, x0, rng.standard_normal(len(z)))

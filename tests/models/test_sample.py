@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.ddim.plan import ddim_plan, dpmpp_2m_plan
+from models.discrete import ddim_plan, dpmpp_2m_plan
 from models.sample import grid, sample
 from models.schedules import cosine_schedule
 from models.step import Plan

@@ -11,8 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from models.ddim.plan import SOLVERS, ddim_plan, dpmpp_2m_plan, max_steps
-from models.schedules import Vector, cosine_schedule, ends, log_snr_timesteps, trailing_timesteps, visit_by_log_snr
+from models.ddim.plan import SOLVERS
+from models.discrete import ddim_plan, dpmpp_2m_plan, max_steps
+from models.schedules import (
+    Grid,
+    Vector,
+    cosine_schedule,
+    grid_at,
+    log_snr_grid,
+    log_snr_timesteps,
+    trailing_grid,
+    trailing_timesteps,
+)
 from models.solvers import ddim, dpmpp_2m
 from models.step import Plan, Step, update
 
@@ -26,9 +36,9 @@ schedules = st.integers(1, 200).map(cosine_schedule)
 unit = st.floats(0, 1)
 
 
-def visited(steps: int) -> tuple[Vector, Vector, Vector]:
+def visited(steps: int) -> Grid:
     timesteps = trailing_timesteps(T, steps)
-    return timesteps.astype(np.float64), *ends(ABAR, timesteps)
+    return grid_at(ABAR, timesteps)
 
 
 # --- against the papers --------------------------------------------------------------------------------------------
@@ -49,7 +59,7 @@ def test_the_ddim_table_is_equations_12_and_16_of_the_paper(steps: int, eta: flo
 
 @pytest.mark.parametrize("steps", COUNTS)
 def test_the_dpmpp_2m_table_is_algorithm_2_of_the_paper(steps: int) -> None:
-    t, abar_t, abar_s = visit_by_log_snr(SCHEDULE["alphas_cumprod"], steps)
+    t, abar_t, abar_s = log_snr_grid(SCHEDULE["alphas_cumprod"], steps)
     lambdas = [math.log(a / (1 - a)) / 2 for a in abar_t]  # λ = log(α/σ), half the log of the signal-to-noise ratio
     for i, k in enumerate(dpmpp_2m_plan(SCHEDULE, steps)):
         if i == steps - 1:  # to λ = ∞: x_s is x0
@@ -74,7 +84,7 @@ def test_the_cosine_schedule_is_that_of_the_paper_between_its_held_off_ends() ->
 
 def test_a_rectified_flow_in_three_lines_recovers_x0() -> None:
     ts = np.linspace(1.0, 0.0, 9)
-    plan = Plan(Step(t, P=1, Q=-t, c=np.inf, R=1, S=0, T=s - t, H=0, N=0) for t, s in pairwise(ts))
+    plan = Plan(Step(t, x0_from_x=1, x0_from_out=-t, x_from_x=1, x_from_out=s - t) for t, s in pairwise(ts))
     rng = np.random.default_rng(0)
     x0_true, x = rng.normal(size=SHAPE), rng.normal(size=SHAPE)
     for k in plan:
@@ -115,7 +125,7 @@ def test_with_the_exact_noise_every_solver_ends_at_x0(
 @given(schedules, unit, st.integers(0, 2**32 - 1))
 def test_with_the_exact_noise_ddim_without_noise_stays_on_the_line(abar: Vector, share: float, seed: int) -> None:
     steps = 1 + int(share * (len(abar) - 1))
-    abar_t, abar_s = ends(abar, trailing_timesteps(len(abar), steps))
+    _, abar_t, abar_s = trailing_grid(abar, steps)
     rng = np.random.default_rng(seed)
     x0, eps = rng.uniform(-1, 1, size=8), rng.normal(size=8)
     xs = run_with_exact_noise(ddim(np.arange(steps, dtype=np.float64), abar_t, abar_s, eta=0.0), abar_t, x0, eps)
@@ -127,11 +137,11 @@ def test_with_the_exact_noise_ddim_without_noise_stays_on_the_line(abar: Vector,
 def test_ddim_puts_back_as_much_noise_as_the_schedule_wants(abar: Vector, share: float, eta: float) -> None:
     steps = 1 + int(share * (len(abar) - 1))
     plan = ddim_plan({"alphas_cumprod": abar.tolist()}, steps, eta=eta)
-    abar_t, abar_s = ends(abar, trailing_timesteps(len(abar), steps))
-    kept = [k.N**2 + k.R**2 * (1 - a_t) for k, a_t in zip(plan, abar_t, strict=True)]
+    _, abar_t, abar_s = trailing_grid(abar, steps)
+    kept = [k.noise_std**2 + k.x_from_x**2 * (1 - a_t) for k, a_t in zip(plan, abar_t, strict=True)]
     assert kept == pytest.approx((1 - abar_s).tolist(), rel=1e-12, abs=0)
     if eta == 0:
-        assert not any(k.N for k in plan)
+        assert not any(k.noise_std for k in plan)
 
 
 @given(st.floats(1e-4, 1 - 2e-4), unit)
@@ -189,10 +199,20 @@ def test_steps_that_the_schedule_does_not_have_are_rejected(steps: int) -> None:
 
 # --- Plan and update -----------------------------------------------------------------------------------------------
 
-STEP = Step(t=10.0, P=2.0, Q=-1.0, c=1.0, R=0.5, S=0.25, T=0.125, H=0.0, N=0.1)
+STEP = Step(
+    t=10.0,
+    x0_from_x=2.0,
+    x0_from_out=-1.0,
+    clip=1.0,
+    x_from_x=0.5,
+    x_from_x0=0.25,
+    x_from_out=0.125,
+    x_from_x0_prev=0.0,
+    noise_std=0.1,
+)
 
 
-@pytest.mark.parametrize("name", [name for name in Step._fields if name != "c"])
+@pytest.mark.parametrize("name", [name for name in Step._fields if name != "clip"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_plan_rejects_a_coefficient_that_is_not_finite(name: str, value: float) -> None:
     with pytest.raises(ValueError, match="step 1 has a coefficient that is not finite"):
@@ -202,24 +222,27 @@ def test_a_plan_rejects_a_coefficient_that_is_not_finite(name: str, value: float
 @pytest.mark.parametrize("c", [0.0, -1.0, -np.inf, np.nan])
 def test_a_plan_rejects_a_bound_that_is_not_positive(c: float) -> None:
     with pytest.raises(ValueError, match="step 1 clips x0 to a bound that is not positive"):
-        Plan([STEP, STEP._replace(c=c)])
+        Plan([STEP, STEP._replace(clip=c)])
 
 
 def test_a_plan_rejects_what_no_sampler_means() -> None:
     with pytest.raises(ValueError, match="at least one step"):
         Plan([])
     with pytest.raises(ValueError, match="step 1 has a negative noise"):
-        Plan([STEP, STEP._replace(N=-0.1)])
+        Plan([STEP, STEP._replace(noise_std=-0.1)])
     with pytest.raises(ValueError, match="first step has no x0 before it"):
-        Plan([STEP._replace(H=0.1)])
+        Plan([STEP._replace(x_from_x0_prev=0.1)])
 
 
 def test_a_plan_may_leave_x0_unclipped_and_read_the_x0_before_it() -> None:
-    assert Plan([STEP._replace(c=np.inf), STEP._replace(H=-0.1)]) == (STEP._replace(c=np.inf), STEP._replace(H=-0.1))
+    assert Plan([STEP._replace(clip=np.inf), STEP._replace(x_from_x0_prev=-0.1)]) == (
+        STEP._replace(clip=np.inf),
+        STEP._replace(x_from_x0_prev=-0.1),
+    )
 
 
 def test_the_update_is_the_expression_of_the_design() -> None:
-    k = STEP._replace(H=-0.75)
+    k = STEP._replace(x_from_x0_prev=-0.75)
     x_new, x0 = update(k, *(np.array(column) for column in ([0.1, 3.0], [0.4, 1.0], [0.5, -0.5], [2.0, -2.0])))
     assert x0 == pytest.approx([2 * 0.1 - 0.4, 1.0])  # the second, 2·3 − 1, is clipped
     assert x_new == pytest.approx(
@@ -242,7 +265,7 @@ def test_numpy_and_torch_update_to_the_same_bits(dtype: type[np.floating[Any]]) 
 
 def test_rows_of_different_plans_in_one_batch_are_updated_as_each_alone() -> None:
     rng = np.random.default_rng(0)
-    rows = [ddim_plan(SCHEDULE, 7, eta=1.0)[3], dpmpp_2m_plan(SCHEDULE, 30)[12], STEP._replace(c=np.inf)]
+    rows = [ddim_plan(SCHEDULE, 7, eta=1.0)[3], dpmpp_2m_plan(SCHEDULE, 30)[12], STEP._replace(clip=np.inf)]
     x, out, x0_prev, noise = rng.normal(size=(4, len(rows), 3, 4, 4))
     table = Step(*np.array(rows).T.reshape(len(Step._fields), len(rows), 1, 1, 1))
     x_new, x0 = update(table, x, out, x0_prev, noise)

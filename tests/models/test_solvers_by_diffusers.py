@@ -9,13 +9,13 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from diffusers.schedulers import scheduling_ddim, scheduling_ddpm, scheduling_dpmsolver_multistep
-from tests.models.test_plan import ABAR, COUNTS, SCHEDULE, SHAPE, T, visited
 from torch import Tensor
 
-from models.ddim.plan import ddim_plan, dpmpp_2m_plan
-from models.schedules import Vector, log_snr_timesteps, trailing_timesteps, visit_by_log_snr
+from models.discrete import ddim_plan, dpmpp_2m_plan
+from models.schedules import Vector, log_snr_grid, log_snr_timesteps, trailing_timesteps
 from models.solvers import ddim, dpmpp_2m
 from models.step import Plan, update
+from tests.models.test_solvers import ABAR, COUNTS, SCHEDULE, SHAPE, T, visited
 
 # DPMSolverMultistepScheduler makes a NumPy array of a tensor in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -109,7 +109,7 @@ def test_each_dpmpp_2m_step_equals_that_of_diffusers(steps: int, clip: float) ->
     def step(t: int, x: Tensor, out: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         return scheduler.step(out, t, x).prev_sample, scheduler.model_outputs[-1]
 
-    assert_steps_equal(dpmpp_2m(*visit_by_log_snr(SCHEDULE["alphas_cumprod"], steps), clip=clip), scheduler, step)
+    assert_steps_equal(dpmpp_2m(*log_snr_grid(SCHEDULE["alphas_cumprod"], steps), clip=clip), scheduler, step)
 
 
 @pytest.mark.parametrize("steps", COUNTS)

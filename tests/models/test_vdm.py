@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from models.solvers import ancestral
+from models.step import update
 from models.vdm.loss import Bound, backward, bound
 from models.vdm.network import GAMMA_MAX, GAMMA_MIN, KNOTS, Network, Schedule, alpha_sigma
 from models.vdm.plan import SOLVERS, ancestral_plan, max_steps
@@ -44,9 +45,9 @@ def test_an_ancestral_step_is_the_gaussian_posterior_of_the_paper(steps: int) ->
     deviation = np.sqrt(variance_ts * variance_s / variance_t)
     plan = ancestral(gamma[:-1], gamma[1:])
     scale = np.append(np.ones(steps - 1), 1 / alpha_s[-1])  # the last step's pixels are z_0/α_0
-    np.testing.assert_allclose([k.R for k in plan], scale * from_x, rtol=1e-10)
-    np.testing.assert_allclose([k.S for k in plan], scale * from_x0, rtol=1e-10)
-    np.testing.assert_allclose([k.N for k in plan], scale * deviation, rtol=1e-10)
+    np.testing.assert_allclose([k.x_from_x for k in plan], scale * from_x, rtol=1e-10)
+    np.testing.assert_allclose([k.x_from_x0 for k in plan], scale * from_x0, rtol=1e-10)
+    np.testing.assert_allclose([k.noise_std for k in plan], scale * deviation, rtol=1e-10)
 
 
 def test_a_plan_visits_even_times_of_the_manifests_schedule() -> None:
@@ -64,9 +65,9 @@ def test_every_solver_recovers_the_image_from_its_exact_noise(solver: str) -> No
     x0 = np.zeros(64)
     for k in SOLVERS[solver].plan(knots, 20, **settings):
         alpha, sigma = math.sqrt(1 / (1 + math.exp(k.t))), math.sqrt(1 / (1 + math.exp(-k.t)))
-        x0 = (k.P * x + k.Q * (x - alpha * image) / sigma).clip(-k.c, k.c)
+        eps = (x - alpha * image) / sigma
+        x, x0 = update(k, x, eps, x0, rng.standard_normal(64))
         np.testing.assert_allclose(x0, image, atol=1e-9)
-        x = k.R * x + k.S * x0 + k.T * (x - alpha * image) / sigma + k.H * x0 + k.N * rng.standard_normal(64)
     np.testing.assert_allclose(x, image, atol=6 * math.exp(GAMMA_MIN / 2))
 
 

@@ -6,12 +6,12 @@ import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
-from tests.service.test_keys import line
 
 from models.ddgan.plan import large_steps
 from tests.conftest import write_bundle
 from tests.deploy.conftest import in_this_process
 from tests.page.conftest import PHONE, OpenPage, settled
+from tests.service.http.test_auth import line
 
 VIEWS = {
     "generate": "#generate?method=ddim&steps=4&seed=7&n=4",
@@ -140,9 +140,9 @@ def test_it_waits_for_a_service_that_has_no_model_yet(tmp_path: Path, opened: Op
     bundle = write_bundle(tmp_path / "bundles" / "toy")
     with in_this_process(bundle.parent) as (url, app):
         bundle.rename(tmp_path / "aside")
-        app.state.service.reload()
+        app.state.service.models.reload()
         page = opened(url, expected="503")
         expect(page.get_by_role("status").first).to_contain_text("There is no model to show.")
         (tmp_path / "aside").rename(bundle)
-        app.state.service.reload()
+        app.state.service.models.reload()
         expect(page.get_by_role("button", name="Generate")).to_be_visible()

@@ -34,7 +34,7 @@ class Held(ToyRuntime):
 class NotANumber(ToyRuntime):
     def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
         x, x0 = super().step(inputs)
-        return x * np.float32("nan"), x0
+        return HostStates(x.array * np.float32("nan")), x0
 
 
 @pytest.fixture

@@ -112,7 +112,6 @@ class DeviceRuntime:
         rows = len(inputs.x)
         bucket, driver = self._bucket(rows), self._driver
         slot = self._slots[self._next_slot]  # the one that is not under way
-        self._next_slot = 1 - self._next_slot
         x_new, x0 = self._take(rows), self._take(rows)
         sources = self._on_device([*inputs.x, *inputs.x0_prev], slot.fresh)
         views = slot.views[bucket]
@@ -129,6 +128,7 @@ class DeviceRuntime:
         driver.record(slot.done, self._compute)
         slot.results = list(zip(x_new, x0, strict=True))
         before, self._before = self._before, slot
+        self._next_slot = 1 - self._next_slot
         self._collect_finite(before)
         check_finite(sources)
         return DeviceStates(x_new, self._shape.state), DeviceStates(x0, self._shape.state)

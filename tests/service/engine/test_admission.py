@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.engine.admission import Admission
-from service.engine.jobs import Job
+from service.engine.jobs import Batch, Job
 from service.engine.scheduler import DUE_FACTOR, Scheduler
 from service.engine.simulate import CURVE, RULES, Arrival, costs, job, simulate, trace
-from service.errors import Overloaded
+from service.errors import Overloaded, TooMuchWork
 
 curves = st.sampled_from([{1: 0.01, 8: 0.08}, {1: 0.01, 8: 0.01}, {1: 0.01, 8: 0.04}])
 
@@ -39,8 +39,8 @@ def test_every_accepted_deadline_is_met(workload: tuple[Scheduler, list[Arrival]
     admission = Admission(scheduler, max_queued_images=1000, max_backlog_s=1.0)
     for each in simulate(arrivals, scheduler, admission):
         assert each.submitted_s < each.finished_s <= each.deadline_s + 1e-9
-    assert scheduler.active == scheduler.waiting == scheduler.running.total() == 0
-    assert scheduler.unfinished.total() == scheduler.steps_left.total() == 0
+    assert scheduler.active == scheduler.waiting == scheduler.counts.running.total() == 0
+    assert scheduler.counts.unfinished.total() == scheduler.counts.steps_left.total() == 0
 
 
 @settings(max_examples=1000)
@@ -139,13 +139,13 @@ def test_under_overload_calls_of_all_lengths_and_models_are_let_in_alike_and_the
 def test_who_is_refused_is_told_why() -> None:
     scheduler = Scheduler(4, costs({"a": {1: 0.01}}))
     admission = Admission(scheduler, max_queued_images=100, max_backlog_s=60.0)
-    with pytest.raises(Overloaded, match="nearer than the 125 ms that this may take alone"):
+    with pytest.raises(Overloaded, match="shorter than the 125 ms that this request may take alone"):
         admission.admit(job("a", 10, deadline_s=0.12), now=0.0)
     admission.admit(job("a", 10, deadline_s=0.2), now=0.0)
-    with pytest.raises(Overloaded, match="the deadline, or one already promised, would be missed"):
+    with pytest.raises(Overloaded, match="this deadline, or an accepted one, would be missed"):
         admission.admit(job("a", 10, deadline_s=0.19), now=0.0)
     admission.admit(job("a", 20, deadline_s=0.6), now=0.0)
-    with pytest.raises(Overloaded, match="as much is promised as the machine can do"):
+    with pytest.raises(Overloaded, match="accepted deadlines already use the capacity of the machine"):
         admission.admit(job("a", 10, deadline_s=60.0), now=0.0)
 
 
@@ -155,7 +155,7 @@ def test_rows_are_shared_among_the_workers_that_wait() -> None:
     batches = [scheduler.next_batch(0.0, idle) for idle in (3, 2, 1)]
     assert [len(batch.images) for batch in batches if batch] == [2, 2, 1]
     assert scheduler.next_batch(0.0) is None
-    assert (scheduler.running.total(), scheduler.ready) == (5, 0)
+    assert (scheduler.counts.running.total(), scheduler.ready) == (5, 0)
 
 
 def test_ours_keeps_short_jobs_quick_and_long_ones_from_starving() -> None:
@@ -165,3 +165,74 @@ def test_ours_keeps_short_jobs_quick_and_long_ones_from_starving() -> None:
         short = [each.finished_s - each.submitted_s for each in done if each.steps == 4]
         slowdown[name] = np.percentile(short, 99) / (4 * CURVE[1])
     assert slowdown["ours"] < slowdown["first come"]
+
+
+def test_a_short_job_is_accepted_however_much_is_due_after_it() -> None:
+    scheduler = Scheduler(16, costs({"a": {1: 0.01}}))
+    admission = Admission(scheduler, max_queued_images=100, max_backlog_s=20.0)
+    admission.admit(job("a", 1000, n=64), now=0.0)  # alone, whatever it is
+    with pytest.raises(Overloaded, match=r"640\.0 s of work are queued"):
+        admission.quote(job("a", 1000, n=30), now=32_000.0)
+    for n in (1, 40):
+        admission.admit(job("a", 4, n=n), now=0.0)
+    with pytest.raises(Overloaded, match="41 images are queued; 60 more are too many"):
+        admission.quote(job("a", 4, n=60), now=0.0)
+
+
+@settings(max_examples=1000)
+@given(st.lists(st.tuples(st.integers(1, 1000), st.integers(1, 64)), max_size=8), st.integers(1, 50))
+def test_a_request_waits_for_nothing_that_is_due_after_it(queue: list[tuple[int, int]], steps: int) -> None:
+    """Whether it is accepted does not change if all that is due later is taken away."""
+    scheduler, fewer = (Scheduler(16, costs({"a": {1: 0.01}})) for _ in range(2))
+    short = job("a", steps)
+    due_s = DUE_FACTOR["normal"] * scheduler.work_s(short)
+    for queued_steps, n in queue:
+        queued = job("a", queued_steps, n)
+        queued.due_s = DUE_FACTOR["normal"] * scheduler.work_s(queued)
+        scheduler.add(queued)
+        if queued.due_s <= due_s:
+            fewer.add(job_due("a", queued_steps, n, queued.due_s))
+
+    def is_accepted(by: Scheduler) -> bool:
+        try:
+            Admission(by, max_queued_images=64, max_backlog_s=1.0).quote(short, now=0.0)
+        except Overloaded:
+            return False
+        return True
+
+    assert is_accepted(scheduler) == is_accepted(fewer)
+
+
+def job_due(model: str, steps: int, n: int, due_s: float) -> Job:
+    queued = job(model, steps, n)
+    queued.due_s = due_s
+    return queued
+
+
+def test_a_request_of_more_work_than_one_may_be_is_refused_with_what_it_may_ask() -> None:
+    scheduler = Scheduler(16, costs({"a": {1: 0.01}}))
+    admission = Admission(scheduler, max_queued_images=1000, max_backlog_s=1000.0, max_request_s=10.0)
+    admission.admit(job("a", 500, n=2), now=0.0)
+    for n, steps, field, most in ((8, 500, "n", 2), (1, 4000, "steps", 1000)):
+        with pytest.raises(TooMuchWork) as refused:
+            admission.quote(job("a", steps, n=n), now=0.0)
+        (error,) = refused.value.errors
+        assert (error.field, error.allowed) == (field, {"min": 1, "max": most})
+
+
+def test_no_more_images_begin_than_there_is_memory_for_and_all_of_them_end() -> None:
+    scheduler = Scheduler(4, costs({"a": {1: 0.01}, "b": {1: 0.01}}), workers=2, max_active=3)
+    arrivals = [Arrival(0.001 * i, job("ab"[i % 2], 30 - i, n=3, at_s=0.001 * i)) for i in range(20)]
+    most = 0
+
+    class Watched(Scheduler):
+        def next_batch(self, now: float, idle: int = 1) -> Batch | None:
+            nonlocal most
+            batch = super().next_batch(now, idle)
+            most = max(most, self.active)
+            return batch
+
+    watched = Watched(4, scheduler.costs, workers=2, max_active=3)
+    assert len(simulate(arrivals, watched, RULES["ours"])) == 20
+    assert all(arrival.job.steps_left == 0 for arrival in arrivals)
+    assert most <= 3 + 4 * 2  # a batch begins together

@@ -2,11 +2,9 @@
 
 import math
 
-import numpy as np
 import pytest
 
 from service.engine.costs import WEIGHT, Costs
-from service.requests.running_quantile import RunningQuantile
 
 
 def costs(curve: dict[int, float]) -> Costs:
@@ -58,12 +56,3 @@ def test_an_unmeasured_model_takes_its_first_measurement() -> None:
     made = Costs()
     made.observe("b", 4, 2.0)
     assert made.seconds("b", 4) == pytest.approx(2.0)
-
-
-def test_a_tail_is_what_nine_of_ten_stay_below_before_and_after_a_change() -> None:
-    tail, rng = RunningQuantile(1e-3), np.random.default_rng(0)
-    for mean in (0.01, 0.001):
-        values = rng.exponential(mean, 4000).tolist()
-        for each in values:
-            tail.observe(each)
-        assert np.mean([each < tail.seconds for each in values]) == pytest.approx(0.9, abs=0.05)

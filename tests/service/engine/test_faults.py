@@ -5,16 +5,14 @@ import random
 
 import numpy as np
 import pytest
-from tests.service.test_engine import Held, alone, job, new_engine, sample
 
 from bundle.manifest import Bundle
 from service.engine.jobs import Job
 from service.engine.loop import FAILURES, Engine
 from service.engine.runtime import HostStates, StepInputs
-from service.engine.scheduler import Scheduler
 from service.errors import OutOfService, Overloaded, StepFailed
-from service.telemetry.metrics import Metrics
 from tests.conftest import ToyRuntime
+from tests.service.engine.conftest import Held, alone, is_empty, job, new_engine, run, sample, toy_engine
 
 
 class Poisoned(ToyRuntime):
@@ -22,7 +20,7 @@ class Poisoned(ToyRuntime):
 
     def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
         x, x0 = super().step(inputs)
-        x[inputs.y == 1] = np.nan
+        x.array[inputs.y == 1] = np.nan
         return x, x0
 
 
@@ -36,7 +34,7 @@ class Broken(ToyRuntime):
 
 def outcomes(engine: Engine, jobs: list[Job]) -> list[Job | BaseException]:
     async def all_of_them() -> list[Job | BaseException]:
-        return await asyncio.gather(*map(engine.run, jobs), return_exceptions=True)
+        return await asyncio.gather(*(run(engine, each) for each in jobs), return_exceptions=True)
 
     return asyncio.run(all_of_them())
 
@@ -45,7 +43,7 @@ def outcomes(engine: Engine, jobs: list[Job]) -> list[Job | BaseException]:
 def test_only_the_poisoned_request_fails_and_its_neighbours_bytes_are_as_without_it(
     toy: Bundle, runtime: type[ToyRuntime]
 ) -> None:
-    engine = new_engine(toy, runtime(), max_batch=8)
+    engine = toy_engine(toy, runtime(), max_batch=8)
     labels = [0, 1, 2, 0, 1, None]
     asked = [{"seed": seed, "class_label": label, "n": 2, "steps": 6} for seed, label in enumerate(labels)]
     for request, done in zip(asked, outcomes(engine, [job(toy, **request) for request in asked]), strict=True):
@@ -59,7 +57,7 @@ def test_only_the_poisoned_request_fails_and_its_neighbours_bytes_are_as_without
 
 
 def test_a_model_that_keeps_failing_is_taken_out_and_another_goes_on(toy: Bundle) -> None:
-    engine = Engine({"bad": Broken(), "good": ToyRuntime()}, Scheduler(2), Metrics(), max_queued_images=100)
+    engine = new_engine({"bad": Broken(), "good": ToyRuntime()}, max_batch=2)
     engine.start()
     jobs = [job(toy, class_label=1) for _ in range(FAILURES + 3)] + [job(toy, seed=5)]
     for each in jobs:
@@ -79,15 +77,14 @@ def test_a_model_that_keeps_failing_is_taken_out_and_another_goes_on(toy: Bundle
 
 def test_a_cancelled_job_is_in_no_step_after_the_one_that_was_running(toy: Bundle) -> None:
     runtime = Held()
-    engine = new_engine(toy, runtime, max_batch=4)
+    engine = toy_engine(toy, runtime, max_batch=4)
 
     async def cancel_one() -> Job:
-        kept = asyncio.create_task(engine.run(job(toy, steps=3, seed=3)))
-        dropped = asyncio.create_task(engine.run(job(toy, steps=1000, n=3)))
+        kept = engine.submit(job(toy, steps=3, seed=3))
+        dropped = engine.submit(job(toy, steps=1000, n=3))
         await asyncio.to_thread(runtime.entered.wait)
         dropped.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await dropped
+        await asyncio.sleep(0)
         runtime.go.set()
         return await kept
 
@@ -100,13 +97,13 @@ def test_a_cancelled_job_is_in_no_step_after_the_one_that_was_running(toy: Bundl
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_after_a_thousand_cancels_faults_and_answers_nothing_is_left(toy: Bundle, workers: int) -> None:
-    engine = new_engine(toy, Broken(), max_batch=4, max_queued_images=64, workers=workers)
+    engine = toy_engine(toy, Broken(), max_batch=4, max_queued_images=64, workers=workers)
     chance = random.Random(0)  # noqa: S311
     ends: list[str] = []
 
     async def one(number: int) -> None:
         asked = {"seed": number, "n": chance.randint(1, 3), "steps": chance.randint(1, 6)}
-        task = asyncio.create_task(engine.run(job(toy, **asked, class_label=chance.choice([0, 0, 0, 0, 1, 2]))))
+        task = asyncio.create_task(run(engine, job(toy, **asked, class_label=chance.choice([0, 0, 0, 0, 1, 2]))))
         if chance.random() < 0.4:
             for _ in range(chance.randint(0, 30)):
                 await asyncio.sleep(0)
@@ -117,7 +114,7 @@ def test_after_a_thousand_cancels_faults_and_answers_nothing_is_left(toy: Bundle
                 np.testing.assert_array_equal(image.pixels, expected)
             ends.append("done")
         except (StepFailed, Overloaded, OutOfService) as error:
-            engine.restore(toy.digest)
+            engine.install(toy.manifest.digest, engine.runtimes[toy.manifest.digest], {1: 1e-3})
             ends.append(type(error).__name__)
         except asyncio.CancelledError:
             ends.append("cancelled")
@@ -130,9 +127,7 @@ def test_after_a_thousand_cancels_faults_and_answers_nothing_is_left(toy: Bundle
     engine.stop()
     assert len(ends) == 1000
     assert {"done", "StepFailed", "cancelled"} <= set(ends)
-    assert not engine.jobs
-    assert engine.scheduler.active == engine.scheduler.waiting == 0
-    assert sample(engine, "trilemma_active_images") == sample(engine, "trilemma_waiting_images") == 0
+    assert is_empty(engine)
 
 
 def test_a_deadline_that_cannot_be_met_is_refused_and_a_missed_one_is_counted(toy: Bundle) -> None:
@@ -144,8 +139,8 @@ def test_a_deadline_that_cannot_be_met_is_refused_and_a_missed_one_is_counted(to
             now += 100.0
             return super().step(inputs)
 
-    engine = Engine({toy.digest: Slow()}, Scheduler(4), Metrics(), max_queued_images=100, clock=lambda: now)
-    engine.scheduler.costs.set(toy.digest, {1: 1.0, 4: 1.0})  # a flattering estimate
+    engine = new_engine({toy.manifest.digest: Slow()}, clock=lambda: now)
+    engine.scheduler.costs.set(toy.manifest.digest, {1: 1.0, 4: 1.0})  # a flattering estimate
     engine.start()
     late, missed = job(toy, steps=10), job(toy, steps=2)
     late.deadline_s, missed.deadline_s = 5.0, 50.0
@@ -153,4 +148,4 @@ def test_a_deadline_that_cannot_be_met_is_refused_and_a_missed_one_is_counted(to
     assert isinstance(refused, Overloaded)
     assert isinstance(done, Job)
     engine.stop()
-    assert engine.metrics.registry.get_sample_value("trilemma_missed_deadlines_total", {"method": "toy"}) == 1
+    assert sample(engine, "trilemma_missed_deadlines_total", method="toy") == 1

@@ -8,39 +8,11 @@ import pytest
 
 from bundle.manifest import Bundle
 from service.engine.jobs import Batch, Image, Job
-from service.engine.loop import Engine
-from service.engine.runtime import Array, HostStates, StepInputs
+from service.engine.runtime import HostStates, States, StepInputs
 from service.engine.scheduler import Scheduler
 from service.errors import Overloaded, StepFailed, Unavailable
-from service.requests.request import GenerateRequest
-from service.telemetry.metrics import Metrics
-from tests.conftest import ToyRuntime, toy_step
-
-
-def job(toy: Bundle, **request: object) -> Job:
-    sampling = toy.resolve(GenerateRequest.model_validate({"method": "toy", **request}))
-    return toy.job(sampling, id="", submitted_s=0.0)
-
-
-def new_engine(
-    toy: Bundle, runtime: ToyRuntime, *, max_batch: int = 4, max_queued_images: int = 100, workers: int = 1
-) -> Engine:
-    engine = Engine({toy.digest: runtime}, Scheduler(max_batch, workers=workers), Metrics(), max_queued_images)
-    engine.start()
-    return engine
-
-
-def alone(asked: Job) -> list[Array]:
-    """Each image of a job by a plain loop over its steps, one row at a time."""
-    images = []
-    for image in asked.images:
-        image.draw_initial()
-        while not image.finished:
-            x, x0 = toy_step(Batch("toy", [image]).inputs())
-            image.x, image.x0, image.step = x[0], x0[0], image.step + 1
-        images.append(image.x)
-    return images
-
+from tests.conftest import ToyRuntime
+from tests.service.engine.conftest import Held, alone, is_empty, job, new_engine, run, sample, toy_engine
 
 REQUESTS = [
     {"seed": seed, "steps": steps, "n": n, "class_label": label, **solver}
@@ -58,10 +30,10 @@ REQUESTS = [
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_jobs_that_share_batches_get_what_each_gets_alone(toy: Bundle, workers: int) -> None:
-    engine = new_engine(toy, ToyRuntime(), workers=workers)
+    engine = toy_engine(toy, ToyRuntime(), workers=workers)
 
     async def together() -> list[Job]:
-        return await asyncio.gather(*(engine.run(job(toy, **request)) for request in REQUESTS))
+        return await asyncio.gather(*(run(engine, job(toy, **request)) for request in REQUESTS))
 
     for done, request in zip(asyncio.run(together()), REQUESTS, strict=True):
         for image, expected in zip(done.images, alone(job(toy, **request)), strict=True):
@@ -72,11 +44,11 @@ def test_jobs_that_share_batches_get_what_each_gets_alone(toy: Bundle, workers: 
 def test_a_step_that_fails_ends_the_jobs_in_it_and_no_others(toy: Bundle) -> None:
     runtime = ToyRuntime()
     runtime.fail_on = {1}
-    engine = new_engine(toy, runtime, max_batch=1)
+    engine = toy_engine(toy, runtime, max_batch=1)
 
     async def all_of_them() -> list[Job | BaseException]:
         jobs = [job(toy, class_label=label, n=2) for label in (0, 1, 2)]
-        return await asyncio.gather(*map(engine.run, jobs), return_exceptions=True)
+        return await asyncio.gather(*(run(engine, each) for each in jobs), return_exceptions=True)
 
     first, failed, last = asyncio.run(all_of_them())
     assert isinstance(first, Job)
@@ -86,41 +58,24 @@ def test_a_step_that_fails_ends_the_jobs_in_it_and_no_others(toy: Bundle) -> Non
     engine.stop()
 
 
-def sample(engine: Engine, name: str) -> float | None:
-    return engine.metrics.registry.get_sample_value(name)
-
-
 def test_gauges_return_to_zero_and_counters_add_up(toy: Bundle) -> None:
     runtime = ToyRuntime()
     runtime.fail_on = {1}
-    engine = new_engine(toy, runtime)
+    engine = toy_engine(toy, runtime)
 
     async def mixed() -> None:
         jobs = [job(toy, steps=3, n=2), job(toy, steps=3, class_label=1)]
-        await asyncio.gather(*map(engine.run, jobs), return_exceptions=True)
-        await engine.run(job(toy, steps=3, n=2))
+        await asyncio.gather(*(run(engine, each) for each in jobs), return_exceptions=True)
+        await run(engine, job(toy, steps=3, n=2))
 
     asyncio.run(mixed())
     engine.stop()
-    assert sample(engine, "trilemma_active_images") == sample(engine, "trilemma_waiting_images") == 0
-    value = engine.metrics.registry.get_sample_value
-    steps = value("trilemma_steps_total", {"method": "toy"})
-    assert steps == value("trilemma_batch_size_sum", {"method": "toy"})
-    assert value("trilemma_images_total", {"method": "toy"}) in (2, 4)  # the first two may share the step that failed
-    assert sample(engine, "trilemma_network_seconds_total") <= sample(engine, "trilemma_busy_seconds_total")  # type: ignore[operator]
-
-
-class Held(ToyRuntime):
-    """Waits in its first step until it is let go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.entered, self.go = threading.Event(), threading.Event()
-
-    def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
-        self.entered.set()
-        assert self.go.wait(60)
-        return super().step(inputs)
+    assert is_empty(engine)
+    steps = sample(engine, "trilemma_steps_total", method="toy")
+    assert steps == sample(engine, "trilemma_batch_size_sum", method="toy")
+    images = sample(engine, "trilemma_images_total", method="toy")
+    assert images in (2, 4)  # the first two may share the step that failed
+    assert sample(engine, "trilemma_network_seconds_total") <= sample(engine, "trilemma_busy_seconds_total")
 
 
 class Logging(Held):
@@ -137,14 +92,13 @@ class Logging(Held):
 
 def test_a_four_step_request_behind_a_running_thousand_step_one_is_in_the_very_next_step(toy: Bundle) -> None:
     runtime = Logging()
-    engine = new_engine(toy, runtime)
-    engine.scheduler.costs.set(toy.digest, {1: 1e-3, 4: 1e-3})  # a batch of four pays
+    engine = toy_engine(toy, runtime)
+    engine.scheduler.costs.set(toy.manifest.digest, {1: 1e-3, 4: 1e-3})  # a batch of four pays
 
     async def behind() -> None:
-        long = asyncio.create_task(engine.run(job(toy, steps=1000, n=8, class_label=0)))
+        long = engine.submit(job(toy, steps=1000, n=8, class_label=0))
         await asyncio.to_thread(runtime.entered.wait)
-        short = asyncio.create_task(engine.run(job(toy, steps=4, class_label=1)))
-        await asyncio.sleep(0)  # its first turn, in which it is accepted
+        short = engine.submit(job(toy, steps=4, class_label=1))
         runtime.go.set()
         await short
         long.cancel()
@@ -163,8 +117,8 @@ def test_steps_run_on_all_workers_at_once(toy: Bundle) -> None:
             together.wait()
             return super().step(inputs)
 
-    engine = new_engine(toy, Meeting(), workers=3)
-    done = asyncio.run(engine.run(job(toy, seed=1, n=3, steps=2)))
+    engine = toy_engine(toy, Meeting(), workers=3)
+    done = asyncio.run(run(engine, job(toy, seed=1, n=3, steps=2)))
     engine.stop()
     for image, expected in zip(done.images, alone(job(toy, seed=1, n=3, steps=2)), strict=True):
         np.testing.assert_array_equal(image.pixels, expected)
@@ -172,18 +126,18 @@ def test_steps_run_on_all_workers_at_once(toy: Bundle) -> None:
 
 def test_a_full_queue_refuses_and_says_when_to_try_again(toy: Bundle) -> None:
     runtime = Held()
-    engine = new_engine(toy, runtime, max_queued_images=3)
+    engine = toy_engine(toy, runtime, max_queued_images=3)
 
     async def overload() -> None:
-        accepted = asyncio.create_task(engine.run(job(toy, n=2)))
+        accepted = engine.submit(job(toy, n=2))
         await asyncio.to_thread(runtime.entered.wait)
-        engine.scheduler.costs.set(toy.digest, {1: 0.5, 4: 2.0})
+        engine.scheduler.costs.set(toy.manifest.digest, {1: 0.5, 4: 2.0})
         with pytest.raises(Overloaded) as refused:
-            await engine.run(job(toy, n=2))
+            await run(engine, job(toy, n=2))
         assert refused.value.headers == {"Retry-After": "5"}  # 2 images of 5 steps of half a second
         runtime.go.set()
         await accepted
-        await engine.run(job(toy, n=2))  # there is room again
+        await run(engine, job(toy, n=2))  # there is room again
 
     asyncio.run(overload())
     engine.stop()
@@ -191,10 +145,10 @@ def test_a_full_queue_refuses_and_says_when_to_try_again(toy: Bundle) -> None:
 
 def test_stopping_finishes_what_was_accepted_and_takes_nothing_more(toy: Bundle) -> None:
     runtime = Held()
-    engine = new_engine(toy, runtime, max_batch=1)
+    engine = toy_engine(toy, runtime, max_batch=1)
 
     async def stop_meanwhile() -> None:
-        accepted = [asyncio.create_task(engine.run(job(toy, n=3))) for _ in range(3)]
+        accepted = [engine.submit(job(toy, n=3)) for _ in range(3)]
         await asyncio.to_thread(runtime.entered.wait)
         stopping = asyncio.create_task(asyncio.to_thread(engine.stop))
         runtime.go.set()
@@ -202,7 +156,7 @@ def test_stopping_finishes_what_was_accepted_and_takes_nothing_more(toy: Bundle)
         for done in await asyncio.gather(*accepted):
             assert all(image.finished for image in done.images)
         with pytest.raises(Unavailable):
-            await engine.run(job(toy))
+            await run(engine, job(toy))
 
     asyncio.run(stop_meanwhile())
     assert not engine.alive
@@ -211,7 +165,7 @@ def test_stopping_finishes_what_was_accepted_and_takes_nothing_more(toy: Bundle)
 class LosesImages(Scheduler):
     """Forgets the images that finish, and then fails."""
 
-    def advance(self, batch: Batch, x: Array, x0: Array) -> list[Image]:
+    def advance(self, batch: Batch, x: States, x0: States) -> list[Image]:
         if super().advance(batch, x, x0):
             raise ZeroDivisionError("a bug")
         return []
@@ -223,7 +177,7 @@ class ChoosesNone(Scheduler):
 
 
 class CannotDrop(Scheduler):
-    def advance(self, batch: Batch, x: Array, x0: Array) -> list[Image]:
+    def advance(self, batch: Batch, x: States, x0: States) -> list[Image]:
         raise ZeroDivisionError("a bug")
 
     def drop(self, job: Job) -> None:
@@ -237,36 +191,36 @@ class CannotAdd(Scheduler):
 
 @pytest.mark.parametrize("policy", [LosesImages, ChoosesNone, CannotDrop, CannotAdd])
 def test_a_bug_in_the_loop_itself_answers_every_job_and_stops_the_engine(toy: Bundle, policy: type[Scheduler]) -> None:
-    engine = Engine({toy.digest: ToyRuntime()}, policy(max_batch=2), Metrics(), max_queued_images=100)
+    engine = new_engine({toy.manifest.digest: ToyRuntime()}, max_batch=2, policy=policy)
     engine.start()
 
     async def all_of_them() -> list[Job | BaseException]:
-        return await asyncio.gather(*(engine.run(job(toy, n=2)) for _ in range(4)), return_exceptions=True)
+        return await asyncio.gather(*(run(engine, job(toy, n=2)) for _ in range(4)), return_exceptions=True)
 
     answers = asyncio.run(all_of_them())
     assert isinstance(answers[0], StepFailed)
     assert all(isinstance(answer, StepFailed | Unavailable) for answer in answers)
     engine.stop()
     assert not engine.alive
-    assert sample(engine, "trilemma_active_images") == sample(engine, "trilemma_waiting_images") == 0
+    assert is_empty(engine)
 
 
 def test_a_caller_that_has_gone_away_does_not_stop_the_engine(toy: Bundle) -> None:
     runtime = Held()
-    engine = new_engine(toy, runtime)
+    engine = toy_engine(toy, runtime)
 
     async def give_up() -> None:
-        asked = asyncio.create_task(engine.run(job(toy)))
+        asked = engine.submit(job(toy))
         await asyncio.to_thread(runtime.entered.wait)
         asked.cancel()
 
     asyncio.run(give_up())  # and its event loop is closed
     runtime.go.set()
-    assert asyncio.run(engine.run(job(toy, n=2))).images[1].finished
+    assert asyncio.run(run(engine, job(toy, n=2))).images[1].finished
     engine.stop()
 
 
 def test_an_engine_that_was_not_started_takes_nothing(toy: Bundle) -> None:
-    engine = Engine({toy.digest: ToyRuntime()}, Scheduler(4), Metrics(), max_queued_images=100)
+    engine = new_engine({toy.manifest.digest: ToyRuntime()})
     with pytest.raises(Unavailable):
-        asyncio.run(engine.run(job(toy)))
+        asyncio.run(run(engine, job(toy)))

@@ -5,21 +5,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine.jobs import Image, Job
+from service.engine.runtime import HostStates
 from service.engine.scheduler import Scheduler
-
-SHAPE = (1, 1, 1)
+from service.engine.simulate import job as simulated_job
 
 
 def job(method: str = "a", steps: int = 1, n: int = 1) -> Job:
-    table = np.zeros((steps, 9), dtype=np.float32)
-    return Job("", method, table, SHAPE, latent=0, label=0, seed=0, n=n, submitted_s=0.0)
+    return simulated_job(method, steps, n)
 
 
 def step(scheduler: Scheduler, now: float = 0.0) -> list[Image]:
     """Runs the next batch; returns what finished."""
     batch = scheduler.next_batch(now)
     assert batch is not None
-    states = np.zeros((len(batch.images), *SHAPE), dtype=np.float32)
+    states = HostStates(np.zeros((len(batch.images), 1, 1, 1), dtype=np.float32))
     return scheduler.advance(batch, states, states)
 
 
@@ -55,8 +54,10 @@ def test_methods_never_mix_and_the_oldest_image_goes_first() -> None:
 def test_an_image_that_waits_holds_no_memory() -> None:
     scheduler, asked = Scheduler(max_batch=1), job(n=2)
     scheduler.add(asked)
-    scheduler.next_batch(now=0.0)
-    assert [hasattr(image, "x") for image in asked.images] == [True, False]
+    batch = scheduler.next_batch(now=0.0)
+    assert batch is not None
+    batch.inputs()
+    assert [image.x is None for image in asked.images] == [False, True]
 
 
 def test_a_job_starts_when_its_first_image_does() -> None:

@@ -8,15 +8,11 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from httpx import Response
-from hypothesis import given
-from hypothesis import strategies as st
-from tests.service.test_engine import Held
 
-from service.errors import KeySpent
 from service.http.auth import read
-from service.requests.quota import WorkBudget
 from tests.conftest import ToyRuntime, write_bundle
 from tests.service.conftest import serve
+from tests.service.engine.conftest import Held
 
 BODY = {"method": "toy", "seed": 1}
 
@@ -134,28 +130,6 @@ def test_a_request_that_comes_to_nothing_costs_nothing(keys: Path) -> None:
         ] * 2
 
     served(test, keys, runtime)
-
-
-@given(st.lists(st.tuples(st.floats(0.01, 10), st.floats(0, 30)), min_size=1, max_size=60))
-def test_no_key_gets_more_than_its_rate_a_burst_and_one_request_more(requests: list[tuple[float, float]]) -> None:
-    account, now, taken_s = WorkBudget("any", 6.0), 1000.0, 0.0
-    for work_s, pause_s in requests:
-        now += pause_s
-        try:
-            account.take(work_s, now)
-            taken_s += work_s
-        except KeySpent:
-            pass
-    assert taken_s <= 6.0 + (now - 1000.0) * 0.1 + max(work_s for work_s, _ in requests) + 1e-6
-
-
-def test_a_key_has_its_work_again_when_it_was_told_to_come_back() -> None:
-    account = WorkBudget("any", 6.0)
-    account.take(9.0, 0.0)
-    with pytest.raises(KeySpent) as spent:
-        account.take(1.0, 10.0)
-    assert spent.value.headers == {"Retry-After": "20"}
-    account.take(1.0, 30.1)
 
 
 @pytest.mark.parametrize("content", ["[alice]", '[alice]\nsha256 = "secret"', "alice", line("alice", "rate = 1")])

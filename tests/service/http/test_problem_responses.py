@@ -46,6 +46,7 @@ from tests.service.conftest import generate, serve
                 "preview_every",
                 "priority",
                 "seed",
+                "settings",
                 "solver",
                 "steps",
             ],
@@ -110,7 +111,7 @@ def test_an_error_of_our_own_is_a_500_that_names_its_request_and_hides_the_rest(
     def broken(*_: object) -> bytes:
         raise ZeroDivisionError("a secret")
 
-    monkeypatch.setattr("service.http.responses.encode", broken)
+    monkeypatch.setattr("service.requests.encoding.encode", broken)
     answer = client.post("/generate", json={"method": "toy"}, headers={"X-Request-ID": "abc-1"})
     assert (answer.status_code, answer.json()["status"]) == (500, 500)
     assert answer.headers["content-type"] == "application/problem+json"

@@ -54,7 +54,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(tmp_path: Path) -> Non
     write_bundle(tmp_path / "toy")
     with serve(tmp_path, ToyRuntime()) as client:
         service: Any = client.app.state.service  # type: ignore[attr-defined]
-        service.engine.scheduler.costs.set(service.bundles["toy"].digest, {1: 1.0, 4: 1.0})
+        service.engine.scheduler.costs.set(service.models.served()["toy"].digest, {1: 1.0, 4: 1.0})
         refused = generate(client, steps=5, deadline_ms=2000)
         assert (refused.status_code, refused.json()["type"]) == (429, "urn:trilemma:overloaded")
         assert generate(client, steps=5, deadline_ms=60_000).status_code == 200
@@ -66,11 +66,11 @@ def test_a_deadline_leaves_time_for_the_answer_but_no_more_than_a_tenth(tmp_path
         service: Any = client.app.state.service  # type: ignore[attr-defined]
         cases = [(1e-3, 66, 200), (5.0, 66, 429), (100.0, 66, 429), (100.0, 73, 200)]
         for seed, (answer_s, within_s, status) in enumerate(cases):  # seeds of their own: none comes from the cache
-            service.engine.scheduler.costs.set(service.bundles["toy"].digest, {1: 10.0, 4: 10.0})
-            service.answering.seconds = answer_s
+            service.engine.scheduler.costs.set(service.models.served()["toy"].digest, {1: 10.0, 4: 10.0})
+            service.answer_time.seconds = answer_s
             answer = generate(client, steps=5, seed=seed, deadline_ms=1000 * within_s)  # 62.5 s at worst
             assert answer.status_code == status
-        assert service.answering.seconds < 100.0  # it was measured
+        assert service.answer_time.seconds < 100.0  # it was measured
 
 
 def test_the_slack_of_each_deadline_is_counted_and_of_nothing_else(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_reload_serves_the_new_model_and_what_runs_on_the_old_finishes_on_it(t
         asking, answers = in_background(client, steps=3)
         assert old.entered.wait(60)
         service: Any = client.app.state.service  # type: ignore[attr-defined]
-        service._open_runtime = lambda bundle, threads: ToyRuntime()
+        service.models._open_runtime = lambda model, threads: ToyRuntime()
         shutil.rmtree(tmp_path / "toy")
         write_bundle(tmp_path / "toy", noise_schedule=schedule)
         assert client.post("/admin/reload").json()["methods"] == ["toy"]
@@ -257,7 +257,7 @@ def test_a_reload_that_fails_leaves_the_old_model_serving(tmp_path: Path, change
     with serve(tmp_path, ToyRuntime()) as client:
         before = generate(client).json()
         service: Any = client.app.state.service  # type: ignore[attr-defined]
-        service._open_runtime = lambda bundle, threads: NotANumber()
+        service.models._open_runtime = lambda model, threads: NotANumber()
         shutil.rmtree(tmp_path / "toy")
         write_bundle(tmp_path / "toy", **changes)
         told = client.post("/admin/reload").json()
@@ -295,14 +295,14 @@ def test_a_stopped_engine_makes_the_process_unhealthy(tmp_path: Path, monkeypatc
 
 def test_an_error_in_loading_that_is_no_bundles_fault_ends_the_process(tmp_path: Path) -> None:
     script = """if True:
-        from registry.registry import registry
-        from registry.__main__ import main
+        from bundle import manifest
+        from service.__main__ import main
 
-        registry.bundle.load_all = lambda _: 1 / 0
+        manifest.load_all = lambda _: 1 / 0
         main()
     """
     ended = subprocess.run(
-        [sys.executable, "-c", script, "--port", "0"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", script, "--port", "0"], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert ended.returncode == 1
     assert "ZeroDivisionError" in ended.stderr

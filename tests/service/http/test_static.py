@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from tests.service.test_keys import line
 
 from service.http.static import FOLDER
 from tests.conftest import ToyRuntime, write_bundle
 from tests.service.conftest import serve
+from tests.service.http.test_auth import line
 
 
 @pytest.fixture

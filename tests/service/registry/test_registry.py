@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from bundle.manifest import Bundle
 from service.app import create_app
+from service.engine.placement import Placement
 from service.engine.runtime import HostStates, StepInputs
 from service.settings import Settings
 from tests.conftest import ToyRuntime, write_bundle
@@ -46,7 +46,7 @@ def test_auto_counts_what_is_queued(tmp_path: Path) -> None:
     with serve(tmp_path, runtime, workers=1, max_backlog_s=10_000) as client:
         app: Any = client.app
         service = app.state.service
-        service.engine.scheduler.costs.set(service.bundles["toy"].digest, {1: 10.0})
+        service.engine.scheduler.costs.set(service.models.served()["toy"].digest, {1: 10.0})
         answers: list[Any] = []
         queue: list[dict[str, Any]] = [{"steps": 62, "deadline_ms": 1_000_000}, budget]
         asking = [threading.Thread(target=lambda body=body: answers.append(generate(client, **body))) for body in queue]
@@ -58,7 +58,7 @@ def test_auto_counts_what_is_queued(tmp_path: Path) -> None:
         runtime.go.set()
         for thread in asking:
             thread.join()
-        service.engine.scheduler.costs.set(service.bundles["toy"].digest, {1: 10.0})
+        service.engine.scheduler.costs.set(service.models.served()["toy"].digest, {1: 10.0})
         answers.append(generate(client, **budget, n=2))
     assert {answer.status_code for answer in answers} == {200}
     assert sorted(answer.json()["steps"] for answer in answers[:2]) == [2, 62]
@@ -91,7 +91,7 @@ def test_a_bad_bundle_is_reported_and_the_good_one_serves(tmp_path: Path, runtim
 class LosesARow(ToyRuntime):
     def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
         x, x0 = super().step(inputs)
-        return x[1:], x0[1:]
+        return HostStates(x.array[1:]), HostStates(x0.array[1:])
 
 
 @pytest.mark.parametrize(
@@ -107,10 +107,10 @@ def test_a_model_that_gives_nonsense_at_warm_up_is_not_served(tmp_path: Path, ru
 
 def test_until_the_models_are_loaded_it_is_alive_and_not_ready(tmp_path: Path, runtime: ToyRuntime) -> None:
     write_bundle(tmp_path / "toy")
-    let_go = threading.Event()
+    release = threading.Event()
 
-    def slow(bundle: Bundle, threads: int) -> ToyRuntime:
-        assert let_go.wait(60)
+    def slow(model: Placement, threads: int) -> ToyRuntime:
+        assert release.wait(60)
         return runtime
 
     with TestClient(create_app(Settings(bundles=tmp_path), open_runtime=slow)) as client:
@@ -118,4 +118,4 @@ def test_until_the_models_are_loaded_it_is_alive_and_not_ready(tmp_path: Path, r
         assert (client.get("/readyz").status_code, client.get("/readyz").json()["status"]) == (503, "starting")
         answer = generate(client)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        let_go.set()
+        release.set()

@@ -41,7 +41,7 @@ def test_auto_takes_the_best_point_within_the_limit(limit: dict[str, float], poi
         seed=7,
         class_label=3,
         n=2,
-        **dict(point.settings),
+        settings=dict(point.settings),
         **deadline,
     )
     assert chosen is not None

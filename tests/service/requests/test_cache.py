@@ -5,11 +5,12 @@ import asyncio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.service.test_engine import job
 
 from bundle.manifest import Bundle
 from service.engine.jobs import Job
+from service.errors import Unavailable
 from service.requests.cache import Cache, Coalescer
+from tests.service.engine.conftest import job
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 12))))
@@ -32,50 +33,52 @@ def test_the_least_recently_used_is_forgotten_first_and_what_is_too_large_is_not
     assert [cache.get(tag) for tag in "abcd"] == [[b"1"], None, [b"3"], None]
 
 
-def test_identical_requests_share_one_job_and_one_that_leaves_does_not_end_it(toy: Bundle) -> None:
-    asked, started, ended = job(toy), [], asyncio.Event()
+@pytest.fixture
+def shared(toy: Bundle) -> Job:
+    return job(toy)
 
-    async def start() -> Job:
-        started.append(asked)
-        await ended.wait()
-        return asked
 
+def test_identical_requests_share_one_job_and_one_that_leaves_does_not_end_it(shared: Job) -> None:
     async def share() -> None:
-        flights = Coalescer()
-        first, second, third = (asyncio.create_task(flights.run("key", start)) for _ in range(3))
-        await asyncio.sleep(0)
+        coalescer, started = Coalescer(), list[asyncio.Future[Job]]()
+
+        def submit() -> asyncio.Future[Job]:
+            started.append(asyncio.get_running_loop().create_future())
+            return started[-1]
+
+        first, second, third = (coalescer.join("key", submit) for _ in range(3))
         first.cancel()
         await asyncio.sleep(0)
-        ended.set()
-        assert await second is await third is asked
+        started[0].set_result(shared)
+        assert await second is await third is shared
         assert len(started) == 1
-        assert "key" not in flights
+        assert "key" not in coalescer
 
     asyncio.run(share())
 
 
 def test_a_shared_job_is_cancelled_when_the_last_leaves_and_is_not_joined_after(toy: Bundle) -> None:
-    cancelled = []
-
-    async def start() -> Job:
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            cancelled.append(True)
-            raise
-        raise AssertionError
-
     async def leave() -> None:
-        flights = Coalescer()
-        tasks = [asyncio.create_task(flights.run("key", start)) for _ in range(2)]
-        await asyncio.sleep(0.0)
-        for task in tasks:
-            assert not cancelled
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-        assert "key" not in flights
-        await asyncio.sleep(0)
-        assert cancelled == [True]
+        coalescer, started = Coalescer(), asyncio.get_running_loop().create_future()
+        joined = [coalescer.join("key", lambda: started) for _ in range(2)]
+        for future in joined:
+            assert not started.cancelled()
+            future.cancel()
+            await asyncio.sleep(0)
+        assert "key" not in coalescer
+        assert started.cancelled()
 
     asyncio.run(leave())
+
+
+def test_a_refused_job_is_shared_with_nobody() -> None:
+    def refuse() -> asyncio.Future[Job]:
+        raise Unavailable("not now")
+
+    async def join() -> None:
+        coalescer = Coalescer()
+        with pytest.raises(Unavailable):
+            coalescer.join("key", refuse)
+        assert "key" not in coalescer
+
+    asyncio.run(join())

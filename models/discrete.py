@@ -1,0 +1,43 @@
+"""Plans over a schedule of training timesteps, for networks that predict ε: DDIM's and the latent family's.
+
+The schedule is `{"alphas_cumprod": [ᾱ_0, …, ᾱ_{T−1}]}`, falling from nearly 1 (data) to nearly 0 (noise). With `"clip"`
+in it, a state lies in [−clip, clip] and not in [−1, 1].
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from models.schedules import log_snr_grid, trailing_grid
+from models.solvers import Setting, Solver, ddim, dpmpp_2m
+from models.step import Plan
+
+Schedule = Mapping[str, Any]
+
+
+def max_steps(schedule: Schedule) -> int:
+    """One step a training timestep."""
+    return len(schedule["alphas_cumprod"])
+
+
+def clip(schedule: Schedule) -> float:
+    return float(schedule.get("clip", 1.0))
+
+
+def ddim_plan(schedule: Schedule, steps: int, *, eta: float) -> Plan:
+    return ddim(*trailing_grid(schedule["alphas_cumprod"], steps), eta=eta, clip=clip(schedule))
+
+
+def dpmpp_2m_plan(schedule: Schedule, steps: int) -> Plan:
+    return dpmpp_2m(*log_snr_grid(schedule["alphas_cumprod"], steps), clip=clip(schedule))
+
+
+def solvers(*, default_eta: float, space: str = "") -> dict[str, Solver]:
+    """DDIM, the default, and DPM-Solver++(2M); `space` says in the summaries where they work."""
+    return {
+        "ddim": Solver(
+            ddim_plan,
+            f"DDIM{space}; eta = 0 is deterministic, eta = 1 is DDPM's ancestral sampling",
+            {"eta": Setting(low=0.0, high=1.0, default=default_eta)},
+        ),
+        "dpmpp_2m": Solver(dpmpp_2m_plan, f"DPM-Solver++(2M){space}, second order, deterministic"),
+    }
