@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from importers.formats import Format
 from importers.problems import ImportProblem
 
 PUBLISHED = Path(__file__).parent / "published_cards"
@@ -24,7 +25,7 @@ class Settings(BaseModel):
 class Card(Settings):
     """What a card says. `files`: names of the published files that it is for."""
 
-    format: str
+    format: Format
     files: tuple[str, ...] = ()
     data: str = ""  # the data set's name
     classes: tuple[str, ...] = ()  # their names; numbers stand in where there are none

@@ -11,13 +11,13 @@ from importers import diffusers_config
 from importers.cards import Card, Settings, parse
 from importers.diffusers_config import Config, class_name
 from importers.diffusers_scheduler import sampling
+from importers.formats import Format
 from importers.imported import Imported, Shape
 from importers.networks.diffusers_networks import Decoder, TransformerNetwork, UNetNetwork
 from importers.problems import ImportProblem
 from importers.reading import read_safetensors, read_torch
 from importers.weights import fill, weights
 
-FORMAT = "diffusers"
 NETWORKS = ("unet", "transformer")
 AUTOENCODERS = ("vqvae", "vae")
 CLASSES = {
@@ -37,9 +37,8 @@ class DiffusersSettings(Settings):
     scheduler: dict[str, Any] | None = None  # as scheduler_config.json has it
 
 
-def load(folder: Path, card: Card | None = None) -> Imported:
+def load(folder: Path, card: Card) -> Imported:
     """The model in a pipeline's folder, or in a flat one as the first versions wrote it. Raises ImportProblem."""
-    card = card or Card(format=FORMAT)
     settings = parse(card.settings, DiffusersSettings, "the card: settings")
     index_path = folder / "model_index.json"
     index = diffusers_config.read(index_path) if index_path.is_file() else {}
@@ -51,7 +50,7 @@ def load(folder: Path, card: Card | None = None) -> Imported:
     state_shape = shape_of(module, settings)
     classes, unconditional = classes_of(module, index, card.classes)
     return Imported(
-        format=FORMAT,
+        format=Format.DIFFUSERS,
         network=UNetNetwork(module) if isinstance(module, CLASSES["UNet2DModel"]) else TransformerNetwork(module),
         shape=image_shape(state_shape, autoencoder),
         prediction=chosen.prediction,

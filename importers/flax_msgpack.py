@@ -30,7 +30,7 @@ class Packed(NamedTuple):
 def read(path: Path) -> dict[str, Any]:
     """The dictionary, whose arrays are still `Packed`. Raises ImportProblem."""
     with open_file(path) as file:
-        content = unpack(file[:], path.name)
+        content = unpack(file.read(), path.name)
     if not isinstance(content, dict):
         raise ImportProblem(f"{path.name}: not a flax checkpoint, but a {type(content).__name__}")
     return content

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from importers.cards import Card, Settings, parse
+from importers.formats import Format
 from importers.imported import Discrete, Imported, Prediction, Vector
 from importers.lucidrains_layout import Version, find_layout
 from importers.networks.lucidrains_unet import Layout, UNet
@@ -16,7 +17,6 @@ from importers.problems import ImportProblem
 from importers.reading import read_torch
 from importers.weights import fill, weights
 
-FORMAT = "denoising-diffusion-pytorch"
 EMA_PREFIXES = ("ema_model.model.", "model.")  # of ema_pytorch, and of the milestones before it
 PREDICTIONS: Mapping[str, Prediction] = {"pred_noise": "epsilon", "pred_x0": "x0", "pred_v": "v"}
 MAX_TIMESTEPS = 100_000
@@ -55,7 +55,7 @@ def load(path: Path, card: Card) -> Imported:
     timesteps = len(schedule.betas)
     steps = settings.sampling_timesteps or timesteps
     return Imported(
-        format=FORMAT,
+        format=Format.LUCIDRAINS,
         network=fill(lambda: UNet(layout), state, path.name),
         shape=shape_of(layout, settings),
         prediction=PREDICTIONS[settings.objective or objective_of(buffers, schedule.alphas_cumprod, path.name)],

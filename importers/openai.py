@@ -12,22 +12,26 @@ from torch import Tensor
 
 from importers import cards, schedules
 from importers.cards import Card
+from importers.formats import Format
 from importers.imported import Continuous, Discrete, Imported, Preconditioning, Vector
 from importers.networks.openai_unet import Heads, Layout, UNet
 from importers.openai_layout import find_layout
 from importers.openai_settings import ConsistencyFlags, GaussianFlags, GuidedFlags, HeadFlags, NetworkFlags
 from importers.problems import ImportProblem
 from importers.reading import read_torch
-from importers.weights import fill, weights
+from importers.weights import fill, unwrapped, weights
 
-IMPROVED, GUIDED, CONSISTENCY = "improved-diffusion", "guided-diffusion", "consistency-models"
-FLAGS: dict[str, type[NetworkFlags]] = {IMPROVED: GaussianFlags, GUIDED: GuidedFlags, CONSISTENCY: ConsistencyFlags}
+FLAGS: Mapping[Format, type[NetworkFlags]] = {
+    Format.IMPROVED: GaussianFlags,
+    Format.GUIDED: GuidedFlags,
+    Format.CONSISTENCY: ConsistencyFlags,
+}
 
 
 def load(path: Path, card: Card) -> Imported:
     """The model in a `.pt` file, with what the card says of it. Raises ImportProblem."""
     flags = cards.parse(card.settings, FLAGS[card.format], f"the card for {path.name}: settings")
-    state = weights(read_torch(path), path.name)
+    state = unwrapped(weights(read_torch(path), path.name))
     layout = find_layout(state, path.name)
     compare(flags, layout, path.name)
     model = gaussian if isinstance(flags, GaussianFlags) else karras

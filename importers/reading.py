@@ -10,7 +10,7 @@ import pickle
 import warnings
 import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -47,7 +47,8 @@ LEFTOVERS = (
     "pathlib.", "pytorch_lightning.", "types.SimpleNamespace", "typing.",
 )  # fmt: skip
 
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch.save before version 1.6 begins with it, pickled
+# torch.save before version 1.6 begins with this number, pickled.
+LEGACY_HEAD = b"\x80\x02\x8a\n" + (0x1950A86A20F9469CFC6C).to_bytes(10, "little") + b"."
 LEGACY_BLOCK = 8  # bytes before each storage of a legacy file: its number of elements
 
 
@@ -76,11 +77,11 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise ImportProblem(f"{path.name}: not a whole safetensors file ({error})") from error
 
 
-def open_file(path: Path) -> mmap.mmap:
+def open_file(path: Path) -> IO[bytes]:
     """The file's bytes, mapped: reading past its end gives fewer bytes and allocates nothing."""
     try:
         with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return cast(IO[bytes], mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:  # ValueError: an empty file
         raise ImportProblem(f"{path.name}: cannot be read ({error})") from error
 
@@ -168,16 +169,15 @@ def check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         raise ImportProblem(f"{path.name}: two of its entries have one name")
 
 
-def scan_legacy(file: mmap.mmap | IO[bytes], source: str) -> set[str]:
+def scan_legacy(file: IO[bytes], source: str) -> set[str]:
     """The names in a legacy file's pickle. Raises ImportProblem if its storages are larger than the file."""
     scan = Scan(source)
-    reader: Any = file
-    if not is_pickle(reader) or scan.load(reader) != LEGACY_MAGIC:
+    if file.read(len(LEGACY_HEAD)) != LEGACY_HEAD:
         raise ImportProblem(f"{source}: not a PyTorch file: neither a zip file nor PyTorch's older format")
     for _ in ("protocol version", "system", "the object"):
-        scan.load(reader)
+        scan.load(file)
     total = sum(size + LEGACY_BLOCK for size in scan.storages.values())
-    rest = len(reader.read())  # of the file, where the storages are
+    rest = len(file.read())  # of the file, where the storages are
     if total > rest:
         raise ImportProblem(f"{source}: its storages say {total:,} bytes, the file has {rest:,}")
     return scan.names

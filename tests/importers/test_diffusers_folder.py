@@ -13,11 +13,13 @@ from safetensors.torch import load_file, save_file
 
 from importers import diffusers_folder
 from importers.cards import Card
+from importers.formats import Format
 from importers.imported import Imported
 from importers.problems import ImportProblem
 from tests.importers import parity
 from tests.importers.parity import assert_near, output
 
+CARD = Card(format=Format.DIFFUSERS)
 SMALL: dict[str, Any] = {
     "sample_size": 16, "block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8,
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
@@ -41,7 +43,7 @@ def saved(folder: Path, network: Any, scheduler: Any = None) -> Path:
 
 @pytest.fixture(scope="module")
 def recorded() -> Imported:
-    return diffusers_folder.load(parity.path("diffusers_gray28"))
+    return diffusers_folder.load(parity.path("diffusers_gray28"), CARD)
 
 
 def test_the_recorded_outputs_are_given(recorded: Imported) -> None:
@@ -72,7 +74,7 @@ def test_the_recorded_outputs_are_given(recorded: Imported) -> None:
 @pytest.mark.filterwarnings("ignore:.*gaussian.*")
 def test_a_unet_gives_what_diffusers_own_gives(tmp_path: Path, changes: dict[str, Any]) -> None:
     network = unet(**changes)
-    card = Card(format="diffusers", classes=("a", "b", "c", "d", "e")) if "class_embed_type" in changes else None
+    card = Card(format=Format.DIFFUSERS, classes=("a", "b", "c", "d", "e")) if "class_embed_type" in changes else CARD
     model = diffusers_folder.load(saved(tmp_path, network), card)
     x, t, y = torch.randn(2, *model.shape), torch.tensor([3, 981]), torch.tensor([4, 0])
     with torch.inference_mode():
@@ -89,8 +91,8 @@ def test_no_class_adds_nothing_and_may_be_the_tables_last_row(tmp_path: Path) ->
         last = network(x, torch.tensor([7, 7]), class_labels=torch.tensor([4, 4])).sample
         network.class_embedding.weight[3] = 0
         nothing = network(x, torch.tensor([7, 7]), class_labels=torch.tensor([3, 3])).sample
-    assert_near(output(diffusers_folder.load(folder), x, 7), nothing.numpy())
-    model = diffusers_folder.load(folder, Card(format="diffusers", classes=("a", "b", "c", "d")))
+    assert_near(output(diffusers_folder.load(folder, CARD), x, 7), nothing.numpy())
+    model = diffusers_folder.load(folder, Card(format=Format.DIFFUSERS, classes=("a", "b", "c", "d")))
     assert_near(output(model, x, 7), last.numpy())
     assert model.unconditional
 
@@ -109,7 +111,7 @@ def test_no_class_adds_nothing_and_may_be_the_tables_last_row(tmp_path: Path) ->
     ],
 )
 def test_a_scheduler_gives_its_own_schedule_and_settings(tmp_path: Path, scheduler: Any) -> None:
-    model = diffusers_folder.load(saved(tmp_path, unet(), scheduler))
+    model = diffusers_folder.load(saved(tmp_path, unet(), scheduler), CARD)
     np.testing.assert_array_equal(model.schedule.betas.astype(np.float32), scheduler.betas.numpy())
     np.testing.assert_array_equal(model.schedule.alphas_cumprod.astype(np.float32), scheduler.alphas_cumprod.numpy())
     kept = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
@@ -124,7 +126,7 @@ def test_a_scheduler_gives_its_own_schedule_and_settings(tmp_path: Path, schedul
 def test_another_solvers_scheduler_is_taken_as_ddim_as_ddim_pipeline_does(tmp_path: Path, pipeline: str) -> None:
     scheduler = diffusers.PNDMScheduler(beta_end=0.01, steps_offset=1)
     getattr(diffusers, pipeline)(unet=unet(), scheduler=scheduler).save_pretrained(tmp_path)
-    model = diffusers_folder.load(tmp_path)
+    model = diffusers_folder.load(tmp_path, CARD)
     expected = diffusers.DDIMPipeline(unet=None, scheduler=scheduler).scheduler
     np.testing.assert_array_equal(model.schedule.betas.astype(np.float32), expected.betas.numpy())
     assert model.settings["steps_offset"] == 1
@@ -154,7 +156,7 @@ def flat(folder: Path, network: Any) -> Path:
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 def test_a_flat_folder_with_old_attention_names_is_as_diffusers_loads_it(tmp_path: Path) -> None:
     folder = flat(tmp_path, unet(attention_head_dim=None))
-    model = diffusers_folder.load(folder)
+    model = diffusers_folder.load(folder, CARD)
     network = diffusers.UNet2DModel.from_pretrained(folder).eval()
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 981])
     with torch.inference_mode():
@@ -188,7 +190,7 @@ def test_a_folder_of_the_first_version_has_other_names_for_everything(tmp_path: 
     moved = {name.replace("down_blocks.", "downsample_blocks."): tensor for name, tensor in state.items()}
     moved |= {name.replace(".conv.", ".op."): tensor for name, tensor in moved.items() if "downsamplers.0.conv" in name}
     torch.save(moved, folder / "diffusion_pytorch_model.bin")
-    model = diffusers_folder.load(folder)
+    model = diffusers_folder.load(folder, CARD)
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 81])
     with torch.inference_mode():
         expected = network(x, t).sample
@@ -200,7 +202,7 @@ def test_half_precision_weights_are_computed_in_float32(tmp_path: Path) -> None:
     network = unet().half()
     network.save_pretrained(tmp_path / "unet", variant="fp16")
     diffusers.DDPMScheduler().save_pretrained(tmp_path / "scheduler")
-    model = diffusers_folder.load(tmp_path)
+    model = diffusers_folder.load(tmp_path, CARD)
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 981])
     with torch.inference_mode():
         expected = network.float()(x, t).sample
@@ -218,7 +220,7 @@ def test_latent_diffusion_decodes_what_its_pipeline_decodes(tmp_path: Path, kind
     autoencoder = diffusers.VQModel(num_vq_embeddings=64, **sizes) if kind == "vq" else diffusers.AutoencoderKL(**sizes)
     pipeline = diffusers.LDMPipeline(vqvae=autoencoder.eval(), unet=unet(), scheduler=diffusers.DDIMScheduler())
     pipeline.save_pretrained(tmp_path)
-    model = diffusers_folder.load(tmp_path)
+    model = diffusers_folder.load(tmp_path, CARD)
     assert model.state_shape == (3, 16, 16)
     assert model.shape == (3, 32, 32)
     latent = torch.randn(2, 3, 16, 16)
@@ -240,7 +242,7 @@ def test_a_transformer_gives_what_diffusers_own_gives(tmp_path: Path) -> None:
     pipeline.save_pretrained(tmp_path)
     index = tmp_path / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "id2label": names}))
-    model = diffusers_folder.load(tmp_path)
+    model = diffusers_folder.load(tmp_path, CARD)
     x, t, y = torch.randn(2, 4, 8, 8), torch.tensor([3, 981]), torch.tensor([9, 10])
     with torch.inference_mode():
         expected = network(x, timestep=t, class_labels=y).sample
@@ -252,7 +254,7 @@ def test_a_transformer_gives_what_diffusers_own_gives(tmp_path: Path) -> None:
 def test_a_consistency_pipeline_has_the_scalings_of_its_scheduler(tmp_path: Path) -> None:
     scheduler = diffusers.CMStochasticIterativeScheduler(num_train_timesteps=40)
     diffusers.ConsistencyModelPipeline(unet=unet(), scheduler=scheduler).save_pretrained(tmp_path)
-    model = diffusers_folder.load(tmp_path)
+    model = diffusers_folder.load(tmp_path, CARD)
     sigma = np.array([0.002, 0.5, 80.0])
     c_skip, c_out = scheduler.get_scalings_for_boundary_condition(sigma)
     np.testing.assert_allclose(model.schedule.preconditioning.c_skip(sigma), c_skip)
@@ -281,20 +283,20 @@ def spoil(folder: Path, **changes: Any) -> None:
 def test_a_config_that_is_off_gets_one_clear_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     spoil(saved(tmp_path, unet()), **changes)
     with pytest.raises(ImportProblem, match=message):
-        diffusers_folder.load(tmp_path)
+        diffusers_folder.load(tmp_path, CARD)
 
 
 def test_a_folder_without_a_scheduler_or_weights_says_which(tmp_path: Path) -> None:
     folder = saved(tmp_path, unet())
     shutil.rmtree(folder / "scheduler")
     with pytest.raises(ImportProblem, match="no scheduler_config"):
-        diffusers_folder.load(folder)
+        diffusers_folder.load(folder, CARD)
     scheduler = {"_class_name": "ScoreSdeVeScheduler"}
     with pytest.raises(ImportProblem, match="a ScoreSdeVeScheduler"):
-        diffusers_folder.load(folder, Card(format="diffusers", settings={"scheduler": scheduler}))
+        diffusers_folder.load(folder, Card(format=Format.DIFFUSERS, settings={"scheduler": scheduler}))
     (folder / "unet" / diffusers_folder.WEIGHTS[0]).unlink()
     with pytest.raises(ImportProblem, match="none of diffusion_pytorch_model"):
-        diffusers_folder.load(folder)
+        diffusers_folder.load(folder, CARD)
     save_file({}, folder / "unet" / diffusers_folder.WEIGHTS[0])
     with pytest.raises(ImportProblem, match="no weights"):
-        diffusers_folder.load(folder)
+        diffusers_folder.load(folder, CARD)

@@ -9,6 +9,7 @@ import torch
 
 from importers import lucidrains
 from importers.cards import Card
+from importers.formats import Format
 from importers.imported import Imported
 from importers.problems import ImportProblem
 from importers.reading import read_torch
@@ -19,7 +20,7 @@ FILE = "luci_v_sigmoid16_model-1.pt"
 
 
 def load(path: Path, **settings: Any) -> Imported:
-    return lucidrains.load(path, Card(format=lucidrains.FORMAT, settings={"image_size": 16, **settings}))
+    return lucidrains.load(path, Card(format=Format.LUCIDRAINS, settings={"image_size": 16, **settings}))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_what_a_milestone_lacks_has_to_come_by_card(tmp_path: Path) -> None:
         load(path)
     assert load(path, objective="pred_x0").prediction == "x0"
     with pytest.raises(ImportProblem, match="image_size: Field required"):
-        lucidrains.load(path, Card(format=lucidrains.FORMAT))
+        lucidrains.load(path, Card(format=Format.LUCIDRAINS))
 
 
 @pytest.mark.parametrize("betas", [None, torch.zeros(0), torch.full((3,), 2.0), torch.ones(3, 3), torch.ones(3).long()])

@@ -9,25 +9,26 @@ import torch
 
 from importers import cards, openai
 from importers.cards import Card
+from importers.formats import Format
 from importers.imported import Imported
 from importers.problems import ImportProblem
 from tests.importers import parity
 from tests.importers.parity import assert_near, denoised, output
 
 
-def load(name: str, format: str, **changes: object) -> Imported:
+def load(name: str, format: Format, **changes: object) -> Imported:
     settings = json.loads(parity.path(f"{name}_config.json").read_text())["args"]
     return openai.load(parity.path(f"{name}.pt"), Card(format=format, settings={**settings, **changes}))
 
 
 @pytest.fixture(scope="module")
 def improved() -> Imported:
-    return load("id_cosine32", openai.IMPROVED)
+    return load("id_cosine32", Format.IMPROVED)
 
 
 @pytest.fixture(scope="module")
 def karras() -> Imported:
-    return load("cm_edm_uncond16", openai.CONSISTENCY)
+    return load("cm_edm_uncond16", Format.CONSISTENCY)
 
 
 @pytest.mark.parametrize(("time", "out"), [("t", "out"), (0, "out_t0"), ("float_t", "out_float_t")])
@@ -68,7 +69,7 @@ def test_every_call_of_the_karras_samplers_is_reproduced(karras: Imported, run: 
 
 def test_a_consistency_model_gives_its_input_back_at_the_least_sigma() -> None:
     """The boundary condition (arXiv 2303.01469, eq. 5); EDM's own scaling does not have it."""
-    model = load("cm_edm_uncond16", openai.CONSISTENCY, training_mode="consistency_training")
+    model = load("cm_edm_uncond16", Format.CONSISTENCY, training_mode="consistency_training")
     x = np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype(np.float32)
     np.testing.assert_allclose(denoised(model, x, 0.002), x, rtol=1e-12)
     assert model.sampler == "onestep"
@@ -76,18 +77,18 @@ def test_a_consistency_model_gives_its_input_back_at_the_least_sigma() -> None:
 
 def test_a_flag_that_the_weights_contradict_is_refused() -> None:
     with pytest.raises(ImportProblem, match="num_res_blocks = 3, the weights say 1"):
-        load("id_cosine32", openai.IMPROVED, num_res_blocks=3)
+        load("id_cosine32", Format.IMPROVED, num_res_blocks=3)
     with pytest.raises(ImportProblem, match="attention_resolutions"):
-        load("id_cosine32", openai.IMPROVED, attention_resolutions="32")
+        load("id_cosine32", Format.IMPROVED, attention_resolutions="32")
     with pytest.raises(ImportProblem, match="heads"):
-        load("id_cosine32", openai.IMPROVED, num_heads=5)
+        load("id_cosine32", Format.IMPROVED, num_heads=5)
 
 
 def test_a_card_that_lacks_the_image_size_or_has_an_unknown_flag_is_refused() -> None:
     with pytest.raises(ImportProblem, match="image_size: Field required"):
-        openai.load(parity.path("id_cosine32.pt"), Card(format=openai.IMPROVED))
+        openai.load(parity.path("id_cosine32.pt"), Card(format=Format.IMPROVED))
     with pytest.raises(ImportProblem, match="num_layers: Extra inputs are not permitted"):
-        load("id_cosine32", openai.IMPROVED, num_layers=3)
+        load("id_cosine32", Format.IMPROVED, num_layers=3)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_settings_of_guided_diffusion_beside_azula(
         torch.nn.init.normal_(parameter, std=0.1)
     torch.save(reference.state_dict(), tmp_path / "model.pt")
     settings = {"image_size": 16, "num_head_channels": 16, "use_new_attention_order": new_order}
-    model = openai.load(tmp_path / "model.pt", Card(format=openai.GUIDED, settings=settings))
+    model = openai.load(tmp_path / "model.pt", Card(format=Format.GUIDED, settings=settings))
     x, t, y = torch.randn(2, 3, 16, 16), torch.tensor([3.0, 871.0]), torch.tensor([4, 0])
     with torch.inference_mode():
         expected = reference(x, t, **({"y": y} if classes else {}))
