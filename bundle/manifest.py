@@ -94,6 +94,7 @@ class Manifest(BaseModel):
     z_dim: Annotated[int, Field(ge=0, alias="latent")]
     noise_schedule: dict[str, Any]  # the family's own
     recommended_steps: Annotated[int, Field(ge=1)]
+    guidance: bool = False  # whether the graph takes pairs of rows, one of a class and one of no class
     opset: int
     dtype: Literal["float32"]
     files: dict[Annotated[str, Field(pattern=r"^\w[\w.-]*$")], File]  # names in the bundle's own folder
@@ -104,7 +105,9 @@ class Manifest(BaseModel):
     @property
     def digest(self) -> str:
         """SHA-256 of all that decides the images."""
-        deciding = self.model_dump(mode="json", by_alias=True, exclude={"parity", "checkpoint", "measured"})
+        # Without what has its default, so that a manifest keeps its digest when a new field comes.
+        other = {"parity", "checkpoint", "measured"}
+        deciding = self.model_dump(mode="json", by_alias=True, exclude=other, exclude_defaults=True)
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
     def write(self, folder: Path) -> None:

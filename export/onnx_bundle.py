@@ -15,7 +15,7 @@ from torch import nn
 
 from bundle.manifest import DECODE, FORMAT_VERSION, STEP, Bundle, File, Manifest, Parity, sha256
 from export.fuse import lean
-from export.step_module import COEFFICIENTS, DecodeModule, StepModule
+from export.step_module import PLAIN, DecodeModule, StepModule
 from models import checkpoint, families
 from models.checkpoint import Card
 from service.engine.runtime import StepInputs
@@ -93,11 +93,11 @@ def trace(module: nn.Module, inputs: Arrays, outputs: list[str]) -> onnx.ModelPr
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         program = torch.onnx.export(
             module,
-            tuple(map(torch.from_numpy, inputs.values())),
+            kwargs={name: torch.from_numpy(array) for name, array in inputs.items()},
             input_names=list(inputs),
             output_names=outputs,
             opset_version=OPSET,
-            dynamic_shapes=tuple({0: rows} for _ in inputs),
+            dynamic_shapes={name: {0: rows} for name in inputs},
             dynamo=True,
             verbose=False,
         )
@@ -122,7 +122,7 @@ def random_inputs(card: Card, rows: int, seed: int) -> Arrays:
         "y": rng.integers(len(card.classes) + 1, size=rows),
         "noise": normal(),
         "x0_prev": normal(),
-        "coefficients": rng.random((rows, len(COEFFICIENTS)), dtype=np.float32),
+        "coefficients": rng.random((rows, PLAIN.columns), dtype=np.float32),
     }
     if card.latent:
         inputs["z"] = rng.standard_normal((rows, card.latent), dtype=np.float32)

@@ -22,6 +22,7 @@ class Step(NamedTuple):
     x_from_out: float = 0.0  # T
     x_from_x0_prev: float = 0.0  # H: x0_prev is the x0 of the step before
     noise_std: float = 0.0  # N: standard deviation of the fresh noise
+    log_std_from_v: float = 0.0  # M: a learned variance v in [0, 1] multiplies the noise by exp(M·v)
 
 
 class Plan(tuple[Step, ...]):
@@ -53,6 +54,7 @@ def update(k: Any, x: Any, out: Any, x0_prev: Any, noise: Any) -> tuple[Any, Any
     """One denoising step, written once for NumPy, PyTorch and the export: returns (x_new, x0), shaped like x.
 
     `k` holds the coefficients as `Step` names them: scalars, or arrays that broadcast against x (one value a row).
+    For a network that learned its variance, `noise` is what the caller has multiplied by exp(log_std_from_v·v).
     """
     x0 = (k.x0_from_x * x + k.x0_from_out * out).clip(-k.clip, k.clip)
     x_new = k.x_from_x * x + k.x_from_x0 * x0 + k.x_from_out * out + k.x_from_x0_prev * x0_prev + k.noise_std * noise

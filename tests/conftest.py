@@ -54,9 +54,18 @@ def on_engine() -> bool:
 
 def toy_step(inputs: Mapping[str, Any]) -> tuple[Array, Array]:
     """The step graph's contract in NumPy, row by row, for a network tanh(x/2 + t/1000 + y/10)."""
-    rows = [toy_row({name: values[i] for name, values in inputs.items()}) for i in range(len(inputs["x"]))]
-    x, x0 = zip(*rows, strict=True)
+    rows = [{name: values[i] for name, values in inputs.items()} for i in range(len(inputs["x"]))]
+    outs = [toy_network(row) for row in rows]
+    if "pair" in inputs:
+        weights, pair = inputs["weights"], inputs["pair"]
+        outs = [own * outs[i] + other * outs[pair[i]] for i, (own, other) in enumerate(weights)]
+    x, x0 = zip(*map(toy_row, rows, outs), strict=True)
     return np.stack(x), np.stack(x0)
+
+
+def toy_network(row: Mapping[str, Any]) -> Array:
+    out: Array = np.tanh(row["x"] / 2 + row["t"] / 1000 + row["y"] / 10).astype(np.float32)
+    return out
 
 
 def step_arrays(runtime: Runtime, inputs: Mapping[str, Any]) -> tuple[Array, Array]:
@@ -67,8 +76,7 @@ def step_arrays(runtime: Runtime, inputs: Mapping[str, Any]) -> tuple[Array, Arr
     return x.array, x0.array
 
 
-def toy_row(row: dict[str, Any]) -> tuple[Array, Array]:
-    out = np.tanh(row["x"] / 2 + row["t"] / 1000 + row["y"] / 10).astype(np.float32)
+def toy_row(row: Mapping[str, Any], out: Array) -> tuple[Array, Array]:
     k = Step(row["t"], *row["coefficients"])
     x_new, x0 = update(k, row["x"], out, row["x0_prev"], row["noise"])
     return x_new.astype(np.float32), x0.astype(np.float32)

@@ -56,7 +56,7 @@ class Admission:
         """Counts only what is due before the job: it does not wait for the rest, however much that is."""
         queued, backlog_s = self.scheduler.counts.unfinished.total(), self.backlog_s()
         more_s = work_s / min(job.n, self.scheduler.workers)
-        if queued + job.n <= self.max_queued_images and backlog_s + more_s <= self.max_backlog_s:
+        if queued + job.n * job.rows <= self.max_queued_images and backlog_s + more_s <= self.max_backlog_s:
             return
         jobs = self.scheduler.jobs
         before = jobs[: bisect_right(jobs, due_s, key=lambda other: other.due_s)]
@@ -65,7 +65,7 @@ class Admission:
             raise Overloaded(f"{queued} images are queued; {job.n} more are too many", backlog_s)
         steps_left = Counter[str]()
         for other in before:
-            steps_left[other.model] += other.steps_left
+            steps_left[other.model] += other.steps_left * other.rows
         before_s = self._seconds(steps_left)
         if before and before_s + more_s > self.max_backlog_s:
             over_s = min(before_s, before_s + more_s - self.max_backlog_s)
@@ -90,7 +90,7 @@ class Admission:
         for job in self.scheduler.jobs:
             if job.deadline_s < math.inf:
                 least_s = job.longest_left * self.scheduler.costs.seconds(job.model, 1)  # a late job needs no more
-                rows_per_s[job.model] += job.steps_left / max(job.deadline_s - now, least_s)
+                rows_per_s[job.model] += job.steps_left * job.rows / max(job.deadline_s - now, least_s)
         return sum(n * self.scheduler.row_s(model) for model, n in rows_per_s.items()) / self.scheduler.workers
 
     def _broken(self, job: Job, due_s: float, now: float) -> list[Job]:
@@ -102,6 +102,6 @@ class Admission:
         place = bisect_right(jobs, due_s, key=lambda other: other.due_s)
         order = [*jobs[:place], job, *jobs[place:]]
         delayed = {*dropwhile(lambda other: other.model != job.model, order)}
-        unfinished = self.scheduler.counts.unfinished + Counter({job.model: job.n})
+        unfinished = self.scheduler.counts.unfinished + Counter({job.model: job.n * job.rows})
         ends = self.scheduler.predicted_ends(order, unfinished, now)
         return [other for other, end_s in ends if end_s > other.deadline_s and other in delayed]

@@ -23,16 +23,17 @@ def attempt(batch: Batch, runtime: Runtime, clock: Callable[[], float]) -> StepR
     """Takes the step. Raises what the runtime does, and FloatingPointError for numbers that are not finite."""
     start_s = clock()
     x, x0 = runtime.step(batch.inputs())
-    finished = [batch.images[row] for row in batch.last_rows]
-    pixels = runtime.decode(x.select(batch.last_rows)) if finished else np.empty(0, dtype=np.float32)
+    rows = dict(zip(batch.images, batch.first_rows, strict=True))
+    finished = [image for image in batch.images if image.steps_left == 1]
+    last = [rows[image] for image in finished]
+    pixels = runtime.decode(x.select(last)) if finished else np.empty(0, dtype=np.float32)
     if not (x.is_finite() and np.isfinite(pixels).all()):  # x0 is a part of x
         raise FloatingPointError("the step gives numbers that are not finite")
     seconds = clock() - start_s
     previews = {}
-    for row, image in enumerate(batch.images):
-        if _wants_preview(image):
-            with suppress(Exception):  # the image itself does not depend on its preview
-                previews[image] = runtime.decode(x0.select([row]))[0]
+    for image in filter(_wants_preview, batch.images):
+        with suppress(Exception):  # the image itself does not depend on its preview
+            previews[image] = runtime.decode(x0.select([rows[image]]))[0]
     return StepResult(x, x0, dict(zip(finished, pixels, strict=True)), previews, seconds)
 
 

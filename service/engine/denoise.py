@@ -52,6 +52,7 @@ def denoise(jobs: Sequence[Job], runtime: Runtime, max_batch: int) -> Array:
 
 def take_step(images: list[Image], runtime: Runtime) -> None:
     """One step of these images."""
-    x, x0 = runtime.step(Batch(images).inputs())
-    for row, image in enumerate(images):
+    batch = Batch(images)
+    x, x0 = runtime.step(batch.inputs())
+    for row, image in zip(batch.first_rows, images, strict=True):
         image.advance(x[row], x0[row])

@@ -3,13 +3,15 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from itertools import accumulate
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.step import Step
 from service.engine import noise
-from service.engine.runtime import Array, State, StepInputs
+from service.engine.runtime import Array, State, StepInputs, unguided
 
 Priority = Literal["low", "normal", "high"]
 
@@ -40,6 +42,8 @@ class Job:
     seed: int
     n: int
     submitted_s: float
+    guidance: float = 1.0  # w of classifier-free guidance, ε = ε(no class) + w·(ε(class) − ε(no class)); 1: without
+    no_label: int = 0  # what `label` is for "no class"; read with guidance
     priority: Priority = "normal"
     deadline_s: float = math.inf  # when its last step must be done, on the engine's clock
     due_s: float = 0.0  # what the policy orders by; set at admission
@@ -62,6 +66,11 @@ class Job:
     def steps(self) -> int:
         """Network evaluations an image."""
         return len(self.coefficients)
+
+    @property
+    def rows(self) -> int:
+        """Of a batch, that an image takes."""
+        return 1 if self.guidance == 1 else 2
 
     @property
     def longest_left(self) -> int:
@@ -133,27 +142,57 @@ class Batch:
         return self.images[0].job.model
 
     @property
-    def last_rows(self) -> list[int]:
-        """The rows for which this step is the last of their plan."""
-        return [row for row, image in enumerate(self.images) if image.steps_left == 1]
+    def rows(self) -> int:
+        return sum(image.job.rows for image in self.images)
+
+    @property
+    def first_rows(self) -> list[int]:
+        """Each image's row or, with guidance, the first of its two, which is that of the class."""
+        return [0, *accumulate(image.job.rows for image in self.images)][:-1]
 
     def inputs(self) -> StepInputs:
         """The inputs of the step. Draws the rows' noise, which takes its time: not for the holder of a lock."""
-        images, job = self.images, self.images[0].job
-        rows = np.empty((len(images), job.coefficients.shape[1]), dtype=np.float32)
-        fresh = np.zeros((len(images), *job.shape), dtype=np.float32)
-        for row, image in enumerate(images):
+        job = self.images[0].job
+        for image in self.images:
             if image.x is None:
                 image.draw_initial()
-            rows[row] = image.job.coefficients[image.step]
-            if rows[row, NOISE_COLUMN]:
-                fresh[row] = image.draw_noise()
+        images = [image for image in self.images for _ in range(image.job.rows)]
+        coefficients = np.empty((len(images), job.coefficients.shape[1]), dtype=np.float32)
+        for row, image in enumerate(images):
+            coefficients[row] = image.job.coefficients[image.step]
+        guidance = self._guidance() if len(images) > len(self.images) else {}
         return StepInputs(
             x=[image.x for image in images],
-            t=rows[:, T_COLUMN],
-            y=np.array([image.job.label for image in images], dtype=np.int64),
-            noise=fresh,
+            t=coefficients[:, T_COLUMN],
+            y=self._labels(),
+            noise=self._noise(images, coefficients[:, NOISE_COLUMN]),
             x0_prev=[image.x0 for image in images],
-            coefficients=rows[:, T_COLUMN + 1 :],
+            coefficients=coefficients[:, T_COLUMN + 1 :],
             z=np.stack([image.draw_z() for image in images]) if job.z_dim else None,
+            **guidance,
         )
+
+    def _labels(self) -> NDArray[np.int64]:
+        labels = [(image.job.label, image.job.no_label)[row] for image in self.images for row in range(image.job.rows)]
+        return np.array(labels, dtype=np.int64)
+
+    def _noise(self, images: list[Image], noise_std: Array) -> Array:
+        """Fresh noise for the rows that use it; zero for the others. The two rows of an image have the same."""
+        drawn = np.zeros((len(images), *images[0].job.shape), dtype=np.float32)
+        for row, image in enumerate(images):
+            if row and images[row - 1] is image:
+                drawn[row] = drawn[row - 1]
+            elif noise_std[row]:
+                drawn[row] = image.draw_noise()
+        return drawn
+
+    def _guidance(self) -> dict[str, NDArray[Any]]:
+        """Which rows are pairs, and what each takes of its own output and of its pair's."""
+        alone = unguided(self.rows)
+        pair, weights = alone["pair"], alone["weights"]
+        for row, image in zip(self.first_rows, self.images, strict=True):
+            if image.job.rows == 2:
+                w = image.job.guidance
+                pair[row : row + 2] = row + 1, row
+                weights[row : row + 2] = (w, 1 - w), (1 - w, w)
+        return alone

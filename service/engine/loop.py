@@ -206,13 +206,13 @@ class Engine:
             return
         with self._changed:
             self._settle(batch, result)
-        rows, finished, share = len(batch.images), len(result.pixels), 1 / self.scheduler.workers
+        rows, finished, share = batch.rows, len(result.pixels), 1 / self.scheduler.workers
         self.observer.stepped(batch.method, rows, finished, result.seconds, share)
 
     def _settle(self, batch: Batch, result: StepResult) -> None:
         """Gives the rows their new states, and ends the jobs that it finished."""
         self._failures[batch.model] = 0
-        self.scheduler.costs.observe(batch.model, len(batch.images), max(result.seconds, 1e-6))
+        self.scheduler.costs.observe(batch.model, batch.rows, max(result.seconds, 1e-6))
         for image in self.scheduler.advance(batch, result.x, result.x0):
             image.pixels = result.pixels[image]
             image.job.unfinished -= 1

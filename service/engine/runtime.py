@@ -39,8 +39,10 @@ class StepInputs:
     y: NDArray[np.int64]  # (n,); the number of classes means "no class"
     noise: Array  # (n, C, H, W)
     x0_prev: Sequence[State] | Array  # n states of shape (C, H, W)
-    coefficients: Array  # (n, 8): `models.step.Step` without t
+    coefficients: Array  # (n, columns): `models.step.Step` without t; a graph takes the first of them that it knows
     z: Array | None = None  # (n, z_dim), where the network takes one
+    pair: NDArray[np.int64] | None = None  # (n,): the other row of a guided image, or the row itself
+    weights: Array | None = None  # (n, 2): of a row's own output and its pair's
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The graph's inputs by name; every state must be on the host."""
@@ -52,9 +54,8 @@ class StepInputs:
             "x0_prev": stack(self.x0_prev),
             "coefficients": self.coefficients,
         }
-        if self.z is not None:
-            arrays["z"] = self.z
-        return arrays
+        more = {"z": self.z, "pair": self.pair, "weights": self.weights}
+        return {**arrays, **{name: array for name, array in more.items() if array is not None}}
 
 
 class Runtime(Protocol):
@@ -105,3 +106,8 @@ def stack(rows: Sequence[State] | Array) -> Array:
     for place, row in zip(together, rows, strict=True):  # np.stack takes three times as long
         place[...] = row
     return together
+
+
+def unguided(rows: int) -> dict[str, NDArray[Any]]:
+    """`pair` and `weights` of rows without guidance: each names itself, and takes its own output as it is."""
+    return {"pair": np.arange(rows, dtype=np.int64), "weights": np.tile(np.array([1, 0], dtype=np.float32), (rows, 1))}

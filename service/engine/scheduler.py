@@ -6,10 +6,11 @@ two steps meets more deadlines on one machine (Liu and Layland 1973). docs/desig
 """
 
 import math
-from bisect import insort
+from bisect import bisect_right, insort
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from service.engine.costs import Costs
 from service.engine.jobs import Batch, Image, Job, Priority
@@ -23,39 +24,43 @@ MIN_YIELD_STEPS = 8  # steps of the fuller batch: a job with less work left than
 
 @dataclass
 class Counts:
-    """What is unfinished, by model: images, images in a batch that has not come back, steps; and images not begun."""
+    """What is unfinished: rows of images by model, those in a batch that has not come back, and their steps; images."""
 
     unfinished: Counter[str] = field(default_factory=Counter)
     running: Counter[str] = field(default_factory=Counter)
     steps_left: Counter[str] = field(default_factory=Counter)
-    waiting: int = 0
+    images: int = 0
+    waiting: int = 0  # images not begun
 
     def add(self, job: Job) -> None:
+        self.images += job.n
         self.waiting += job.n
-        self.unfinished[job.model] += job.n
-        self.steps_left[job.model] += job.steps_left
+        self.unfinished[job.model] += job.n * job.rows
+        self.steps_left[job.model] += job.steps_left * job.rows
 
     def begin(self) -> None:
         self.waiting -= 1
 
     def start(self, batch: Batch) -> None:
-        self.running[batch.model] += len(batch.images)
+        self.running[batch.model] += batch.rows
 
     def advance(self, image: Image) -> None:
         """The image has taken a step."""
-        model = image.job.model
-        self.running[model] -= 1
-        self.steps_left[model] -= 1
+        model, rows = image.job.model, image.job.rows
+        self.running[model] -= rows
+        self.steps_left[model] -= rows
         if image.finished:
-            self.unfinished[model] -= 1
+            self.unfinished[model] -= rows
+            self.images -= 1
 
     def drop(self, job: Job) -> None:
-        self.steps_left[job.model] -= job.steps_left
+        self.steps_left[job.model] -= job.steps_left * job.rows
         for image in job.images:
             if image.running:
-                self.running[job.model] -= 1
+                self.running[job.model] -= job.rows
             if not image.finished:
-                self.unfinished[job.model] -= 1
+                self.unfinished[job.model] -= job.rows
+                self.images -= 1
             if not image.begun:
                 self.waiting -= 1
 
@@ -88,11 +93,11 @@ class Scheduler:
     @property
     def active(self) -> int:
         """Images begun and not finished."""
-        return self.counts.unfinished.total() - self.counts.waiting
+        return self.counts.images - self.counts.waiting
 
     @property
     def ready(self) -> int:
-        """Images that could take a step now."""
+        """Rows that could take a step now."""
         return self.counts.unfinished.total() - self.counts.running.total()
 
     def efficient_batch_size(self, model: str) -> int:
@@ -102,12 +107,12 @@ class Scheduler:
     def work_s(self, job: Job) -> float:
         """Seconds that what is left of a job takes alone, on one worker."""
         left = [image.steps_left for image in job.images if not image.finished]
-        most, total_s = self.efficient_batch_size(job.model), 0.0
+        most, total_s = max(1, self.efficient_batch_size(job.model) // job.rows), 0.0
         while left:
-            rows = min(most, len(left))
-            steps = min(left[:rows])
-            total_s += steps * self.costs.seconds(job.model, rows)
-            left = [k for k in (*(k - steps for k in left[:rows]), *left[rows:]) if k > 0]
+            images = min(most, len(left))
+            steps = min(left[:images])
+            total_s += steps * self.costs.seconds(job.model, images * job.rows)
+            left = [k for k in (*(k - steps for k in left[:images]), *left[images:]) if k > 0]
         return total_s
 
     def row_s(self, model: str) -> float:
@@ -119,7 +124,7 @@ class Scheduler:
     def predicted_ends(
         self, order: Sequence[Job], unfinished: Mapping[str, int], now: float, margin: float = ADMISSION_MARGIN
     ) -> Iterator[tuple[Job, float]]:
-        """A bound of when each job with a deadline ends, for jobs in this order and `unfinished` images by model.
+        """A bound of when each job with a deadline ends, for jobs in this order and `unfinished` rows by model.
 
         A job waits only while every worker is busy with what is due before it. So it ends within the step under way,
         the work before it shared by the workers, and its own work alone (Graham 1969). Rows of its own model before it
@@ -138,7 +143,7 @@ class Scheduler:
             if job.deadline_s < math.inf:
                 wait_s = (before_s + sum(slack_s.values()) - slack_s[model]) / self.workers
                 yield job, now + margin * (wait_s + self.work_s(job))
-            before_s += job.steps_left * row_s[model]
+            before_s += job.steps_left * job.rows * row_s[model]
             slack_s[model] = max(slack_s[model], job.longest_left * (full_s[model] - row_s[model]))
 
     def next_batch(self, now: float, idle: int = 1) -> Batch | None:
@@ -152,7 +157,8 @@ class Scheduler:
             return None
         images = self._ready_images(self._next_model(first, now), idle)
         most = self.efficient_batch_size(images[0].job.model)
-        images = images[: min(most, math.ceil(len(images) / idle))]
+        rows = sum(image.job.rows for image in images)
+        images = first_rows(images, min(most, math.ceil(rows / idle)))
         images = images[: self._affordable(images, now)]
         for image in images:
             image.running = True
@@ -170,7 +176,7 @@ class Scheduler:
         A row whose job was dropped meanwhile is passed over.
         """
         finished = []
-        for row, image in enumerate(batch.images):
+        for row, image in zip(batch.first_rows, batch.images, strict=True):
             if not image.running:
                 continue
             image.running = False
@@ -228,7 +234,7 @@ class Scheduler:
                 images += filter(self._may_step, job.images)
             if len(images) >= most:
                 break
-        return images[:most]
+        return first_rows(images, most)
 
     def _affordable(self, images: list[Image], now: float) -> int:
         """How many of the images fit: those of other jobs ride along unless the longer step breaks a row's deadline.
@@ -249,3 +255,9 @@ class Scheduler:
     def _step_s(self, model: str, rows: int) -> float:
         """Seconds of a step of these rows, or of an efficient batch of them."""
         return self.costs.seconds(model, min(rows, self.efficient_batch_size(model)))
+
+
+def first_rows(images: list[Image], most: int) -> list[Image]:
+    """As many of the images as have at most this many rows together; one, if it has more."""
+    count = bisect_right([*accumulate(image.job.rows for image in images)], most)
+    return images[: max(1, count)]

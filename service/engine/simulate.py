@@ -79,8 +79,8 @@ def simulate(
         if isinstance(event, tuple):
             batch, seconds = event
             idle += 1
-            state = HostStates(np.zeros((len(batch.images), 1, 1, 1), dtype=np.float32))
-            scheduler.costs.observe(batch.model, len(batch.images), seconds)
+            state = HostStates(np.zeros((batch.rows, 1, 1, 1), dtype=np.float32))
+            scheduler.costs.observe(batch.model, batch.rows, seconds)
             for done in dict.fromkeys(image.job for image in scheduler.advance(batch, state, state)):
                 if done.steps_left == 0:
                     done.finished_s = now
@@ -90,7 +90,7 @@ def simulate(
             continue  # all that happens at once, before a batch is chosen
         while idle and (chosen := scheduler.next_batch(now, idle)) is not None:
             idle -= 1
-            seconds = truth.seconds(chosen.model, len(chosen.images))
+            seconds = truth.seconds(chosen.model, chosen.rows)
             seconds *= math.exp(noise * rng.standard_normal())
             heappush(events, (now + seconds, next(order), (chosen, seconds)))
     return accepted

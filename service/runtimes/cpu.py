@@ -3,7 +3,7 @@
 import onnxruntime as ort
 
 from bundle.manifest import Bundle
-from service.engine.runtime import Array, HostStates, States, StepInputs
+from service.engine.runtime import Array, HostStates, States, StepInputs, unguided
 
 
 class OrtRuntime:
@@ -15,11 +15,15 @@ class OrtRuntime:
         options.log_severity_level = 3
         providers = ["CPUExecutionProvider"]
         self._step = ort.InferenceSession(bundle.step_file, options, providers)
+        self._inputs = {tensor.name: tensor.shape for tensor in self._step.get_inputs()}
         decode = bundle.decode_file
         self._decode = None if decode is None else ort.InferenceSession(decode, options, providers)
 
     def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
-        x_new, x0 = self._step.run(["x_new", "x0"], inputs.arrays())
+        arrays = {**unguided(len(inputs.t)), **inputs.arrays()} if "pair" in self._inputs else inputs.arrays()
+        arrays = {name: array for name, array in arrays.items() if name in self._inputs}
+        arrays["coefficients"] = arrays["coefficients"][:, : self._inputs["coefficients"][1]]
+        x_new, x0 = self._step.run(["x_new", "x0"], arrays)
         return HostStates(x_new), HostStates(x0)
 
     def decode(self, states: States) -> Array:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from bundle.manifest import MANIFEST, STEP, Bundle, BundleError, Manifest, load, load_all
+from models.step import Step
 from tests.conftest import write_bundle
 
 
@@ -99,4 +100,4 @@ def test_a_model_may_not_be_named_auto(tmp_path: Path) -> None:
 
 def test_the_steps_of_every_solver_are_tables_of_as_many_rows(toy: Bundle) -> None:
     for name, solver in toy.family.SOLVERS.items():
-        assert toy.coefficients(17, name, solver.defaults).shape == (17, 9)
+        assert toy.coefficients(17, name, solver.defaults).shape == (17, len(Step._fields))

@@ -21,7 +21,7 @@ from service.runtimes.cuda.arena import Arena, Field, Views
 from service.runtimes.cuda.driver import Bytes, CudaGraph, Driver, Network
 from service.runtimes.cuda.state_pool import DISCARD, NUMBER, ZERO, DeviceState, DeviceStates, Pool
 
-COEFFICIENTS = len(Step._fields) - 1  # t is an input of its own
+COEFFICIENTS = Step._fields.index("noise_std")  # without t, and without the columns that engines do not have yet
 PLACES = ("x_at", "x0_prev_at", "x_new_at", "x0_at")  # of each row, int32: where it is read from, where it is put
 
 
@@ -117,7 +117,8 @@ class DeviceRuntime:
         views = slot.views[bucket]
         write_places(views, [sources[:rows], sources[rows:], x_new, x0])
         for name in views.keys() - set(PLACES):
-            views[name][:rows] = getattr(inputs, name)
+            values = getattr(inputs, name)
+            views[name][:rows] = values[:, :COEFFICIENTS] if name == "coefficients" else values
         size = self._arenas[bucket].size
         driver.upload(slot.staging, slot.inputs[:size], self._copies)
         driver.record(slot.uploaded, self._copies)
