@@ -11,7 +11,6 @@ from importers import cards
 from importers.networks import autoencoder
 
 Count = Annotated[int, Field(ge=1, le=100_000)]
-FIRST_STAGES = "ldm.models.autoencoder."
 
 
 class UNetParams(cards.Settings):

@@ -3,6 +3,8 @@
 Where that code computes a coefficient in float32 so that its rounding is seen, it is done so here.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,14 +36,22 @@ def ddim_generalized(alphas_cumprod: Vector, timesteps: NDArray[np.int64], *, et
 
 
 def ddpm_noisy(alphas_cumprod: Vector, timesteps: NDArray[np.int64]) -> Plan:
-    """`ddpm_steps` of ermongroup/ddim: draws x_s with the larger variance, β = 1 − ᾱ_t/ᾱ_s, from the clipped x0."""
-    abar_t = alphas_cumprod[timesteps]
-    abar_s = np.append(abar_t[1:], 1.0)
-    plan = posterior(timesteps.astype(np.float64), abar_t, abar_s, clip=1.0)
-    from_x, from_out = 1 / np.sqrt(abar_t), -np.sqrt(1 / abar_t - 1)
-    noise_std = np.sqrt(1 - abar_t / abar_s) * (timesteps > 0)
-    columns = zip(plan, from_x.tolist(), from_out.tolist(), noise_std.tolist(), strict=True)
-    return Plan(k._replace(x0_from_x=x, x0_from_out=out, noise_std=n) for k, x, out, n in columns)
+    """`ddpm_steps` of ermongroup/ddim: draws x_s given the clipped x0, with the variance β = 1 − ᾱ_t/ᾱ_s.
+
+    Its mean is that of the posterior (Ho et al. 2020, arXiv 2006.11239, eq. 7). All of it is in float32 there.
+    """
+    abar_t = alphas_cumprod[timesteps].astype(np.float32)
+    abar_s = np.append(abar_t[1:], np.float32(1.0))
+    betas = 1 - abar_t / abar_s
+    return _plan(
+        t=timesteps,
+        x0_from_x=np.sqrt(1 / abar_t),
+        x0_from_out=-np.sqrt(1 / abar_t - 1),
+        clip=1.0,
+        x_from_x=np.sqrt(1 - betas) * (1 - abar_s) / (1 - abar_t),
+        x_from_x0=np.sqrt(abar_s) * betas / (1 - abar_t),
+        noise_std=np.sqrt(betas) * (timesteps > 0),
+    )
 
 
 def latent_ddim(alphas_cumprod: Vector, steps: int, *, eta: float) -> Plan:
@@ -75,13 +85,18 @@ def vdm(gamma_t: Vector, gamma_s: Vector) -> Plan:
     abar_t, sigma_t = 1 / (1 + np.exp(gamma_t)), np.sqrt(1 / (1 + np.exp(-gamma_t)))
     kappa = -np.expm1(gamma_s - gamma_t)
     gain = np.sqrt(abar_s / abar_t)
-    table = {
-        "t": gamma_t,
-        "x0_from_x": 1 / np.sqrt(abar_t),
-        "x0_from_out": -sigma_t / np.sqrt(abar_t),
-        "x_from_x": gain * (1 - kappa),  # z_t − σ_t·κ·ε = (1 − κ)·z_t + κ·α_t·x0
-        "x_from_x0": gain * kappa * np.sqrt(abar_t),
-        "noise_std": np.sqrt((1 - abar_s) * kappa),
-    }
-    rows = zip(*(column.tolist() for column in table.values()), strict=True)
-    return Plan(Step(**dict(zip(table, row, strict=True))) for row in rows)
+    return _plan(
+        t=gamma_t,
+        x0_from_x=1 / np.sqrt(abar_t),
+        x0_from_out=-sigma_t / np.sqrt(abar_t),
+        clip=UNCLIPPED,
+        x_from_x=gain * (1 - kappa),  # z_t − σ_t·κ·ε = (1 − κ)·z_t + κ·α_t·x0
+        x_from_x0=gain * kappa * np.sqrt(abar_t),
+        noise_std=np.sqrt((1 - abar_s) * kappa),
+    )
+
+
+def _plan(clip: float, **columns: NDArray[Any]) -> Plan:
+    """A plan from its columns, of which each step has a number."""
+    rows = zip(*(column.astype(np.float64).tolist() for column in columns.values()), strict=True)
+    return Plan(Step(clip=clip, **dict(zip(columns, row, strict=True))) for row in rows)

@@ -48,14 +48,14 @@ class Fir(nn.Module):
 
     def __init__(self, kernel: Sequence[float]) -> None:
         super().__init__()
-        taps = torch.tensor(kernel, dtype=torch.float32)
+        taps = torch.tensor(kernel, dtype=torch.float32, device="cpu")  # kept where a network is built on "meta"
         plane = torch.outer(taps, taps)
         self.length = len(kernel)
         self.plane: Tensor
         self.register_buffer("plane", plane / plane.sum(), persistent=False)
 
     def filter(self, x: Tensor, padding: int, stride: int) -> Tensor:
-        """x with `padding` zeros before and after, or one fewer after, convolved with the kernel."""
+        """x with `padding` zeros on each axis, the odd one before it, convolved with the kernel."""
         before, after = (padding + 1) // 2, padding // 2
         weight = self.plane.flip(0, 1).expand(x.shape[1], 1, -1, -1)
         return conv2d(pad(x, (before, after, before, after)), weight, stride=stride, groups=x.shape[1])
