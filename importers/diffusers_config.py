@@ -15,11 +15,13 @@ MAX_BYTES = 10_000_000  # of a configuration: one with every class's name has 50
 MAX_NUMBER = 100_000
 MAX_BLOCKS = 32
 
-# What diffusers called things before version 0.1 (its scripts/change_naming_configs_and_checkpoints.py).
+# What diffusers called things, mostly before version 0.1 (its scripts/change_naming_configs_and_checkpoints.py).
 OLD_CLASSES = {
     "UNetModel": "UNet2DModel",
     "UNetUnconditionalModel": "UNet2DModel",
     "GaussianDDPMScheduler": "DDPMScheduler",
+    "DDPMParallelScheduler": "DDPMScheduler",  # today's, and the same but for whole trajectories at once
+    "DDIMParallelScheduler": "DDIMScheduler",
     "Transformer2DModel": "DiTTransformer2DModel",
 }
 OLD_KEYS = {

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import diffusers
@@ -74,9 +74,11 @@ def consistency(config: Config) -> Sampling:
     scheduler = diffusers.CMStochasticIterativeScheduler.from_config(config)
     settings = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
     low, high = settings["sigma_min"], settings["sigma_max"]
+    # diffusers, unlike the original, takes the logarithm in float64.
+    scalings = replace(preconditioning(low, settings["sigma_data"]), c_noise=lambda sigma: 250 * np.log(sigma))
     return Sampling(
         prediction="F",
-        schedule=Continuous(low, high, preconditioning(low, settings["sigma_data"])),
+        schedule=Continuous(low, high, scalings),
         sampler="multistep",
         settings=settings,
         variance="none",

@@ -26,9 +26,20 @@ Count = Annotated[int, Field(ge=1, le=MAX_TIMESTEPS)]
 
 
 class LucidrainsSettings(Settings):
-    """What a milestone does not have, by the names of Unet's, GaussianDiffusion's and Trainer's arguments."""
+    """Arguments of Unet and GaussianDiffusion. Only the first has to be given.
+
+    The weights show those that may be None, and one that is set is compared with them.
+    """
 
     image_size: Size | tuple[Size, Size]
+    dim: Count | None = None
+    init_dim: Count | None = None
+    dim_mults: tuple[int, ...] | None = None
+    channels: Count | None = None
+    self_condition: bool | None = None
+    learned_variance: bool | None = None
+    learned_sinusoidal_cond: bool | None = None
+    timesteps: Count | None = None
     objective: Literal["pred_noise", "pred_x0", "pred_v"] | None = None  # None: by the buffer `loss_weight`
     sampling_timesteps: Count | None = None  # fewer than the training's: DDIM; None: all of them
     ddim_sampling_eta: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -36,6 +47,14 @@ class LucidrainsSettings(Settings):
     resnet_block_groups: Annotated[int, Field(ge=1, le=1024)] = 8  # of versions before 2.0
     sinusoidal_pos_emb_theta: Annotated[float, Field(gt=0)] = 10000.0
     version: str | None = None  # of the library, where the file does not have it
+    auto_normalize: Literal[True] = True  # images are in [−1, 1] while sampling
+    beta_schedule: str = ""  # the buffers have it
+    flash_attn: bool = False  # another way to compute the same
+    dropout: float = 0.0  # in training only, as the next four are
+    offset_noise_strength: float = 0.0
+    min_snr_loss_weight: bool = False
+    min_snr_gamma: float = 5.0
+    immiscible: bool = False
 
 
 def load(path: Path, card: Card) -> Imported:
@@ -53,6 +72,7 @@ def load(path: Path, card: Card) -> Imported:
     buffers = weights(file["ema"], path.name, prefix.removesuffix("model."))
     schedule = schedule_of(buffers, path.name)
     timesteps = len(schedule.betas)
+    compare(settings, layout, timesteps, path.name)
     steps = settings.sampling_timesteps or timesteps
     return Imported(
         format=Format.LUCIDRAINS,
@@ -67,6 +87,25 @@ def load(path: Path, card: Card) -> Imported:
         self_condition=layout.in_channels == 2 * layout.out_channels,
         facts={"data": card.data, "step": file.get("step"), "version": file.get("version")},
     )
+
+
+def compare(settings: LucidrainsSettings, layout: Layout, timesteps: int, source: str) -> None:
+    """Raises ImportProblem where an argument says something else than the file does."""
+    dim = layout.embedding // 4
+    in_file = {
+        "dim": dim,
+        "init_dim": layout.widths[0],
+        "dim_mults": tuple(width / dim for width in layout.widths[1:]),
+        "channels": min(layout.in_channels, layout.out_channels),
+        "self_condition": layout.in_channels == 2 * layout.out_channels,
+        "learned_variance": layout.out_channels == 2 * layout.in_channels,
+        "learned_sinusoidal_cond": layout.learned_times,
+        "timesteps": timesteps,
+    }
+    for name, value in in_file.items():
+        argument = getattr(settings, name)
+        if argument is not None and argument != value:
+            raise ImportProblem(f"{source}: the card says {name} = {argument}, the file says {value}")
 
 
 def version_of(text: Any, source: str) -> Version | None:

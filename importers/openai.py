@@ -117,7 +117,7 @@ def gaussian_schedule(flags: GaussianFlags) -> Discrete:
 
 def karras(card: Card, flags: Any, layout: Layout, state: Mapping[str, Tensor], source: str) -> Imported:
     """A model of noise levels: EDM's, or a consistency model."""
-    consistent = flags.training_mode.startswith("consistency")
+    consistent = flags.distillation or flags.training_mode.startswith("consistency")
     settings = flags.model_dump(include={"steps", "ts", "s_churn", "s_tmin", "s_tmax", "s_noise"})
     return Imported(
         network=network(flags, layout, state, source),

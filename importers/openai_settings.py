@@ -69,6 +69,7 @@ class ConsistencyFlags(NetworkFlags, HeadFlags):
     sigma_min: Annotated[float, Field(gt=0)] = 0.002
     sigma_max: Annotated[float, Field(gt=0)] = 80.0
     training_mode: Literal["edm", "progdist", "consistency_distillation", "consistency_training"] = "edm"
+    distillation: bool = False  # the same as a training_mode of consistency
     weight_schedule: str = "karras"  # in training only
     sampler: Literal["heun", "euler", "ancestral", "dpm", "onestep", "multistep"] | None = None
     steps: Count = 40  # of the schedule of σ, in which `ts` counts

@@ -20,11 +20,6 @@ def linear(timesteps: int, start: float = 1e-4, end: float = 0.02) -> Vector:
     return np.linspace(start, end, timesteps)
 
 
-def linear_in_root(timesteps: int, start: float, end: float) -> Vector:
-    """√β even, as latent diffusion has it (Rombach et al. 2022, arXiv 2112.10752)."""
-    return np.linspace(start**0.5, end**0.5, timesteps) ** 2
-
-
 def cosine_signal(u: float) -> float:
     """ᾱ at u of 0 … 1 (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17)."""
     return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2

@@ -259,7 +259,7 @@ def test_a_consistency_pipeline_has_the_scalings_of_its_scheduler(tmp_path: Path
     c_skip, c_out = scheduler.get_scalings_for_boundary_condition(sigma)
     np.testing.assert_allclose(model.schedule.preconditioning.c_skip(sigma), c_skip)
     np.testing.assert_allclose(model.schedule.preconditioning.c_out(sigma), c_out)
-    np.testing.assert_allclose(model.schedule.preconditioning.c_noise(sigma), scheduler.sigma_to_t(sigma), rtol=1e-6)
+    np.testing.assert_allclose(model.schedule.preconditioning.c_noise(sigma), scheduler.sigma_to_t(sigma), rtol=1e-12)
 
 
 def spoil(folder: Path, **changes: Any) -> None:

@@ -11,7 +11,7 @@ import msgpack
 import pytest
 import torch
 
-from importers import ddgan, ddim, dit, latent_diffusion, vdm
+from importers import ddgan, ddim, dit, latent_diffusion, lucidrains, openai, vdm
 from importers.cards import Card
 from importers.imported import Imported
 from importers.problems import ImportProblem
@@ -35,6 +35,9 @@ FORMATS = {
     "ddgan": Format(ddgan.load, "ddgan_gray28_netG.pth", settings_of("ddgan_gray28")),
     "ddim": Format(ddim.load, "ddim_gray28_model.ckpt", settings_of("ddim_gray28")),
     "latent-diffusion": Format(latent_diffusion.load, "ldm_vq_model.ckpt", settings_of("ldm_vq")),
+    "improved-diffusion": Format(openai.load, "id_cosine32.pt", settings_of("id_cosine32")["args"]),
+    "consistency-models": Format(openai.load, "cm_edm_uncond16.pt", settings_of("cm_edm_uncond16")["args"]),
+    "denoising-diffusion-pytorch": Format(lucidrains.load, "luci_v_sigmoid16_model-1.pt", {"image_size": 16}),
     "dit": Format(dit.load, "ddim_gray28_model.ckpt", {}),  # a good file, but of another network
 }
 
@@ -55,13 +58,18 @@ def good(format: Format) -> Any:
 
 def changed(content: Any, change: Callable[[dict[str, Any]], None]) -> Any:
     """The checkpoint after a change of its weights."""
-    change(content.get("state_dict", content))
+    change(content.get("state_dict") or content.get("ema") or content)
     return content
+
+
+def is_read(name: str) -> bool:
+    """Whether an importer reads a weight of that name: training leaves others beside those."""
+    return not name.startswith(("model_ema", "online_model"))
 
 
 def first_large(state: dict[str, Any]) -> str:
     """A weight that every importer reads."""
-    return next(name for name in state if state[name].ndim > 1 and "model_ema" not in name)
+    return next(name for name in state if state[name].ndim > 1 and is_read(name))
 
 
 def write_pickle(path: Path, format: Format) -> None:
@@ -97,14 +105,17 @@ def write_wrong_dtype(path: Path, format: Format) -> None:
     torch.save(changed(good(format), change), path)
 
 
+FIRST_CONVOLUTIONS = (
+    "conv_in.weight", "all_modules.2.weight", "input_blocks.0.0.weight", "init_conv.weight",
+    "model_ema.diffusion_modelinput_blocks00weight",
+)  # fmt: skip
+
+
 def write_integers(path: Path, format: Format) -> None:
     def change(state: dict[str, Any]) -> None:
-        name = next(
-            n for n in state if n.endswith(("conv_in.weight", "all_modules.2.weight", "input_blocks.0.0.weight"))
-        )
-        for each in (name, "model_ema.diffusion_modelinput_blocks00weight"):
-            if each in state:
-                state[each] = state[each].long()
+        for name in state:
+            if name.endswith(FIRST_CONVOLUTIONS):
+                state[name] = state[name].long()
 
     torch.save(changed(good(format), change), path)
 
@@ -151,7 +162,7 @@ def test_a_hostile_file_is_refused_in_one_line(
     refuse(path, lambda: format.load(path, Card(format=name, settings=format.settings)))
 
 
-@pytest.mark.parametrize("name", ["ddgan", "ddim"])
+@pytest.mark.parametrize("name", ["ddgan", "ddim", "improved-diffusion", "consistency-models"])
 def test_a_surplus_weight_is_refused(tmp_path: Path, name: str) -> None:
     format, path = FORMATS[name], tmp_path / "model.ckpt"
     torch.save(good(format) | {"extra.weight": torch.zeros(2)}, path)

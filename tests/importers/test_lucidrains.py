@@ -1,5 +1,6 @@
 """Milestones of denoising-diffusion-pytorch beside what the library computed, and beside the library itself."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,15 @@ def test_what_a_milestone_lacks_has_to_come_by_card(tmp_path: Path) -> None:
     assert load(path, objective="pred_x0").prediction == "x0"
     with pytest.raises(ImportProblem, match="image_size: Field required"):
         lucidrains.load(path, Card(format=Format.LUCIDRAINS))
+
+
+def test_the_arguments_of_the_library_may_be_in_the_card_and_are_compared() -> None:
+    config = json.loads(parity.path("luci_v_sigmoid16_config.json").read_text())
+    arguments = {**config["unet"], **config["diffusion"]}
+    assert load(parity.path(FILE), **arguments).settings == {"steps": 10, "eta": 0.0}
+    for name, other in {"dim": 32, "dim_mults": (1, 2), "timesteps": 500, "self_condition": True}.items():
+        with pytest.raises(ImportProblem, match=f"the card says {name} = "):
+            load(parity.path(FILE), **{**arguments, name: other})
 
 
 @pytest.mark.parametrize("betas", [None, torch.zeros(0), torch.full((3,), 2.0), torch.ones(3, 3), torch.ones(3).long()])
