@@ -7,7 +7,10 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bundle.manifest import Bundle, BundleError, File, verify
+from bundle import files, strict_json
+from bundle.files import BundleError
+from bundle.loading import MAX_MANIFEST_BYTES, Bundle
+from bundle.manifest import File
 
 Target = Literal["tensorrt", "tensorrt-rtx", "cuda"]
 TARGETS: tuple[Target, ...] = get_args(Target)  # in the order of preference, where a bundle has several
@@ -78,23 +81,26 @@ def read(folder: Path) -> Engines:
     """The manifest in a target's folder. Raises BundleError."""
     path = folder / MANIFEST
     try:
-        return Engines.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise BundleError(f"{path}: {error.strerror}") from error
+        return Engines.model_validate(strict_json.loads(files.read(path, folder.parent, MAX_MANIFEST_BYTES)))
     except ValidationError as error:
-        raise BundleError(f"{path}: {error}") from error
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise BundleError(f"{files.name(path)}: {'.'.join(map(str, first['loc']))[:200]}: {first['msg']}") from error
+    except ValueError as error:
+        raise BundleError(f"{files.name(path)}: {error}") from error
 
 
 def load(bundle: Bundle) -> tuple[Path, Engines]:
     """The bundle's engines, verified: folder and manifest of the first of TARGETS that it has. Raises BundleError."""
     folders = [bundle.folder / target for target in TARGETS if (bundle.folder / target).is_dir()]
     if not folders:
-        raise BundleError(f"{bundle.folder}: no engines for a GPU: ./run export {bundle.folder} --target cuda")
+        raise BundleError(
+            f"{bundle.folder.name}: no engines for a GPU: ./run export {bundle.folder.name} --target cuda"
+        )
     folder = folders[0]
     engines = read(folder)
     for name, digest in engines.sources.items():
         if bundle.manifest.files[name].sha256 != digest:
-            raise BundleError(f"{folder}: made of another {name}: export it again")
+            raise BundleError(f"{bundle.folder.name}/{folder.name}: of another {name}: export it again")
     for name, file in engines.files.items():
-        verify(folder / name, file)
+        files.check(folder / name, bundle.folder, file.sha256, file.bytes)
     return folder, engines

@@ -7,6 +7,7 @@ from service.settings import SHIPPED_BUNDLES, Settings
 
 PAGE = Path(__file__).parent / "configuration.md"
 SHOWN = {SHIPPED_BUNDLES: "`bundles`", None: "none"}  # defaults that would show a machine's paths, or nothing
+COMPUTED = {"workers": "one a core", "max_connections": "2048, or what descriptors allow"}  # on each machine
 UNITS = {"_s": "s", "_bytes": "bytes", "_images": "images", "max_batch": "images"}  # by the end of the name
 HEAD = """\
 # Configuration
@@ -31,7 +32,7 @@ def row(name: str) -> str:
     assert isinstance(extra, dict), f"{name}: say when to change it"
     option, variable = f"`--{name.replace('_', '-')}`", f"`TRILEMMA_{name.upper()}`"
     unit = next((unit for end, unit in UNITS.items() if name.endswith(end)), "")
-    default = "one a core" if name == "workers" else shown(field.default)
+    default = COMPUTED.get(name) or shown(field.default)
     return f"| {option} | {variable} | {default} | {unit} | {field.description} | {extra['change']} |\n"
 
 

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from models import data
-from models.checkpoint import save_replacing
+from models import atomic, data
+from models.checkpoint import read_tensors, write_tensors
 from models.data import Dataset
 
 EPOCHS = 5
@@ -44,21 +43,26 @@ def block(inputs: int, outputs: int) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
+def identity(dataset: Dataset, size: int) -> str:
+    """What a classifier of `dataset` padded to `size` is called."""
+    return f"{dataset.digest[:16]}-{size}"
+
+
 def trained(dataset: Dataset, size: int, folder: Path) -> Classifier:
     """A classifier of `dataset` padded to `size`, in evaluation mode; trained once, then read from the folder.
 
     Two such trainings on two machines end at other features, and at Fréchet distances that differ by a factor: figures
     are comparable only if they are by the same file.
     """
-    path = folder / f"classifier-{dataset.digest[:16]}-{size}.safetensors"
+    path = folder / f"classifier-{identity(dataset, size)}.safetensors"
     with torch.random.fork_rng():
         torch.manual_seed(0)  # for the first weights, and what drops out
         classifier = Classifier(dataset.images.shape[1], size, len(dataset.classes))
         if not path.exists():
             train(classifier, dataset, size)
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_replacing(classifier.state_dict(), path)
-    classifier.load_state_dict(load_file(path))
+            atomic.replace(path, lambda partial: write_tensors(classifier.state_dict(), partial))
+    classifier.load_state_dict(read_tensors(path))
     return classifier.eval()
 
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluate.classifier import features, predict, trained
+from evaluate.classifier import features, identity, predict, trained
 from evaluate.fidelity import class_entropy, frechet_distance, precision_recall
 from models import data
 from models.data import Dataset
@@ -22,6 +22,7 @@ class Judge:
     """
 
     def __init__(self, train: Dataset, test: Dataset, size: int, images: int, folder: Path) -> None:
+        self.name = identity(train, size)
         self.classes = len(test.classes)
         self.classifier = trained(train, size, folder)
         self.real = self._features(torch.from_numpy(data.to_model(test.images, size)))

@@ -10,15 +10,18 @@ from bundle.manifest import MeasuredPoint, Quality
 matplotlib.use("Agg")
 from matplotlib import pyplot, ticker
 
-NAME = "trilemma"  # of the files, .svg and .png
+NAME = "trilemma"  # of the file
 MARKERS = ("o", "s", "^", "D", "v")  # by solver, in each method's own order
 LINES = ("-", "--", ":", "-.", "-")
 
 Points = Sequence[MeasuredPoint]
 
 
-def draw(methods: Mapping[str, Points], floor: Quality | None, folder: Path) -> None:
-    """One line for each method and solver, the number of steps at each point; `floor` is that of training images."""
+def draw(methods: Mapping[str, Points], floor: Quality | None, path: Path) -> None:
+    """One line for each method and solver, the number of steps at each point; `floor` is that of training images.
+
+    Writes `path` with .svg and with .png.
+    """
     figure, axes = pyplot.subplots(figsize=(8, 5.5), layout="constrained")
     for number, (name, points) in enumerate(methods.items()):
         for style, (way, line) in enumerate(by_solver(points)):
@@ -43,8 +46,8 @@ def draw(methods: Mapping[str, Points], floor: Quality | None, folder: Path) -> 
         axis.set_minor_formatter(ticker.NullFormatter())
     axes.legend(fontsize=8, handlelength=3.5)
     with pyplot.rc_context({"svg.hashsalt": NAME}):  # the same points, the same file
-        figure.savefig(folder / f"{NAME}.svg", metadata={"Date": None})
-    figure.savefig(folder / f"{NAME}.png", dpi=120)
+        figure.savefig(f"{path}.svg", metadata={"Date": None})
+    figure.savefig(f"{path}.png", dpi=120)
     pyplot.close(figure)
 
 

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bundle.loading import load_all
 from bundle.manifest import Manifest, MeasuredPoint, Quality
 from evaluate import plot
-from models import families
+from models import atomic, families
+from models.failures import EvaluateError
 
 BEGIN, END = "<!-- measured: written by ./run evaluate -->", "<!-- end of measured -->"
 EMPTY = f"# Quality\n\n{BEGIN}\n{END}\n"
@@ -22,21 +24,43 @@ NAMED = {"solver", "settings", "steps"}  # what makes a point, before what was m
 SPREADS = "| standard deviation of x0 over z, from one x_t | of all pixels | of the largest pixel |\n|---|--:|--:|"
 
 
+def check(path: Path) -> None:
+    """Raises EvaluateError for a page that is there and has no place for what is measured."""
+    if path.exists() and not 0 <= path.read_text().find(BEGIN) < path.read_text().find(END):
+        raise EvaluateError(f"{path}: it lacks the lines {BEGIN} and {END}: add them, or choose another --report")
+
+
 def write(path: Path, bundles: Path) -> None:
     """Puts the points of all bundles into the page at `path`; what stands around the marks is kept."""
-    manifests = [
-        Manifest.model_validate_json(file.read_bytes()) for file in sorted(bundles.glob("[!.]*/manifest.json"))
-    ]
-    manifests = [manifest for manifest in manifests if manifest.measured.points]
+    manifests = [bundle.manifest for bundle in load_all(bundles)[0].values() if bundle.manifest.measured.points]
     if not manifests:
         return
+    groups = by_judge(manifests)
     (path.parent / "raw").mkdir(parents=True, exist_ok=True)
     text = path.read_text() if path.exists() else EMPTY
     before, after = text[: text.index(BEGIN)], text[text.index(END) :]
-    path.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(sections(manifests)) + f"\n\n{after}")
+    measured = "\n\n".join(section for name, group in groups.items() for section in sections(name, group, len(groups)))
+    page = f"{before}{BEGIN}\n\n{measured}\n\n{after}"
+    atomic.replace(path, lambda partial: partial.write_text(page))
     save(manifests, path.parent / "raw" / "quality.csv")
     images(path).mkdir(parents=True, exist_ok=True)
-    plot.draw({m.name: ordered(m) for m in manifests}, floor(manifests), images(path))
+    for name, group in groups.items():
+        plot.draw({m.name: ordered(m) for m in group}, floor(group), images(path) / name)
+
+
+def by_judge(manifests: list[Manifest]) -> dict[str, list[Manifest]]:
+    """The manifests of each judge, whose distances compare, by the name of their plot; the smallest images first."""
+    groups: dict[str, list[Manifest]] = {}
+    for manifest in sorted(manifests, key=lambda manifest: (manifest.shape, judge(manifest), manifest.name)):
+        groups.setdefault(judge(manifest), []).append(manifest)
+    first, *_ = groups
+    return {plot.NAME if name == first else f"{plot.NAME}-{name}": group for name, group in groups.items()}
+
+
+def judge(manifest: Manifest) -> str:
+    """The classifier that the distances are by; where that is not recorded, that of the model's training data."""
+    digest = manifest.checkpoint.get("training", {}).get("data_digest", "")
+    return manifest.measured.judge or f"{digest[:16]}-{manifest.shape[-1]}"
 
 
 def images(path: Path) -> Path:
@@ -44,14 +68,21 @@ def images(path: Path) -> Path:
     return path.parent.parent / "images"
 
 
-def sections(manifests: list[Manifest]) -> Iterator[str]:
-    """The plot, the points that matter, all points folded away, and what families measure besides."""
+def sections(plot_name: str, manifests: list[Manifest], groups: int) -> Iterator[str]:
+    """The plot, the points that matter, all points folded away, and what families measure besides.
+
+    A heading tells several groups apart.
+    """
+    if groups > 1:
+        channels, height, width = manifests[0].shape
+        classes = ", ".join(manifests[0].classes[:3]) + (", …" if len(manifests[0].classes) > 3 else "")
+        yield f"## {'Grey' if channels == 1 else 'Colour'}, {height}×{width}: {classes}"
     every = [(manifest, point) for manifest in manifests for point in ordered(manifest)]
     best = [each for each in every if is_best(each[1], [point for _, point in every]) or is_default(*each)]
     real = floor(manifests)
     last = [f"| *training images* | {quality(real)} | |"] if real else []
     yield f"Measured on {manifests[0].measured.machine}, {number(every[0][1].images, ',')} images a point."
-    yield f"![Fréchet distance against latency](../images/{plot.NAME}.svg)"
+    yield f"![Fréchet distance against latency](../images/{plot_name}.svg)"
     yield "\n".join([POINTS, *(row(*each) for each in sorted(best, key=lambda each: each[1].alone_ms)), *last])
     yield "`*`: what a request without `steps` gets. The others: no point is both faster and nearer the data."
     yield f"<details><summary>All {len(every)} points</summary>"
@@ -126,7 +157,13 @@ def spreads(manifest: Manifest) -> Iterator[str]:
 def save(manifests: list[Manifest], path: Path) -> None:
     """Every number of every point, as CSV."""
     rows = [
-        {"method": m.name, "solver": plot.solver(point), "steps": point.steps, **point.model_dump(exclude=NAMED)}
+        {
+            "method": m.name,
+            "solver": plot.solver(point),
+            "steps": point.steps,
+            **point.model_dump(exclude=NAMED),
+            "judge": judge(m),
+        }
         for m in manifests
         for point in ordered(m)
     ]

@@ -6,8 +6,10 @@ The two run in environments of their own: the first has PyTorch, the second Tens
 import argparse
 from pathlib import Path
 
+from bundle.files import BundleError
 from bundle.gpu_manifest import PRECISIONS, TARGETS
-from bundle.manifest import BundleError, load
+from bundle.loading import load
+from models.failures import Failure
 
 
 def main() -> None:
@@ -28,7 +30,7 @@ def main() -> None:
         parser.error("say -o BUNDLE for a checkpoint, or --target for a bundle")
     try:
         print(export_checkpoint(arguments) if arguments.output else export_engines(arguments))
-    except (BundleError, OSError, ValueError) as error:
+    except (BundleError, Failure, OSError, ValueError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 
 from bundle.gpu_manifest import Accuracy, Precision
-from bundle.manifest import Bundle, File, Measured, sha256
+from bundle.loading import Bundle, sha256
+from bundle.manifest import File, Measured
 from export.precision import emulate
 from service.engine.denoise import default_job, denoise
 from service.engine.runtime import Array

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from bundle import manifest
+from bundle import loading
+from bundle.files import BundleError
 from bundle.gpu_manifest import PRECISIONS, TARGETS, Engines, Target
-from bundle.manifest import Bundle, BundleError
+from bundle.loading import Bundle
 from export import gpu_bundle as export_engines
 from export.gpu_bundle import Order
 from export.tensorrt_builder import FLAVOURS, EngineError, TensorRt
@@ -55,7 +56,7 @@ def main() -> None:
 
 def check_all(driver: Driver, arguments: argparse.Namespace) -> Found:
     """The report: every bundle by every target that can be had."""
-    bundles, failed = manifest.load_all(arguments.bundles)
+    bundles, failed = loading.load_all(arguments.bundles)
     checks = []
     for target in arguments.targets:
         for loaded in bundles.values():

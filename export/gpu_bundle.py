@@ -12,10 +12,12 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 
-from bundle import gpu_manifest
+from bundle import files, gpu_manifest
+from bundle.files import BundleError
 from bundle.gpu_manifest import MAGNITUDE, Engines, Graph, Precision, Target, Tensor
-from bundle.manifest import Bundle, BundleError, File, sha256, verify
-from export import accuracy
+from bundle.loading import Bundle, sha256
+from bundle.manifest import File
+from export import accuracy, replacement
 from export.precision import convert
 from export.tensorrt_builder import FLAVOURS, TIMING_CACHE, EngineError, TensorRt
 
@@ -74,8 +76,8 @@ def make(bundle: Bundle, order: Order) -> tuple[Engines, bool]:
         graphs = {path.name: graph for path, graph in made}
         manifest = Engines.model_validate({**made_of, "files": files, "graphs": graphs, "accuracy": found})
         manifest.write(partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        replacement.check(folder, lambda path: path.suffix in (".onnx", ".engine", ".json"))
+        replacement.swap(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest, True
@@ -86,7 +88,7 @@ def unchanged(folder: Path, made_of: Mapping[str, object]) -> Engines | None:
     try:
         there = gpu_manifest.read(folder)
         for name, file in there.files.items():
-            verify(folder / name, file)
+            files.check(folder / name, folder.parent, file.sha256, file.bytes)
     except BundleError:
         return None
     same = there.model_dump(include=set(made_of)) == made_of

@@ -1,5 +1,6 @@
 """Writes a bundle: exports a checkpoint's graphs, simplifies them, checks them against PyTorch, hashes them."""
 
+import json
 import shutil
 import warnings
 from importlib.metadata import version
@@ -13,7 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bundle.manifest import DECODE, FORMAT_VERSION, STEP, Bundle, File, Manifest, Parity, sha256
+from bundle.gpu_manifest import TARGETS
+from bundle.loading import Bundle, sha256
+from bundle.manifest import DECODE, FORMAT_VERSION, MANIFEST, STEP, Dataset, File, Manifest, Parity
+from export import replacement
 from export.fuse import lean
 from export.step_module import PLAIN, DecodeModule, StepModule
 from models import checkpoint, families
@@ -36,8 +40,11 @@ class ExportError(ValueError):
 def export(source: Path, target: Path) -> Manifest:
     """Exports the checkpoint folder `source` to the bundle folder `target`, which is replaced only if all went well.
 
-    Raises ExportError if the graph differs from PyTorch by more than TOLERANCE at any of BATCH_SIZES.
+    Raises ExportError if the graph differs from PyTorch by more than TOLERANCE at any of BATCH_SIZES, and NotOurs for a
+    `target` that is there and is not a bundle.
     """
+    target = target.resolve()
+    replacement.check(target, is_of_bundle)
     card, network = checkpoint.load(source)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -53,11 +60,21 @@ def export(source: Path, target: Path) -> Manifest:
             raise ExportError(f"the graph is off PyTorch by {difference}, more than {TOLERANCE}")
         manifest.parity.largest_difference = difference
         manifest.write(partial)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        replacement.check(target, is_of_bundle)  # it may have changed meanwhile
+        replacement.swap(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest
+
+
+def is_of_bundle(path: Path) -> bool:
+    """Whether this entry of a folder is one of a bundle: graphs, engines, timings, and a manifest of ours."""
+    if path.name == MANIFEST:
+        try:
+            return "format_version" in json.loads(path.read_bytes())
+        except (OSError, ValueError, TypeError):
+            return False
+    return path.suffix in (".onnx", ".cache") or path.name in {*TARGETS, *(f".{target}.partial" for target in TARGETS)}
 
 
 def describe(card: Card, folder: Path, weights: Path) -> Manifest:
@@ -78,12 +95,20 @@ def describe(card: Card, folder: Path, weights: Path) -> Manifest:
             path.name: File(sha256=sha256(path), bytes=path.stat().st_size) for path in sorted(folder.glob("*.onnx"))
         },
         parity=Parity(tolerance=TOLERANCE, largest_difference=0.0, batch_sizes=list(BATCH_SIZES)),
+        dataset=dataset(card),
         checkpoint={
             "sha256": sha256(weights),
             "training": card.training,
             "exported_with": {name: version(name) for name in PACKAGES},
         },
     )
+
+
+def dataset(card: Card) -> Dataset | None:
+    """The data that the checkpoint was trained on: by its digest, if it has no name."""
+    digest = str(card.training.get("data_digest", ""))
+    name = str(card.training.get("dataset", digest[:12]))
+    return Dataset(name=name, digest=digest) if name else None
 
 
 def trace(module: nn.Module, inputs: Arrays, outputs: list[str]) -> onnx.ModelProto:

@@ -12,9 +12,9 @@ from pathlib import Path
 import onnx
 import torch
 
-from bundle import manifest
+from bundle import loading
 from bundle.gpu_manifest import PRECISIONS, Precision
-from bundle.manifest import Bundle
+from bundle.loading import Bundle
 from evaluate.judge import Judge
 from export.accuracy import emulated, images
 from export.precision import convert
@@ -31,7 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
     train, test = data.load(arguments.data, "train"), data.load(arguments.data, "test")
     print("| | of the class asked for | Fréchet distance | precision | recall |\n|---|--:|--:|--:|--:|")
-    for loaded in manifest.load_all(SHIPPED_BUNDLES)[0].values():
+    for loaded in loading.load_all(SHIPPED_BUNDLES)[0].values():
         judge = Judge(train, test, loaded.manifest.shape[-1], arguments.images, arguments.cache)
         for precision in PRECISIONS:
             print(line(loaded, precision, judge), flush=True)

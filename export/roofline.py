@@ -12,7 +12,7 @@ from typing import NamedTuple
 import onnx
 from onnx import NodeProto, helper
 
-from bundle import manifest
+from bundle import loading
 from bundle.gpu_manifest import Precision
 from export.precision import WEIGHTED, convert
 from service.settings import SHIPPED_BUNDLES
@@ -103,7 +103,7 @@ def main() -> None:
     header = " | ".join(f"µs on {gpu.name}" for gpu in GPUS)
     print(f"| {PRECISION} | rows | GFLOP | MB of weights | MB of rows | products in a row | {header} |")
     print("|---|--:|--:|--:|--:|--:|" + "--:|" * len(GPUS))
-    for loaded in manifest.load_all(SHIPPED_BUNDLES)[0].values():
+    for loaded in loading.load_all(SHIPPED_BUNDLES)[0].values():
         for name in loaded.manifest.files:
             model = convert(onnx.load(loaded.folder / name), PRECISION)
             for rows in ROWS:

@@ -15,8 +15,8 @@ START_TIMEOUT_S = 120
 
 
 @contextlib.contextmanager
-def serving(bundles: Path) -> Iterator[str]:
-    """The URL of a service over `bundles`, ready; it is stopped on leaving."""
+def serving(bundles: Path, *options: str) -> Iterator[str]:
+    """The URL of a service over `bundles`, ready; it is stopped on leaving. `options` are more of `./run serve`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -30,6 +30,7 @@ def serving(bundles: Path) -> Iterator[str]:
         str(bundles),
         "--log-level",
         "warning",
+        *options,
     ]
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command, cwd=REPOSITORY) as process:

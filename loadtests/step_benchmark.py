@@ -15,8 +15,8 @@ import httpx
 import onnxruntime as ort
 from prometheus_client.parser import text_string_to_metric_families
 
-from bundle import manifest
-from bundle.manifest import Bundle
+from bundle import loading
+from bundle.loading import Bundle
 from loadtests.server_process import serving
 from service.engine.denoise import first_step
 from service.runtimes.cpu import OrtRuntime
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=40, help="number of requests to the saturated server")
     arguments = parser.parse_args()
     print(f"{CORES} cores, {processor()}\n")
-    for loaded in manifest.load_all(arguments.bundles)[0].values():
+    for loaded in loading.load_all(arguments.bundles)[0].values():
         bare = step_table(loaded, arguments.rounds)
         with serving(arguments.bundles) as url, httpx.Client(base_url=url, timeout=300) as client:
             low_load(url, loaded)

@@ -1,40 +1,32 @@
 """Reads training images: a folder of idx files, a folder of images, or a zip of one."""
 
-import gzip
 import hashlib
-import io
-import struct
 import zipfile
-import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path, PurePath, PurePosixPath
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+from models import idx, image_files, pixels
+from models.failures import DataError
+from models.image_files import File
+from models.memory import check_fits
 
 Split = Literal["train", "test"]
+SHOWN_CLASSES = 20  # of which the names are in the line about a data set
 IDX_PREFIX = {"train": "train", "test": "t10k"}
-IDX_UINT8 = 0x08
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-# What Pillow, zipfile and their decoders raise for damaged files.
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, zipfile.BadZipFile, zlib.error)
-
-
-class DataError(Exception):
-    """The data at a path cannot be read as a data set; the message names the file and what is wrong with it."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """`images` uint8 (n, C, H, W), `labels` int64 (n,), and the name of each class."""
+    """`images` uint8 (n, C, H, W), `labels` int64 (n,), the name of each class, and how many files were left out."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     classes: list[str]
+    left_out: dict[str, int] = field(default_factory=dict)  # by why
 
     @property
     def digest(self) -> str:
@@ -44,29 +36,55 @@ class Dataset:
         digest.update(self.labels.tobytes())
         return digest.hexdigest()
 
+    def __str__(self) -> str:
+        """One line: how many images of which size and classes, and what was left out."""
+        n, channels, height, width = self.images.shape
+        names = ", ".join(self.classes[:SHOWN_CLASSES]) + (", …" if len(self.classes) > SHOWN_CLASSES else "")
+        parts = [
+            f"images: {n:,} of {height}×{width}, {'grey' if channels == 1 else 'colour'}",
+            f"classes: {len(self.classes):,} ({names})",
+            *([image_files.counts(self.left_out)] if self.left_out else []),
+        ]
+        return "; ".join(parts)
+
 
 def load(path: Path, split: Split) -> Dataset:
     """One split of the data set at `path`.
 
     - a folder of the idx files of MNIST (`train-images-idx3-ubyte`, `t10k-…`), plain or gzipped;
-    - a folder of images `SPLIT/CLASS/*.png` (or .jpg, .webp, .bmp), or a zip of it.
+    - a folder of images `SPLIT/CLASS/…/NAME.png`, of any kind in `pixels.SUFFIXES`, or a zip of it. A class is called
+      after its folder, and folders of numbers are in the order of the numbers. Files below a class's folder are of that
+      class. Where any image is in colour, all are.
 
     Raises DataError if there is nothing there that can be read so.
     """
-    if zipfile.is_zipfile(path):
-        return _from_zip(path, split)
-    if not path.is_dir():
+    if path.is_dir():
+        return _from_idx(path, split) if any(path.glob("*-idx?-ubyte*")) else _from_folder(path, split)
+    if not zipfile.is_zipfile(path):
         raise DataError(f"{path}: no such folder, and not a zip file")
-    if any(path.glob("*-idx?-ubyte*")):
-        return _from_idx(path, split)
-    return _from_folder(path, split)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _from_images(path, split, image_files.in_zip(path, archive))
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def load_both(path: Path) -> tuple[Dataset, Dataset]:
+    """The training and the test split, both in colour if one of them is. Raises DataError."""
+    splits = load(path, "train"), load(path, "test")
+    channels = max(split.images.shape[1] for split in splits)
+    train, test = (
+        replace(split, images=np.repeat(split.images, channels // split.images.shape[1], axis=1)) for split in splits
+    )
+    return train, test
 
 
 def to_model(images: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
     """uint8 (n, C, h, w) → float32 in [−1, 1], padded with −1 (black) around the image to (n, C, size, size)."""
-    *_, height, width = images.shape
+    n, channels, height, width = images.shape
     if max(height, width) > size:
         raise DataError(f"images are {height}×{width}, larger than the model's {size}×{size}")
+    check_fits(4 * n * channels * size**2, f"{n:,} images of {size}×{size}")
     top, left = (size - height) // 2, (size - width) // 2
     padding = ((0, 0), (0, 0), (top, size - height - top), (left, size - width - left))
     return np.pad(images.astype(np.float32) / 127.5 - 1, padding, constant_values=-1.0)
@@ -74,8 +92,8 @@ def to_model(images: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
 
 def _from_idx(folder: Path, split: Split) -> Dataset:
     prefix = IDX_PREFIX[split]
-    images = _read_idx(folder, f"{prefix}-images-idx3-ubyte", dimensions=3)
-    labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", dimensions=1)
+    images = idx.read(folder, f"{prefix}-images-idx3-ubyte", dimensions=3)
+    labels = idx.read(folder, f"{prefix}-labels-idx1-ubyte", dimensions=1)
     if not len(images):
         raise DataError(f"{folder}: no images in split {split!r}")
     if len(images) != len(labels):
@@ -83,72 +101,38 @@ def _from_idx(folder: Path, split: Split) -> Dataset:
     return Dataset(images[:, None], labels.astype(np.int64), [str(i) for i in range(int(labels.max()) + 1)])
 
 
-def _read_idx(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
-    """An idx file of bytes: 0, 0, type, number of dimensions, each dimension as a big-endian uint32, then the data."""
-    plain, packed = folder / name, folder / f"{name}.gz"
-    path = packed if packed.exists() else plain
-    try:
-        content = gzip.decompress(path.read_bytes()) if path is packed else path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{plain}: no such file, nor {packed.name}") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: {error}") from error
-    header = 4 + 4 * dimensions
-    if len(content) < header or tuple(content[:4]) != (0, 0, IDX_UINT8, dimensions):
-        raise DataError(f"{path}: not an idx file of bytes with {dimensions} dimension(s)")
-    shape = struct.unpack(f">{dimensions}I", content[4:header])
-    if len(content) - header != np.prod(shape):
-        raise DataError(f"{path}: its header says {shape}, but {len(content) - header} bytes follow")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
-
-
-class _File(NamedTuple):
-    """A file `…/SPLIT/CLASS/NAME`, and what an error calls it."""
-
-    path: PurePath
-    name: str
-    read: Callable[[], bytes]
-
-
 def _from_folder(folder: Path, split: Split) -> Dataset:
-    paths = sorted(path for name in IDX_PREFIX for path in (folder / name).glob("*/*"))
-    return _from_images(folder, split, [_File(p, str(p), p.read_bytes) for p in paths])
+    return _from_images(folder, split, image_files.in_folder(folder))
 
 
-def _from_zip(path: Path, split: Split) -> Dataset:
-    with zipfile.ZipFile(path) as archive:
-        members = sorted(name for name in archive.namelist() if PurePosixPath(name).parent.parent.name in IDX_PREFIX)
-        files = [_File(PurePosixPath(m), f"{path}:{m}", partial(archive.read, m)) for m in members]
-        return _from_images(path, split, files)
+def _from_images(source: Path, split: Split, files: list[File]) -> Dataset:
+    selection = image_files.select(source, split, files)
+    number = {name: i for i, name in enumerate(selection.classes)}
+    labels = np.array([number[file.class_name] for file in selection.files], dtype=np.int64)
+    return Dataset(_stack(selection.files), labels, selection.classes, selection.left_out)
 
 
-def _from_images(source: Path, split: Split, files: list[_File]) -> Dataset:
-    """A data set from the files of both splits, so that a class that one of them lacks does not shift the labels.
-
-    Files that are not images by their suffix are left out, and hidden ones: macOS puts a `._x.png` beside each `x.png`.
-    """
-    visible = [file for file in files if not file.path.name.startswith(".")]
-    images = [file for file in visible if file.path.suffix.lower() in IMAGE_SUFFIXES]
-    wanted = [file for file in images if file.path.parent.parent.name == split]
-    if not wanted:
-        raise DataError(f"{source}: no idx files, and no images as {split}/CLASS/NAME.png")
-    stacked = np.stack(_read_images(wanted))
-    channels_first = stacked[:, None] if stacked.ndim == 3 else stacked.transpose(0, 3, 1, 2)
-    classes = sorted({file.path.parent.name for file in images})
-    labels = np.array([classes.index(file.path.parent.name) for file in wanted], dtype=np.int64)
-    return Dataset(np.ascontiguousarray(channels_first), labels, classes)
-
-
-def _read_images(files: list[_File]) -> list[NDArray[np.uint8]]:
-    """Pixels (h, w) of grey images, (h, w, 3) of others, all of one shape."""
+def _stack(files: list[File]) -> NDArray[np.uint8]:
+    """The files' pixels (n, C, H, W), which must all be of one height and width."""
     images: list[NDArray[np.uint8]] = []
     for file in files:
         try:
-            with Image.open(io.BytesIO(file.read())) as image:
-                pixels = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
-        except UNREADABLE as error:
+            image = pixels.read(file.read())
+        except DataError:
+            raise
+        except Exception as error:  # Pillow's decoders raise nearly anything for a damaged file
             raise DataError(f"{file.name}: not a readable image ({error})") from error
-        if images and pixels.shape != images[0].shape:
-            raise DataError(f"{file.name}: shape {pixels.shape}, but the images before it have {images[0].shape}")
-        images.append(pixels)
-    return images
+        if not images:
+            check_fits(len(files) * image.nbytes, f"{len(files):,} images like {file.name}")
+        elif image.shape[:2] != images[0].shape[:2]:
+            (height, width), first = image.shape[:2], images[0].shape[:2]
+            raise DataError(
+                f"{file.name}: {height}×{width} pixels, but the images before it have {first[0]}×{first[1]}: "
+                "all are to be of one size"
+            )
+        images.append(image)
+    channels = 3 if any(image.ndim == 3 for image in images) else 1
+    stacked = np.empty((len(images), channels, *images[0].shape[:2]), dtype=np.uint8)
+    for place, image in zip(stacked, images, strict=True):
+        place[:] = image if image.ndim == 2 else image.transpose(2, 0, 1)
+    return stacked

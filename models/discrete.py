@@ -7,6 +7,8 @@ in it, a state lies in [−clip, clip] and not in [−1, 1].
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from models.schedules import log_snr_grid, trailing_grid
 from models.solvers import Setting, Solver, ddim, dpmpp_2m
 from models.step import Plan
@@ -15,8 +17,13 @@ Schedule = Mapping[str, Any]
 
 
 def max_steps(schedule: Schedule) -> int:
-    """One step a training timestep."""
-    return len(schedule["alphas_cumprod"])
+    """One step a training timestep. Raises ValueError for a schedule that does not fall from data to noise."""
+    alphas_cumprod = np.asarray(schedule["alphas_cumprod"], dtype=np.float64)
+    if alphas_cumprod.ndim != 1 or not len(alphas_cumprod):
+        raise ValueError("noise_schedule: alphas_cumprod is no list of numbers")
+    if not (np.diff(alphas_cumprod, prepend=1.0, append=0.0) < 0).all():
+        raise ValueError("noise_schedule: alphas_cumprod does not fall between 1 and 0")
+    return len(alphas_cumprod)
 
 
 def clip(schedule: Schedule) -> float:

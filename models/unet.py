@@ -7,14 +7,19 @@ FOLD = 2  # a block of FOLD × FOLD pixels becomes channels: a quarter of the co
 TIMESTEPS = 1000  # the range of time that the sinusoidal embedding is made for
 
 
-def small_unet(*, size: int, inputs: int, outputs: int, channels: list[int], **conditioning: object) -> nn.Module:
-    """A U-Net (n, inputs, size, size) → (n, outputs, size, size): a block a level, attention at the lowest.
+def small_unet(
+    *, size: int, inputs: int, outputs: int, channels: list[int], fold: int = 1, **conditioning: object
+) -> nn.Module:
+    """A U-Net for images of size × size: a block a level, attention at the lowest.
 
-    Time and `conditioning` (the class, in diffusers' terms) scale and shift the group norms.
+    It takes (n, inputs, size/fold, size/fold) and gives (n, outputs, …): `fold` is what the caller folds the images by.
+    Time and `conditioning` (the class, in diffusers' terms) scale and shift the group norms. Raises ValueError, naming
+    the sizes that go, for one that cannot be halved from level to level.
     """
     levels = len(channels)
+    check_size(size, fold * 2 ** (levels - 1))
     unet: nn.Module = UNet2DModel(  # type: ignore[assignment]  # its mixins hide that it is a Module
-        sample_size=size,
+        sample_size=size // fold,
         in_channels=inputs,
         out_channels=outputs,
         block_out_channels=channels,
@@ -27,3 +32,11 @@ def small_unet(*, size: int, inputs: int, outputs: int, channels: list[int], **c
         **conditioning,
     )
     return unet
+
+
+def check_size(size: int, multiple: int) -> None:
+    """Raises ValueError, naming the next sizes that go, unless `size` is a multiple of `multiple`."""
+    if size % multiple:
+        below, above = size // multiple * multiple, (size // multiple + 1) * multiple
+        near = f"{below} or {above}" if below else f"{above}"
+        raise ValueError(f"its images cannot be {size}×{size}: the sides are multiples of {multiple}, as {near}")

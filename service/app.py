@@ -18,6 +18,10 @@ from service.http import auth, oip, openai, openapi, problem_responses, routes, 
 from service.http.access_log import AccessLog
 from service.http.auth import KeyCheck
 from service.http.body_limit import BodyLimit
+from service.http.browser_check import ANY, BrowserCheck
+from service.http.head_method import HeadMethod
+from service.http.pacing import Pacing
+from service.http.request_head import RequestHead
 from service.http.security_headers import SecurityHeaders
 from service.registry.registry import OpenRuntime, Registry
 from service.registry.watch import follow
@@ -31,20 +35,31 @@ from service.telemetry.tracing import telemetry
 log = structlog.get_logger()
 
 VERSION = "0.1.0"  # pyproject.toml has it too
+EXPOSED_HEADERS = [  # that a page of another origin may read; it may read a few of the standard's own anyway
+    "ETag",
+    "Inference-Header-Content-Length",
+    "Retry-After",
+    "Server-Timing",
+    "Trilemma-Cache",
+    "Trilemma-Chosen",
+    "Trilemma-Seed",
+    "X-Request-ID",
+]
 
 
 def is_request_id(value: str) -> bool:
     """Whether a caller's X-Request-ID is kept; another one is replaced."""
-    return re.fullmatch(r"[\w.:-]{1,128}", value) is not None
+    return re.fullmatch(r"[\w.:-]{1,128}", value, re.ASCII) is not None
 
 
-def load_or_exit(registry: Registry) -> None:
+async def load_or_exit(registry: Registry) -> None:
     """Loads. What is wrong there and is not a bundle's fault ends the process: it would be starting for ever."""
     try:
-        registry.load()
+        await asyncio.wrap_future(registry.reload())
+        registry.begin()
     except Exception as error:
         log.critical("loading failed", exc_info=error)
-        os._exit(1)  # from a thread, at once: nothing is accepted yet
+        os._exit(1)  # at once: nothing is accepted yet
 
 
 def create_app(settings: Settings, open_runtime: OpenRuntime | None = None) -> FastAPI:
@@ -59,12 +74,14 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None) -> F
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(asyncio.to_thread(load_or_exit, registry))
-        changes = follow(settings.bundles, lambda: registry.loaded, registry.reload, settings.watch_s)
+        loading = asyncio.create_task(load_or_exit(registry))
+        changes = follow(
+            settings.bundles, lambda: registry.loaded, lambda: asyncio.wrap_future(registry.reload()), settings.watch_s
+        )
         following = asyncio.create_task(changes)
         yield
-        following.cancel()
-        await loading
+        for task in (loading, following):
+            task.cancel()
         await asyncio.to_thread(registry.drain)
 
     app = FastAPI(
@@ -81,8 +98,11 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None) -> F
     app.router.routes.extend(static.ROUTES)
     problem_responses.install(app, metrics)
     guard(app, settings, metrics)
+    app.add_middleware(Pacing)
     app.add_middleware(AccessLog, metrics=metrics)
-    app.add_middleware(CorrelationIdMiddleware, header_name="X-Request-ID", validator=is_request_id)
+    app.add_middleware(
+        CorrelationIdMiddleware, header_name="X-Request-ID", update_request_header=False, validator=is_request_id
+    )
     return app
 
 
@@ -98,15 +118,21 @@ def new_engine(settings: Settings, workers: int, metrics: Metrics) -> Engine:
 
 def guard(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """What stands between callers and handlers; the last added is met first."""
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, metrics=metrics)
+    app.add_middleware(HeadMethod)
+    app.add_middleware(
+        BodyLimit, max_bytes=settings.max_body_bytes, timeout_s=settings.client_timeout_s, metrics=metrics
+    )
     if settings.keys is not None:
         app.add_middleware(KeyCheck, keys=auth.read(settings.keys), metrics=metrics)
+    hosts = settings.trusted_hosts if settings.keys is None else [ANY]
+    app.add_middleware(BrowserCheck, origins=settings.cors_origins, hosts=hosts, metrics=metrics)
     if settings.cors_origins:  # outside the keys: a browser asks for permission without one
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "If-None-Match", "X-Request-ID"],
-            expose_headers=["ETag", "Retry-After", "Server-Timing", "Trilemma-Seed", "X-Request-ID"],
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
+            allow_headers=["*"],  # clients' own differ with their versions, and there are no cookies to guard
+            expose_headers=EXPOSED_HEADERS,
         )
+    app.add_middleware(RequestHead, max_bytes=settings.max_header_bytes, metrics=metrics)
     app.add_middleware(SecurityHeaders)

@@ -3,29 +3,49 @@
 Problem
 ├── InvalidRequest   422  a field is outside its range          ├── Overloaded    429  it cannot be answered in time
 │   └── TooMuchWork  422  more work than one request may be     │
-├── MalformedBody    400  the body is not JSON                  ├── Unavailable   503  starting or draining
-├── NotJson          415  the body does not say that it is JSON ├── StepFailed    500  the network failed
-├── UnknownMethod    404  no model serves that method           ├── OutOfService  500  the model keeps failing
-├── NotAcceptable    406  no such media type                    ├── Unauthorized  401  no key, or an unknown one
-├── BodyTooLarge     413  the body is longer than allowed       ├── KeySpent      429  the key's work is used up
-├── UnknownRequest   404  no request of that id is under way    ├── Forbidden     403  it takes an administrator's key
-├── UnknownVersion   404  no model has that version             ├── Cancelled     409  by DELETE /requests/{id}
+├── MalformedBody    400  the body is not JSON, or not whole    ├── Unavailable   503  starting, draining, or full
+├── MalformedRequest 400  it is not HTTP as it should be        ├── StepFailed    500  the network failed
+├── NotJson          415  the body does not say that it is JSON ├── OutOfService  500  the model keeps failing
+├── UnknownMethod    404  no model serves that method           ├── Unauthorized  401  no key, or an unknown one
+├── NotAcceptable    406  no such media type                    ├── KeySpent      429  the key's work is used up
+├── BodyTooLarge     413  the body is longer than allowed       ├── Forbidden     403  it takes an administrator's key
+├── HeadersTooLarge  431  the head is longer than allowed       ├── CrossSite     403  from a page of another site
+├── RequestTimeout   408  the client took too long to send      ├── UntrustedHost 421  a page's name for this server
+├── UnknownRequest   404  no request of that id is under way    ├── Cancelled     409  by DELETE /requests/{id}
+├── UnknownVersion   404  no model has that version
 └── FrameworkError       what the framework refuses
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
+
+MAX_ERRORS = 20  # named in one answer
+MAX_DETAIL = 4000  # characters
+
+
+def shortened(text: str, most: int = 300) -> str:
+    """Text for an answer, which may have what a caller sent in it: so many characters at most, and each can be encoded.
+
+    JSON may say half of a surrogate pair, which UTF-8 cannot.
+    """
+    text = text if len(text) <= most else f"{text[:most]}…"
+    return text.encode(errors="backslashreplace").decode()
+
+
+def quoted(text: str) -> str:
+    """What a caller sent, as an answer repeats it."""
+    return shortened(repr(text[:80])) + "…" * (len(text) > 80)
 
 
 class FieldError(BaseModel):
     """One field that was refused: where it is, why, and what it may be."""
 
-    field: str
-    detail: str
+    field: Annotated[str, BeforeValidator(shortened)]
+    detail: Annotated[str, BeforeValidator(shortened)]
     allowed: Any = None
 
 
@@ -47,7 +67,7 @@ class Problem(Exception):
 
     def __init__(self, detail: str, *, headers: Mapping[str, str] | None = None, **extra: Any) -> None:
         super().__init__(detail)
-        self.detail = detail
+        self.detail = shortened(detail, MAX_DETAIL)
         self.headers = headers
         self.extra = extra
 
@@ -62,9 +82,9 @@ class InvalidRequest(Problem):
     type = "urn:trilemma:invalid-request"
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
-        self.errors = errors
-        detail = "; ".join(f"{error.field}: {error.detail}" for error in errors)
-        super().__init__(detail, errors=[error.model_dump() for error in errors])
+        self.errors = errors[:MAX_ERRORS]
+        detail = "; ".join(f"{error.field}: {error.detail}" for error in self.errors)
+        super().__init__(detail, errors=[error.model_dump() for error in self.errors])
 
     @classmethod
     def of(cls, field: str, detail: str, allowed: Any) -> "InvalidRequest":
@@ -89,6 +109,11 @@ class MalformedBody(Problem):
     type = "urn:trilemma:malformed-body"
 
 
+class MalformedRequest(Problem):
+    status = HTTPStatus.BAD_REQUEST
+    type = "urn:trilemma:malformed-request"
+
+
 class NotJson(Problem):
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     type = "urn:trilemma:not-json"
@@ -107,7 +132,7 @@ class UnknownMethod(Problem):
     type = "urn:trilemma:unknown-method"
 
     def __init__(self, method: str, known: Sequence[str]) -> None:
-        super().__init__(f"no method {method!r}; the methods are: {', '.join(known)}", known=list(known))
+        super().__init__(f"no method {quoted(method)}; the methods are: {', '.join(known)}", known=list(known))
 
 
 class UnknownVersion(Problem):
@@ -115,7 +140,7 @@ class UnknownVersion(Problem):
     type = "urn:trilemma:unknown-version"
 
     def __init__(self, method: str, version: str, known: Sequence[str]) -> None:
-        super().__init__(f"{method} has no version {version!r}; it has: {', '.join(known)}", known=list(known))
+        super().__init__(f"{method} has no version {quoted(version)}; it has: {', '.join(known)}", known=list(known))
 
 
 class NotAcceptable(Problem):
@@ -123,7 +148,8 @@ class NotAcceptable(Problem):
     type = "urn:trilemma:not-acceptable"
 
     def __init__(self, accept: str, supported: Sequence[str]) -> None:
-        super().__init__(f"cannot answer as {accept!r}; it can be: {', '.join(supported)}", supported=list(supported))
+        detail = f"cannot answer as {quoted(accept)}; it can be: {', '.join(supported)}"
+        super().__init__(detail, supported=list(supported))
 
 
 class Overloaded(Problem):
@@ -140,6 +166,39 @@ class BodyTooLarge(Problem):
 
     def __init__(self, max_bytes: int) -> None:
         super().__init__(f"the body is longer than {max_bytes} bytes", max_bytes=max_bytes)
+
+
+class HeadersTooLarge(Problem):
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    type = "urn:trilemma:headers-too-large"
+
+    def __init__(self, max_bytes: int, max_headers: int) -> None:
+        detail = f"the request's line and headers are longer than {max_bytes} bytes, or more than {max_headers}"
+        super().__init__(detail, max_bytes=max_bytes, max_headers=max_headers)
+
+
+class RequestTimeout(Problem):
+    status = HTTPStatus.REQUEST_TIMEOUT
+    type = "urn:trilemma:request-timeout"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the request was not sent whole within {seconds:g} s")
+
+
+class CrossSite(Problem):
+    status = HTTPStatus.FORBIDDEN
+    type = "urn:trilemma:cross-site"
+
+    def __init__(self, origin: str) -> None:
+        super().__init__(f"a page of {quoted(origin)} may not do this; --cors-origins lists those that may")
+
+
+class UntrustedHost(Problem):
+    status = HTTPStatus.MISDIRECTED_REQUEST
+    type = "urn:trilemma:untrusted-host"
+
+    def __init__(self, host: str) -> None:
+        super().__init__(f"a page may not call this server {quoted(host)}; --trusted-hosts lists the names that it has")
 
 
 class Unauthorized(Problem):
@@ -201,4 +260,4 @@ class UnknownRequest(Problem):
     type = "urn:trilemma:unknown-request"
 
     def __init__(self, id: str) -> None:
-        super().__init__(f"no request {id!r} is under way")
+        super().__init__(f"no request {quoted(id)} is under way")

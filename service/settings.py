@@ -4,6 +4,7 @@
 """
 
 import os
+import resource
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.requests.request import MAX_IMAGES
 
 SHIPPED_BUNDLES = Path(__file__).parent.parent / "bundles"
+MAX_CONNECTIONS = 2048  # so many requests at once take half a second to read, and health answers after that
+OWN_DESCRIPTORS = 128  # for models, threads and the log
+
+
+def default_connections() -> int:
+    """As many as the process has descriptors for, and half as many again, which are told that there are too many."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(MAX_CONNECTIONS, (descriptors - OWN_DESCRIPTORS) * 2 // 3))
 
 
 def setting(default: Any, description: str, change: str, **limits: Any) -> Any:
@@ -78,6 +87,22 @@ class Settings(BaseSettings):
     max_body_bytes: PositiveInt = setting(
         65536, "longest body of a request; a longer one gets 413", "rarely: no valid request of today is near it"
     )
+    max_header_bytes: PositiveInt = setting(
+        16384,
+        "longest head of a request, its line and headers; a longer one gets 431",
+        "raise it if a proxy adds long cookies or tokens",
+    )
+    max_connections: PositiveInt = setting(
+        default_connections(),
+        "largest number of connections at a time; default: from the limit of descriptors. At the limit the longest "
+        "idle one is closed, or a new one gets 503; probes are answered",
+        "raise it with the limit of descriptors, for more callers at a time",
+    )
+    client_timeout_s: PositiveFloat = setting(
+        30,
+        "time for a client to send a head, to send a body, or to read more of an answer; then 408, or no connection",
+        "raise it for clients on slow links",
+    )
     keys: Path | None = setting(
         None, "file of API keys (docs/deployment.md); without it anybody may call", "if more than one party calls"
     )
@@ -85,6 +110,12 @@ class Settings(BaseSettings):
         [],
         'web origins whose pages may call, as JSON: \'["https://example.org"]\'; "*" for all',
         "for a web page on another host",
+    )
+    trusted_hosts: list[str] = setting(
+        [],
+        'public names of this server, as JSON: \'["images.example.org"]\'; "*" for any. Without keys a page may call '
+        "it by an address, a name without a dot, a private domain's name, or one of these",
+        "if people open the page by a public name over plain HTTP, without keys",
     )
     trace: bool = setting(
         False, "send OpenTelemetry spans to OTEL_EXPORTER_OTLP_ENDPOINT", "if you have a collector for traces"

@@ -13,7 +13,8 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-from bundle.manifest import STEP, Bundle, load
+from bundle.loading import Bundle, load
+from bundle.manifest import STEP
 from models.schedules import cosine_schedule
 from models.step import Step, update
 from service.engine.runtime import Array, HostStates, Runtime, StepInputs
@@ -85,7 +86,7 @@ def toy_row(row: Mapping[str, Any], out: Array) -> tuple[Array, Array]:
 def write_bundle(folder: Path, **changes: Any) -> Path:
     """A bundle with a step file that only a toy can run; `changes` go into its manifest."""
     folder.mkdir(parents=True)
-    content = b"not a graph"
+    content = b"\x08\x0a"  # a graph's version, and nothing else
     (folder / STEP).write_bytes(content)
     manifest = {
         "format_version": 1,

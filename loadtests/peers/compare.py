@@ -16,7 +16,7 @@ from typing import Any
 
 import uvloop
 
-from bundle import manifest
+from bundle import loading
 from loadtests.load import traces
 from loadtests.load.traces import Class
 from loadtests.peers import document, summary
@@ -37,7 +37,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "measured.json"
-        self.kinds = traces.classes(manifest.load_all(SHIPPED_BUNDLES)[0])
+        self.kinds = traces.classes(loading.load_all(SHIPPED_BUNDLES)[0])
         self.measured: dict[str, Any] = {"alone_s": {}, "saturated": {}, "points": []}
         if self.path.exists():
             self.measured = json.loads(self.path.read_text())

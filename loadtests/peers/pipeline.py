@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from bundle import manifest
+from bundle import loading
 from service.engine.denoise import denoise, first_step
 from service.engine.jobs import Job
 from service.engine.placement import Placement
@@ -42,7 +42,7 @@ class Tuning:
 
 class Pipeline:
     def __init__(self, threads: int) -> None:
-        self.bundles, _ = manifest.load_all(SHIPPED_BUNDLES)
+        self.bundles, _ = loading.load_all(SHIPPED_BUNDLES)
         self.runtimes = {name: OrtRuntime(bundle, threads) for name, bundle in self.bundles.items()}
         for name, bundle in self.bundles.items():
             self.runtimes[name].step(first_step(bundle, 1))

@@ -17,9 +17,14 @@ R1_EVERY = 8  # batches; the penalty counts so many times
 BETAS = (0.0, 0.99)
 DISCRIMINATOR_RATE = 25.0  # times the generator's (Heusel et al. 2017, arXiv 1706.08500)
 
-NETWORK: dict[str, Any] = {"channels": [32, 64, 96], "latent": 64}
+RECOMMENDED_STEPS = 4
 SCHEDULE: dict[str, Any] = {"alphas_cumprod": large_steps(4).tolist()}
 OBJECTIVE: dict[str, Any] = {"discriminator_batches": 400}
+
+
+def network_settings(_size: int) -> dict[str, Any]:
+    """See `models.training_loop.Objective`."""
+    return {"channels": [32, 64, 96], "latent": 64}
 
 
 class Pair(NamedTuple):
@@ -85,8 +90,8 @@ def r1_penalty(discriminator: Discriminator, real: Pair) -> Tensor:
 
 
 class Objective:
-    """See `models.train.Objective`. The discriminator is alone for the first `discriminator_batches`; from then on each
-    batch is an update of each player. The penalty comes every R1_EVERY batches.
+    """See `models.training_loop.Objective`. The discriminator is alone for the first `discriminator_batches`; from then
+    on each batch is an update of each player. The penalty comes every R1_EVERY batches.
 
     A generator that begins with a DDIM's weights is too good for a discriminator without a start on it.
     """

@@ -45,7 +45,8 @@ class Network(nn.Module):
         self.register_buffer("sigma", (1 - alphas_cumprod).sqrt().float(), persistent=False)
         width = 4 * channels[0]
         self.unet = small_unet(
-            size=height // FOLD,
+            size=height,
+            fold=FOLD,
             inputs=depth * FOLD**2,
             outputs=depth * FOLD**2,
             channels=channels,

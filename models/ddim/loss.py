@@ -8,11 +8,16 @@ from torch import Generator, Tensor, nn
 from models.ddim.network import NoisePredictor
 from models.schedules import cosine_schedule
 
-NETWORK: dict[str, Any] = {"channels": [32, 64, 96]}
+RECOMMENDED_STEPS = 20
 SCHEDULE: dict[str, Any] = {"alphas_cumprod": cosine_schedule(1000).tolist()}
 OBJECTIVE: dict[str, Any] = {}
 
 MAX_GRADIENT_NORM = 1.0
+
+
+def network_settings(_size: int) -> dict[str, Any]:
+    """See `models.training_loop.Objective`."""
+    return {"channels": [32, 64, 96]}
 
 
 def loss(network: NoisePredictor, x: Tensor, y: Tensor, generator: Generator) -> Tensor:
@@ -29,7 +34,7 @@ def loss(network: NoisePredictor, x: Tensor, y: Tensor, generator: Generator) ->
 
 
 class Objective:
-    """See `models.train.Objective`."""
+    """See `models.training_loop.Objective`."""
 
     def __init__(self, network: NoisePredictor, learning_rate: float) -> None:
         self.network = network

@@ -46,7 +46,7 @@ class Network(NoisePredictor):
         depth, height, _ = shape
         folded = depth * FOLD**2
         self.unet = small_unet(
-            size=height // FOLD, inputs=folded, outputs=folded, channels=channels, num_class_embeds=classes + 1
+            size=height, fold=FOLD, inputs=folded, outputs=folded, channels=channels, num_class_embeds=classes + 1
         )
 
     def predict(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:

@@ -7,13 +7,20 @@ import torch
 from torch import Generator, Tensor, nn
 
 from models.ddim import loss as ddim
-from models.latent.network import Network
+from models.latent.network import REDUCTION, Network
 
-NETWORK: dict[str, Any] = {"state_shape": [4, 8, 8], "width": 32, "tokens_width": 128, "blocks": 4}
+RECOMMENDED_STEPS = 20
+Z_CHANNELS = 4  # of a latent
 SCHEDULE: dict[str, Any] = {**ddim.SCHEDULE, "clip": 1.0}
 OBJECTIVE: dict[str, Any] = {"alpha": 10.0, "autoencoder_images": 120_000}
 
 MOMENTS_IMAGES = 10_000  # that the moments are taken over
+
+
+def network_settings(size: int) -> dict[str, Any]:
+    """See `models.training_loop.Objective`."""
+    reduced = size // REDUCTION
+    return {"state_shape": [Z_CHANNELS, reduced, reduced], "width": 32, "tokens_width": 128, "blocks": 4}
 
 
 def autoencoder_errors(network: Network, x: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -69,7 +76,7 @@ class Progress(nn.Module):
 
 
 class Objective:
-    """See `models.train.Objective`. The diffusion model's part is DDIM's, on latents."""
+    """See `models.training_loop.Objective`. The diffusion model's part is DDIM's, on latents."""
 
     def __init__(self, network: Network, learning_rate: float, *, alpha: float, autoencoder_images: int) -> None:
         self.network = network

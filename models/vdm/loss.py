@@ -9,13 +9,18 @@ from torch import Generator, Tensor, nn
 
 from models.vdm.network import GAMMA_MAX, GAMMA_MIN, KNOTS, Network, alpha_sigma
 
-NETWORK: dict[str, Any] = {"channels": [32, 64, 96], "fourier": True}
+RECOMMENDED_STEPS = 20
 SCHEDULE: dict[str, Any] = {"gamma": np.linspace(GAMMA_MIN, GAMMA_MAX, KNOTS).tolist()}
 OBJECTIVE: dict[str, Any] = {}
 
 MAX_GRADIENT_NORM = 1.0
 LEVELS = 256  # values of a pixel
 ENDS_SHARE = 32  # one image in so many trains the prior and reconstruction terms: they reach two scalars only
+
+
+def network_settings(_size: int) -> dict[str, Any]:
+    """See `models.training_loop.Objective`."""
+    return {"channels": [32, 64, 96], "fourier": True}
 
 
 class Bound(NamedTuple):
@@ -102,7 +107,7 @@ def _bits(nats: Tensor, x: Tensor) -> Tensor:
 
 
 class Objective:
-    """See `models.train.Objective`."""
+    """See `models.training_loop.Objective`."""
 
     def __init__(self, network: Network, learning_rate: float) -> None:
         self.network = network

@@ -62,7 +62,8 @@ class Network(nn.Module):
         depth, height, _ = shape
         self.exponents = FOURIER_EXPONENTS if fourier else ()
         self.unet = small_unet(
-            size=height // FOLD,
+            size=height,
+            fold=FOLD,
             inputs=depth * FOLD**2 * (1 + 2 * len(self.exponents)),
             outputs=depth * FOLD**2,
             channels=channels,

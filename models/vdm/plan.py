@@ -16,8 +16,11 @@ from models.step import Plan
 
 
 def max_steps(schedule: Mapping[str, Any]) -> int:
-    """One step between two knots of the schedule."""
-    return len(schedule["gamma"]) - 1
+    """One step between two knots of the schedule. Raises ValueError for a schedule that does not rise."""
+    gamma = np.asarray(schedule["gamma"], dtype=np.float64)
+    if gamma.ndim != 1 or len(gamma) < 2 or not (np.diff(gamma) > 0).all() or not (np.abs(gamma) < 100).all():
+        raise ValueError("noise_schedule: gamma does not rise from above -100 to below 100")
+    return len(gamma) - 1
 
 
 def gammas(schedule: Mapping[str, Any], steps: int) -> tuple[Vector, Vector]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bundle.manifest import Bundle
+from bundle.loading import Bundle
 from service.engine.jobs import Batch, Image, Job
 from service.engine.runtime import Array, HostStates, Runtime, StepInputs, stack
 

@@ -75,7 +75,8 @@ class Engine:
             self._draining = True
             self._changed.notify_all()
         for worker in self._workers:
-            worker.join()
+            if worker.is_alive():  # it is not if the engine was never started
+                worker.join()
 
     def submit(self, job: Job) -> asyncio.Future[Job]:
         """Accepts the job. The future ends with it; cancelling the future frees the job's rows before the next step.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bundle.manifest import Bundle
+from bundle.loading import Bundle
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.engine.placement import Placement
-from service.errors import UnknownVersion
+from service.errors import NotJson, UnknownVersion, quoted
 from service.http import oip_tensors, responses
 from service.http.routes import RequestOrigin, State
 from service.requests.encoding import RAW
@@ -107,11 +107,12 @@ class IndexEntry(BaseModel):
 
 
 ERROR: dict[str, Any] = {"description": "An error", "model": Error}
-BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+BODIES = ("application/json", "application/octet-stream")
+BINARY = {BODIES[1]: {"schema": {"type": "string", "format": "binary"}}}
 INFER: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}}, **BINARY},
+        "content": {BODIES[0]: {"schema": {"$ref": "#/components/schemas/InferRequest"}}, **BINARY},
     }
 }
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"], responses={"4XX": ERROR, "5XX": ERROR})
@@ -156,12 +157,12 @@ async def index(state: State, body: IndexRequest = EVERY) -> list[IndexEntry]:
     return [entry for entry in entries + refused if entry.state == "READY" or not body.ready]
 
 
-def find(state: State, model: str) -> Placement:
+async def find(state: State, model: str) -> Placement:
     """Raises Unavailable or UnknownMethod."""
     return state.models.find(model)
 
 
-def versioned(model: str, version: str) -> None:
+async def versioned(model: str, version: str) -> None:
     """Raises UnknownVersion."""
     if version != VERSION:
         raise UnknownVersion(model, version, [VERSION])
@@ -210,6 +211,9 @@ async def model_ready(state: State, model: Found, response: Response) -> ModelRe
 @models.post("/infer", response_model=InferResponse, responses={200: {"content": BINARY}}, openapi_extra=INFER)
 async def infer(request: Request, state: State, origin: RequestOrigin, model: Found) -> Response:
     """Generate images: float32 (n, C, H, W) in [−1, 1]. The parameters of the answer have the seed."""
+    content_type = request.headers.get("content-type", BODIES[0])  # tritonclient sends none
+    if content_type.partition(";")[0].strip().lower() not in BODIES:
+        raise NotJson(f"the content type is {quoted(content_type)}; send {' or '.join(BODIES)}")
     header_length = request.headers.get(oip_tensors.HEADER_LENGTH)
     body, generate_request = oip_tensors.parse(model.name, await request.body(), header_length)
     generation = Generation.begin(state, origin, generate_request, RAW)

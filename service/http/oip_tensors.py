@@ -12,7 +12,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.engine.runtime import Array
-from service.errors import FieldError, InvalidRequest, MalformedBody
+from service.errors import MAX_ERRORS, FieldError, InvalidRequest, MalformedBody, quoted
 from service.http.problem_responses import invalid
 from service.requests.request import GenerateRequest
 
@@ -29,6 +29,7 @@ INPUTS = {  # each optional, of shape [1]
 }
 DTYPES = {"INT32": "<i4", "UINT64": "<u8", "FP32": "<f4"}
 OUTPUT = "images"
+MAX_ITEMS = 64  # of a list; pydantic would go through any number of wrong ones, and has three errors for each
 
 
 class Wire(BaseModel):
@@ -43,10 +44,10 @@ class TensorParameters(Wire):
 
 class InputTensor(Wire):
     name: str
-    shape: list[int]
+    shape: Annotated[list[int], Field(max_length=MAX_ITEMS)]
     datatype: str
     parameters: TensorParameters = TensorParameters()
-    data: list[int | float | str] | None = None
+    data: Annotated[list[int | float | str], Field(max_length=MAX_ITEMS)] | None = None
 
 
 class OutputParameters(Wire):
@@ -79,10 +80,10 @@ class InferRequest(Wire):
         }
     )
 
-    id: str = ""
+    id: Annotated[str, Field(max_length=256)] = ""
     parameters: RequestParameters = RequestParameters()
-    inputs: list[InputTensor] = []
-    outputs: list[OutputTensor] = []
+    inputs: Annotated[list[InputTensor], Field(max_length=MAX_ITEMS)] = []
+    outputs: Annotated[list[OutputTensor], Field(max_length=MAX_ITEMS)] = []
 
     @property
     def wants_binary(self) -> bool:
@@ -94,13 +95,16 @@ class InferRequest(Wire):
 
 def parse(model: str, body: bytes, header_length: str | None) -> tuple[InferRequest, GenerateRequest]:
     """What a body asks for, as it is and as a request. Raises InvalidRequest or MalformedBody."""
-    length = len(body) if header_length is None else int(header_length) if header_length.isdecimal() else -1
+    length = len(body)
+    if header_length is not None:  # int() refuses some thousands of digits
+        length = int(header_length) if header_length.isdecimal() and len(header_length) < 10 else -1
     if not 0 <= length <= len(body):
-        raise MalformedBody(f"{HEADER_LENGTH} is {header_length!r}; the body has {len(body)} bytes")
+        raise MalformedBody(f"{HEADER_LENGTH} is {quoted(str(header_length))}; the body has {len(body)} bytes")
     try:
         request = InferRequest.model_validate_json(body[:length])
     except ValidationError as error:
-        places = [(".".join(map(str, item["loc"])) or "body", item["msg"]) for item in error.errors()]
+        errors = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_ERRORS]
+        places = [(".".join(map(str, item["loc"])) or "body", item["msg"]) for item in errors]
         raise InvalidRequest([FieldError(field=field, detail=detail) for field, detail in places]) from error
     try:
         return request, GenerateRequest(method=model, **_fields(request.inputs, body[length:]))
@@ -161,7 +165,10 @@ def _from_json(tensor: InputTensor) -> Any:
     if tensor.data is None or len(tensor.data) != 1:
         raise InvalidRequest.of(tensor.name, f"it has {len(tensor.data or [])} elements", "one element")
     (value,) = tensor.data
-    return _shortest(np.float32(value)) if tensor.datatype == "FP32" and not isinstance(value, str) else value
+    if tensor.datatype != "FP32" or not isinstance(value, float):  # an integer has any length, and means itself
+        return value
+    with np.errstate(over="ignore"):  # infinity is refused with the other numbers out of range
+        return _shortest(np.float32(value))
 
 
 def _from_binary(tensor: InputTensor, content: bytes, size: int) -> Any:

@@ -4,7 +4,9 @@
 """
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -14,7 +16,16 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from service.errors import FieldError, FrameworkError, InvalidRequest, MalformedBody, NotJson, Problem
+from service.errors import (
+    MAX_ERRORS,
+    FieldError,
+    FrameworkError,
+    InvalidRequest,
+    MalformedBody,
+    NotJson,
+    Problem,
+    quoted,
+)
 from service.telemetry.metrics import Metrics
 
 JSON, PROBLEM = "application/json", "application/problem+json"
@@ -75,11 +86,11 @@ def install(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> Response:
         # loc is ("body", field) or, for a member of a union, ("body", field, member)
-        found = [{**item, "loc": item["loc"][1:]} for item in error.errors()]
+        errors = [{**item, "loc": item["loc"][1:]} for item in islice(error.errors(), MAX_ERRORS)]
         content_type = request.headers.get("content-type", "absent")
-        if "json" not in content_type and any(not item["loc"] for item in found):
-            return await problem(request, NotJson(f"the content type is {content_type!r}; send application/json"))
-        return await problem(request, invalid(found, _body_model(request)))
+        if "json" not in content_type and any(not item["loc"] for item in errors):
+            return await problem(request, NotJson(f"the content type is {quoted(content_type)}; send application/json"))
+        return await problem(request, invalid(errors, _body_model(request)))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -94,16 +105,16 @@ def install(app: FastAPI, metrics: Metrics) -> None:
 
 
 def invalid(errors: Iterable[Mapping[str, Any]], model: type[BaseModel]) -> Problem:
-    """Pydantic's findings on a body as fields with their allowed ranges, a field once."""
+    """Pydantic's errors on a body as fields with their allowed ranges, a field once; the first MAX_ERRORS."""
     details: dict[str, list[str]] = {}
-    for item in errors:
+    for item in islice(errors, MAX_ERRORS):
         if item["type"] == "json_invalid":
             return MalformedBody(f"the body is not JSON: {item['ctx']['error']}")
         details.setdefault(str(item["loc"][0]) if item["loc"] else "body", []).append(item["msg"])
     return InvalidRequest(
         [
-            FieldError(field=field, detail=", or ".join(found), allowed=allowed(field, model))
-            for field, found in details.items()
+            FieldError(field=field, detail=", or ".join(messages), allowed=allowed(field, model))
+            for field, messages in details.items()
         ]
     )
 
@@ -131,7 +142,7 @@ def _within(path: str, prefix: str) -> bool:
 
 def allowed(field: str, model: type[BaseModel]) -> Any:
     """What `field` of a request may be, in JSON Schema's terms, or the known fields where there is no such field."""
-    properties = model.model_json_schema()["properties"]
+    properties = _properties(model)
     if field not in properties:
         return sorted(properties)
     schema = properties[field]
@@ -139,3 +150,9 @@ def allowed(field: str, model: type[BaseModel]) -> Any:
     keys = ("type", "minimum", "maximum", "enum")
     described = [{key: member[key] for key in keys if key in member} for member in members]
     return described[0] if len(described) == 1 else described
+
+
+@cache  # a schema takes milliseconds to build, and a body may have thousands of unknown fields
+def _properties(model: type[BaseModel]) -> dict[str, Any]:
+    properties: dict[str, Any] = model.model_json_schema()["properties"]
+    return properties

@@ -111,6 +111,7 @@ def describe(model: Placement) -> MethodInfo:
         family=bundle.manifest.family,
         model=ModelRef(name=model.name, digest=model.digest),
         image_shape=bundle.manifest.shape,
+        dataset=bundle.dataset,
         classes=bundle.manifest.classes,
         steps=Steps(min=1, max=bundle.max_steps, default=bundle.manifest.recommended_steps),
         solvers=solvers,

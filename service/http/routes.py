@@ -1,7 +1,6 @@
 """The HTTP surface: thin handlers from a parsed request to the engine and back."""
 
 import asyncio
-import time
 from typing import Annotated, Any
 
 from asgi_correlation_id import correlation_id
@@ -39,7 +38,8 @@ GENERATED: dict[int | str, dict[str, Any]] = {
 }
 
 
-def get_state(request: Request) -> ServiceState:
+# A dependency that is no coroutine runs in a thread, of which there are few, and a probe waits for one with the rest.
+async def get_state(request: Request) -> ServiceState:
     state: ServiceState = request.app.state.service
     return state
 
@@ -47,14 +47,14 @@ def get_state(request: Request) -> ServiceState:
 State = Annotated[ServiceState, Depends(get_state)]
 
 
-def get_origin(request: Request) -> Origin:
+async def get_origin(request: Request) -> Origin:
     return Origin(
         id=correlation_id.get() or "",
         caller=auth.caller(request),
         budget=auth.budget(request),
         receive=request.receive,
-        arrived_s=time.perf_counter(),
-        log_fields=request.scope.setdefault("state", {}),
+        arrived_s=request.state.arrived_s,
+        log_fields=request.scope["state"],
     )
 
 
@@ -94,7 +94,7 @@ async def cancel(id: str, request: Request, state: State) -> None:
 @router.post("/admin/reload")
 async def reload(state: State) -> ReadinessInfo:
     """Load and warm up changed bundles beside the served ones, then switch. No request fails."""
-    await asyncio.to_thread(state.models.reload)
+    await asyncio.wrap_future(state.models.reload())
     return readiness(state)
 
 

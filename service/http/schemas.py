@@ -65,6 +65,7 @@ class MethodInfo(BaseModel):
     family: str
     model: ModelRef
     image_shape: tuple[int, int, int] = Field(description="(channels, height, width)")
+    dataset: str = Field(description="what the model was trained on; distances compare within one data set only")
     classes: list[str]
     steps: Steps
     solvers: list[SolverInfo] = Field(description="solvers; the first is the default")

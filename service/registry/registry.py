@@ -1,17 +1,19 @@
 """The models that are served: loaded from the bundle folder, warmed up, replaced when it changes."""
 
-import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 
 import structlog
 
-from bundle import manifest
-from bundle.manifest import Bundle
+from bundle import files, loading
+from bundle.files import BundleError
+from bundle.loading import Bundle
 from service.engine.loop import Engine
 from service.engine.placement import Placement
 from service.engine.runtime import Runtime
 from service.errors import Unavailable, UnknownMethod
+from service.registry.reloads import Reloads
 from service.registry.warmup import fill, warm_up
 from service.registry.watch import Fingerprint, fingerprint
 from service.requests.models import Readiness, Status
@@ -23,8 +25,11 @@ log = structlog.get_logger()
 OpenRuntime = Callable[[Placement, int], Runtime]
 
 
+AWAY = "the bundles' folder"  # in place of a bundle's folder, where that one has the fault
+
+
 class Registry:
-    """Made at once; `load`, `reload` and `drain` take their time and are called off the event loop."""
+    """Made at once. `reload` returns at once too; `drain` takes its time and is called off the event loop."""
 
     def __init__(
         self,
@@ -42,38 +47,59 @@ class Registry:
         self._metrics = metrics
         self._threads = threads
         self._open_runtime = open_runtime or device.open
+        self._failures = device.failures if open_runtime is None else lambda bundles, max_batch: {}
         self._phase: Status = "starting"
         self._models: dict[str, Placement] = {}
         self._failed_bundles: dict[str, str] = {}
-        self._loading = threading.Lock()
+        self._reloads = Reloads(self._reload)
         metrics.engine_up.set_function(lambda: self._phase != "ready" or engine.alive)
 
-    def load(self) -> None:
-        """Loads and warms up every bundle of the folder, then starts the engine."""
-        self.reload()
+    def begin(self) -> None:
+        """Starts the engine, once the first reload is done."""
         self._engine.start()
         self._phase = "ready"
 
-    def reload(self) -> None:
+    def reload(self) -> "Future[None]":
         """Loads and warms up what is new in the folder, then switches to it; what fails leaves the old one serving.
 
         Jobs of a replaced model finish on it: its runtime is let go by a later reload.
         """
-        with self._loading:
-            before = self._models
-            self.loaded = fingerprint(self.folder)
-            bundles, failed = manifest.load_all(self.folder)
-            models = {name: old for name, old in before.items() if old.bundle.folder.name in failed}
-            for name, bundle in bundles.items():
-                try:
-                    models[name] = self._open(bundle)
-                except Exception as error:  # whatever a runtime raises on a graph that it cannot run
-                    failed[bundle.folder.name] = f"{bundle.step_file}: {error}"
-                    if name in before:
-                        models[name] = before[name]
-            self._report(models, failed)
-            self._models, self._failed_bundles = models, failed  # whole: the event loop reads them meanwhile
-            self._engine.retain({model.digest for model in (*models.values(), *before.values())})
+        return self._reloads.request()
+
+    def _reload(self) -> None:
+        before = self._models
+        self.loaded = fingerprint(self.folder)
+        bundles, failed = self._load_bundles(before)
+        models = {name: old for name, old in before.items() if {old.bundle.folder.name, AWAY} & failed.keys()}
+        for name, bundle in bundles.items():
+            try:
+                models[name] = self._open(bundle)
+            except Exception as error:  # whatever a runtime raises on a graph that it cannot run
+                failed[bundle.folder.name] = f"{files.name(bundle.step_file)}: {error}"[:500]
+                if name in before:
+                    models[name] = before[name]
+        models = dict(sorted(models.items()))
+        self._report(models, failed)
+        self._models, self._failed_bundles = models, failed  # whole: the event loop reads them meanwhile
+        self._engine.retain({model.digest for model in (*models.values(), *before.values())})
+
+    def _load_bundles(self, before: Mapping[str, Placement]) -> tuple[dict[str, Bundle], dict[str, str]]:
+        """The bundles that can be run, by method, and what is wrong with the others, by folder.
+
+        A folder that is away, or empty as a lost mount leaves it, is a fault of its own: what is served goes on.
+        """
+        try:
+            bundles, failed = loading.load_all(self.folder, {model.bundle.folder.name for model in before.values()})
+        except BundleError as error:
+            return {}, {AWAY: str(error)}
+        if before and not bundles and not failed:
+            return {}, {AWAY: "it is empty"}
+        new = [bundle for bundle in bundles.values() if not self._is_open(bundle)]
+        failed |= self._failures(new, self._engine.scheduler.max_batch)
+        return {name: bundle for name, bundle in bundles.items() if bundle.folder.name not in failed}, failed
+
+    def _is_open(self, bundle: Bundle) -> bool:
+        return any(model.bundle.manifest.digest == bundle.manifest.digest for model in self._models.values())
 
     def drain(self) -> None:
         """Ends the engine once every accepted request has its answer."""

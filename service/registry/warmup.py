@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from bundle.manifest import Bundle
+from bundle.loading import Bundle
 from service.engine.denoise import first_step
 from service.engine.runtime import Runtime
 

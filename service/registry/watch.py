@@ -1,7 +1,7 @@
 """Notices when the bundle folder has changed, by looking at it now and then: that works on every file system."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,7 +22,9 @@ def fingerprint(folder: Path) -> Fingerprint:
     return frozenset(files)
 
 
-async def follow(folder: Path, loaded: Callable[[], Fingerprint], reload: Callable[[], None], every_s: float) -> None:
+async def follow(
+    folder: Path, loaded: Callable[[], Fingerprint], reload: Callable[[], Awaitable[None]], every_s: float
+) -> None:
     """Reloads whenever the folder differs from what was `loaded`, and has not changed since the look before.
 
     0 seconds: never.
@@ -34,7 +36,7 @@ async def follow(folder: Path, loaded: Callable[[], Fingerprint], reload: Callab
         if now == before and now != loaded():
             log.info("the bundle folder has changed", folder=str(folder))
             try:
-                await asyncio.to_thread(reload)
+                await reload()
             except Exception as error:  # what is served goes on
                 log.error("reloading failed", exc_info=error)
         before = now

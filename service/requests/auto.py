@@ -8,8 +8,10 @@ from models.solvers import SettingValues
 from service.engine.placement import Placement
 from service.errors import FieldError, InvalidRequest
 from service.requests.request import GenerateRequest
+from service.requests.resolve import has_class
 
 LIMITS = ("max_ms", "max_distance")
+AUTO_ONLY = (*LIMITS, "dataset")
 CHOSEN = ("steps", "solver", "settings", "eta")  # fields that `auto` fills in
 
 
@@ -17,6 +19,7 @@ class OperatingPoint(NamedTuple):
     """A way of sampling a model, and what was measured of it."""
 
     method: str
+    dataset: str  # distances compare within one data set only
     steps: int
     solver: str
     settings: SettingValues
@@ -24,11 +27,12 @@ class OperatingPoint(NamedTuple):
     distance: float  # Fréchet distance to the data set
 
 
-def operating_points(models: Iterable[Placement]) -> list[OperatingPoint]:
-    """Every measured point of these models."""
+def operating_points(models: Iterable[Placement], class_label: int | str | None) -> list[OperatingPoint]:
+    """Every measured point of those models that have the class."""
     return [
         OperatingPoint(
             model.name,
+            model.bundle.dataset,
             point.steps,
             point.solver,
             tuple(point.settings.items()),
@@ -36,6 +40,7 @@ def operating_points(models: Iterable[Placement]) -> list[OperatingPoint]:
             point.frechet_distance,
         )
         for model in models
+        if has_class(model.bundle, class_label)
         for point in model.bundle.manifest.measured.points
     ]
 
@@ -51,13 +56,15 @@ def choose(
     """
     limits = [name for name in LIMITS if getattr(request, name) is not None]
     if request.method != AUTO:
-        _refuse(limits, f"only method {AUTO!r} takes it")
+        named = [name for name in AUTO_ONLY if getattr(request, name) is not None]
+        _refuse(named, f"only method {AUTO!r} takes it")
         return request, None
     _refuse([name for name in CHOSEN if getattr(request, name) is not None], f"method {AUTO!r} chooses it")
     if len(limits) != 1:
         _refuse(limits or LIMITS, f"method {AUTO!r} takes one of {' and '.join(LIMITS)}")
     if not points:
-        _refuse(["method"], f"nothing is measured that {AUTO!r} could choose from")
+        _refuse(["method"], f"nothing is measured that {AUTO!r} could choose from, for this class")
+    points = _of_one_dataset(points, request.dataset)
     if request.max_ms is not None:
         within, ranked = _within_time(points, request.max_ms)
     else:
@@ -76,6 +83,16 @@ def pareto_front(points: Iterable[OperatingPoint]) -> list[OperatingPoint]:
         if not front or point.ms < front[-1].ms:
             front.append(point)
     return front
+
+
+def _of_one_dataset(points: Sequence[OperatingPoint], dataset: str | None) -> list[OperatingPoint]:
+    """The points of the data set that the request names, or of the only one there is. Raises InvalidRequest."""
+    names = sorted({point.dataset for point in points})
+    if dataset is None and len(names) > 1:
+        _refuse(["dataset"], "models of several data sets could answer; name one", names)
+    if dataset is not None and dataset not in names:
+        _refuse(["dataset"], "no measured model is of it, for this class", names)
+    return [point for point in points if dataset in (None, point.dataset)]
 
 
 def _within_time(points: Sequence[OperatingPoint], max_ms: float) -> tuple[str, list[OperatingPoint]]:
@@ -104,7 +121,7 @@ def _concrete(request: GenerateRequest, point: OperatingPoint) -> GenerateReques
     limits_ms = [ms for ms in (request.deadline_ms, request.max_ms) if ms is not None]
     if limits_ms:
         chosen["deadline_ms"] = max(1, int(min(limits_ms)))
-    return request.model_copy(update={**chosen, **dict.fromkeys(LIMITS)})
+    return request.model_copy(update={**chosen, **dict.fromkeys(AUTO_ONLY)})
 
 
 def _describe(point: OperatingPoint) -> str:

@@ -62,7 +62,8 @@ class Generation:
     @classmethod
     def begin(cls, state: ServiceState, origin: Origin, request: GenerateRequest, encoding: Encoding) -> "Generation":
         """Resolves the request. Raises what Models.find, auto.choose and resolve raise."""
-        points = auto.operating_points(state.models.served().values()) if request.method == AUTO else []
+        models = state.models.served().values() if request.method == AUTO else ()
+        points = auto.operating_points(models, request.class_label)
         request, choice = auto.choose(request, points, lambda concrete: can_promise(state, origin, concrete))
         model = state.models.find(request.method)
         origin.log_fields["method"] = model.name

@@ -1,6 +1,7 @@
 """What requests and answers need of the registry: the models that are served, and how far along the service is."""
 
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -28,6 +29,6 @@ class Models(Protocol):
 
     def readiness(self) -> Readiness: ...
 
-    def reload(self) -> None:
-        """Loads what changed in the bundle folder, then switches to it. Takes its time: not for the event loop."""
+    def reload(self) -> "Future[None]":
+        """Loads what changed in the bundle folder, then switches to it. Returns at once."""
         ...

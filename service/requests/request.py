@@ -38,6 +38,13 @@ class GenerateRequest(BaseModel):
     eta: Annotated[
         FiniteFloat | None, Field(ge=0, le=1, description="same as `settings.eta`: 0 is deterministic, 1 is DDPM")
     ] = None
+    dataset: Annotated[
+        str | None,
+        Field(
+            max_length=100,
+            description="for `auto`: the data set of the models to choose from, as `GET /methods` names it",
+        ),
+    ] = None
     max_ms: Annotated[
         FiniteFloat | None,
         Field(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
-from bundle.manifest import Bundle
+from bundle.loading import Bundle
 from models.solvers import Setting, SettingValues
 from service.engine.jobs import Job
 from service.engine.placement import Placement
@@ -81,6 +81,14 @@ def job_of(
     )
 
 
+def has_class(bundle: Bundle, class_label: int | str | None) -> bool:
+    try:
+        _label(bundle, class_label)
+    except InvalidRequest:
+        return False
+    return True
+
+
 def _label(bundle: Bundle, class_label: int | str | None) -> int:
     classes = bundle.manifest.classes
     if class_label is None:
@@ -89,6 +97,8 @@ def _label(bundle: Bundle, class_label: int | str | None) -> int:
         return classes.index(class_label)
     if isinstance(class_label, int) and 0 <= class_label < len(classes):
         return class_label
+    if not classes:
+        raise InvalidRequest.of("class_label", f"{bundle.manifest.name} has no classes", None)
     allowed = {"min": 0, "max": len(classes) - 1, "names": classes}
     raise InvalidRequest.of("class_label", f"{bundle.manifest.name} has no class {class_label!r}", allowed)
 

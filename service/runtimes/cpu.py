@@ -2,7 +2,7 @@
 
 import onnxruntime as ort
 
-from bundle.manifest import Bundle
+from bundle.loading import Bundle
 from service.engine.runtime import Array, HostStates, States, StepInputs, unguided
 
 

@@ -9,10 +9,12 @@ from typing import Protocol
 import structlog
 
 from bundle import gpu_manifest
+from bundle.files import BundleError
 from bundle.gpu_manifest import Engines
-from bundle.manifest import Bundle, BundleError
+from bundle.loading import Bundle
 from service.engine.placement import Placement
 from service.engine.runtime import Runtime
+from service.runtimes import trial
 from service.runtimes.cpu import OrtRuntime
 from service.runtimes.cuda.device_runtime import DeviceRuntime, Shape
 from service.runtimes.cuda.driver import Driver, DriverError, Network
@@ -39,7 +41,11 @@ class Device(Protocol):
         """The runtime of a model that this device placed."""
         ...
 
-    def workers(self, asked: int) -> int:
+    def failures(self, bundles: Sequence[Bundle], max_batch: int) -> dict[str, str]:
+        """Why a bundle cannot be run here, by the name of its folder, for each that cannot."""
+        ...
+
+    def workers(self, setting: int) -> int:
         """How many steps to run at a time."""
         ...
 
@@ -51,8 +57,11 @@ class Cpu:
     def open(self, model: Placement, threads: int) -> Runtime:
         return OrtRuntime(model.bundle, threads)
 
-    def workers(self, asked: int) -> int:
-        return asked
+    def failures(self, bundles: Sequence[Bundle], max_batch: int) -> dict[str, str]:
+        return trial.failures(bundles, max_batch)
+
+    def workers(self, setting: int) -> int:
+        return setting
 
 
 class Cuda:
@@ -90,7 +99,17 @@ class Cuda:
         # A driver of its own, so that its memory goes with it.
         return open_engines(open_driver(), model.bundle, folder, engines, images=self.images, buckets=buckets)
 
-    def workers(self, asked: int) -> int:
+    def failures(self, bundles: Sequence[Bundle], max_batch: int) -> dict[str, str]:
+        """Engines run in this process alone: a GPU is not there twice."""
+        return self._cpu.failures([bundle for bundle in bundles if not self._has_engines(bundle)], max_batch)
+
+    def _has_engines(self, bundle: Bundle) -> bool:
+        try:
+            return self.place(bundle).device != CPU
+        except BundleError:  # which the registry reports when it opens the bundle
+            return True
+
+    def workers(self, setting: int) -> int:
         return 1  # which goes on while the device computes; its steps come one after the other anyway
 
 

@@ -85,7 +85,7 @@ class Metrics:
         self.model_info = Gauge(
             "trilemma_model_info",
             "1 for each model served",
-            ["method", "family", "digest", "device"],
+            ["method", "family", "dataset", "digest", "device"],
             registry=registry,
         )
         self.measured = Gauge(
@@ -116,7 +116,7 @@ class Metrics:
         self.measured.clear()
         for name, model in models.items():
             manifest = model.bundle.manifest
-            self.model_info.labels(name, manifest.family, model.digest, model.device).set(1)
+            self.model_info.labels(name, manifest.family, model.bundle.dataset, model.digest, model.device).set(1)
             for point in manifest.measured.points:
                 settings = " ".join(f"{setting}={value}" for setting, value in point.settings.items())
                 for measure, value in point.model_dump(

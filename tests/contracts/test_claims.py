@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from bundle.manifest import Bundle, load
+from bundle.loading import Bundle, load
 from service.engine import noise
 from service.engine.runtime import Array
 from service.runtimes.cpu import OrtRuntime

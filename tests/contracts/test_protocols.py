@@ -16,7 +16,7 @@ from openai import OpenAI
 from PIL import Image
 from tritonclient.http import InferenceServerClient, InferInput
 
-from bundle.manifest import load
+from bundle.loading import load
 from service.requests.encoding import encode
 from tests.conftest import SHIPPED, ToyRuntime, write_bundle
 from tests.deploy.conftest import free_port, running

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bundle.manifest import Bundle, load
+from bundle.loading import Bundle, load
 from service.engine import noise
 from service.engine.jobs import Batch, Image
 from service.requests.request import MAX_SEED

@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bundle.manifest import Bundle
+from bundle.loading import Bundle
 from models import checkpoint
 from models.schedules import log_snr_timesteps
 from service.engine import noise

@@ -17,6 +17,7 @@ import uvicorn
 import yaml
 
 from service.app import create_app
+from service.http.server import options
 from service.settings import Settings
 from tests.conftest import REPOSITORY, ToyRuntime
 
@@ -77,8 +78,9 @@ def running(
 @contextmanager
 def in_this_process(bundles: Path, runtime: ToyRuntime | None = None, **settings: Any) -> Iterator[tuple[str, Any]]:
     """The URL of a server of toys in a thread, and its application."""
-    app = create_app(Settings(bundles=bundles, **settings), lambda bundle, threads: runtime or ToyRuntime())
-    server = uvicorn.Server(uvicorn.Config(app, port=(port := free_port()), log_config=None))
+    chosen = Settings(bundles=bundles, port=(port := free_port()), **settings)
+    app = create_app(chosen, lambda bundle, threads: runtime or ToyRuntime())
+    server = uvicorn.Server(uvicorn.Config(app, **options(app, chosen)))
     thread = threading.Thread(target=server.run)
     thread.start()
     url = f"http://127.0.0.1:{port}"

@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from bundle.manifest import load
+from bundle.loading import load
 from evaluate import classifier
 from evaluate.classifier import predict, trained
 from evaluate.judge import Judge
-from evaluate.measure import Settings, evaluate
+from evaluate.measure import evaluate
+from evaluate.options import Settings
 from models import data
 from models.data import Dataset
 from tests.conftest import REPOSITORY
@@ -26,7 +27,7 @@ def bars(n: int) -> Dataset:
     images, labels = np.zeros((n, 1, 28, 28), dtype=np.uint8), rng.integers(2, size=n)
     for image, label, place in zip(images, labels, rng.integers(4, 24, size=n), strict=True):
         image[0, slice(None) if label else place, place if label else slice(None)] = 255
-    return Dataset(images, labels, ["row", "column"])
+    return Dataset(images, labels, ["0", "1"])  # of which the shipped model has classes
 
 
 def write_images(folder: Path, dataset: Dataset) -> None:
@@ -59,6 +60,7 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(
         data=tmp_path / "data",
         bundles=tmp_path / "bundles",
+        methods=["ddim"],
         images=30,
         steps=[4],
         judges=tmp_path / "judges",
@@ -77,6 +79,7 @@ def test_an_evaluation_asks_the_service_once_a_point_and_fills_manifest_and_repo
     assert after.manifest.noise_schedule == before.manifest.noise_schedule
     measured = after.manifest.measured
     assert measured.floor is not None
+    assert measured.judge == f"{data.load(settings.data, 'train').digest[:16]}-32"
     assert [(point.solver, point.steps, point.settings) for point in measured.points] == [
         ("ddim", 4, {"eta": 0.0}),
         ("ddim", 4, {"eta": 1.0}),

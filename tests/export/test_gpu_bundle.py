@@ -10,12 +10,14 @@ import onnxruntime as ort
 import pytest
 
 from bundle import gpu_manifest
+from bundle.files import BundleError
 from bundle.gpu_manifest import MAGNITUDE, Engines
-from bundle.manifest import Bundle, BundleError, load
+from bundle.loading import Bundle, load
 from export import accuracy
 from export import gpu_bundle as export_engines
 from export.__main__ import main
 from export.gpu_bundle import Order, make, with_magnitude
+from export.step_module import PLAIN
 from export.tensorrt_builder import EngineError
 from service.engine.denoise import first_step
 from tests.conftest import REPOSITORY
@@ -73,7 +75,7 @@ def test_a_damaged_engine_is_made_anew_and_not_served(bundle: Bundle) -> None:
     path = bundle.folder / "cuda" / "decode.onnx"
     content = path.read_bytes()
     path.write_bytes(content[:-1])
-    with pytest.raises(BundleError, match=r"decode\.onnx: SHA-256 is"):
+    with pytest.raises(BundleError, match=r"decode\.onnx: it has \d+ bytes"):
         gpu_manifest.load(bundle)
     assert make(bundle, ORDER)[1]
     assert path.read_bytes() == content
@@ -102,7 +104,7 @@ def test_engines_of_another_export_of_the_bundle_are_not_served(bundle: Bundle) 
     made, _ = make(bundle, ORDER)
     made.sources["step.onnx"] = "0" * 64
     made.write(bundle.folder / "cuda")
-    with pytest.raises(BundleError, match=r"made of another step\.onnx: export it again"):
+    with pytest.raises(BundleError, match=r"of another step\.onnx: export it again"):
         gpu_manifest.load(bundle)
 
 
@@ -133,6 +135,7 @@ def test_the_magnitude_is_finite_where_a_row_is(bundle: Bundle) -> None:
     model = with_magnitude(onnx.load(bundle.step_file))
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     inputs = first_step(bundle, 4).arrays()
+    inputs["coefficients"] = inputs["coefficients"][:, : PLAIN.columns]
     inputs["x"][1, 0, 0, 0] = np.nan
     inputs["noise"][2, 0, 0, 0] = np.inf
     inputs["coefficients"][2, -1] = 1

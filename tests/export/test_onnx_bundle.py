@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from bundle.manifest import DECODE, MANIFEST, STEP, Bundle, load
+from bundle.loading import Bundle, load
+from bundle.manifest import DECODE, MANIFEST, STEP
 from export import onnx_bundle as export_bundle
 from export.onnx_bundle import BATCH_SIZES, ExportError, export, random_inputs
 from export.step_module import PLAIN, DecodeModule, StepModule

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bundle.gpu_manifest import Precision
-from bundle.manifest import Bundle, load
+from bundle.loading import Bundle, load
 from export.precision import KEPT, LOW, SUMS, WEIGHTED, convert, emulate, inner, key
 from service.engine.denoise import first_step
 from tests.conftest import SHIPPED

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bundle.gpu_manifest import Precision
-from bundle.manifest import Bundle, load
+from bundle.loading import Bundle, load
 from export.accuracy import images
 from export.precision_quality import line
 from service.runtimes.cpu import OrtRuntime

@@ -7,7 +7,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch.utils.flop_counter import FlopCounterMode
 
-from bundle.manifest import load
+from bundle.loading import load
 from export.fuse import Modulations, lean
 from export.onnx_bundle import random_inputs
 from export.roofline import Gpu, floor

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from bundle.gpu_manifest import MAGNITUDE
-from bundle.manifest import Bundle, load
+from bundle.loading import Bundle, load
 from service.engine.denoise import first_step
 from service.engine.runtime import StepInputs
 from service.runtimes.cpu import OrtRuntime

@@ -8,7 +8,8 @@ from unittest.mock import MagicMock, call
 import tensorrt_rtx as trt
 
 from bundle import gpu_manifest
-from bundle.manifest import BundleError, load
+from bundle.files import BundleError
+from bundle.loading import load
 from service.runtimes.cuda.driver import DriverError, Stream
 from service.runtimes.cuda.tensorrt import TensorRtNetwork
 

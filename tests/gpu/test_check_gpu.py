@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bundle import gpu_manifest
-from bundle.manifest import load
+from bundle.loading import load
 from export import accuracy, check_gpu
 from service.runtimes import placement
 from service.runtimes.cuda.driver import DriverError

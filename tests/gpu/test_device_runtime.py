@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bundle.manifest import Bundle, load
+from bundle.loading import Bundle, load
 from service.engine.denoise import first_step, take_step
 from service.engine.jobs import Job
 from service.engine.loop import Engine

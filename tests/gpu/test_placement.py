@@ -14,7 +14,8 @@ from fastapi.testclient import TestClient
 from structlog.testing import capture_logs
 
 from bundle import gpu_manifest
-from bundle.manifest import Bundle, BundleError, load
+from bundle.files import BundleError
+from bundle.loading import Bundle, load
 from export import accuracy
 from export.gpu_bundle import Order, make
 from service.app import create_app
@@ -116,7 +117,7 @@ def test_only_engines_whose_buckets_are_known_to_agree_use_more_than_one(bundle:
     [
         ({"architectures": ["sm_80", "sm_89"]}, 8, "built for sm_80, sm_89, and this is sm_00: export it again"),
         ({}, 9, "engines for batches of up to 8, and --max-batch is 9"),
-        ({"sources": {"step.onnx": "0" * 64}}, 8, "made of another step.onnx: export it again"),
+        ({"sources": {"step.onnx": "0" * 64}}, 8, "of another step.onnx: export it again"),
     ],
 )
 def test_what_cannot_run_on_this_gpu_is_refused_or_with_auto_goes_to_the_cpu(

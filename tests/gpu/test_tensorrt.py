@@ -10,7 +10,8 @@ import pytest
 
 from bundle import gpu_manifest
 from bundle.gpu_manifest import MAGNITUDE, Tensor
-from bundle.manifest import STEP, Bundle, load, sha256
+from bundle.loading import Bundle, load, sha256
+from bundle.manifest import STEP
 from export.gpu_bundle import ARCHITECTURES, BUCKETS
 from tests.conftest import REPOSITORY
 from tests.gpu.conftest import Run, export

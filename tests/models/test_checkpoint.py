@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import nn
 
 from models import checkpoint
 from models.checkpoint import Card
+from models.failures import CheckpointError
 from models.schedules import cosine_schedule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -65,6 +65,7 @@ def test_a_failed_write_leaves_the_old_weights(
     monkeypatch.setattr(checkpoint, "save_file", full_disk)
     with pytest.raises(OSError, match="no space left"):
         checkpoint.save(tmp_path, CARD.model_copy(update={"name": "newer"}), saved.state_dict())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
     card, loaded = checkpoint.load(tmp_path)
     assert card == CARD
     assert all(torch.equal(value, saved.state_dict()[name]) for name, value in loaded.state_dict().items())
@@ -75,7 +76,7 @@ def test_a_failed_write_leaves_the_old_weights(
 def test_a_card_that_is_not_understood_is_refused_with_the_key_named(tmp_path: Path, key: str, value: object) -> None:
     path = tmp_path / checkpoint.CARD
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
-    with pytest.raises(ValidationError, match=key):
+    with pytest.raises(CheckpointError, match=f"^{path}: {key}"):
         checkpoint.load(tmp_path)
 
 
@@ -83,5 +84,25 @@ def test_a_card_that_is_not_understood_is_refused_with_the_key_named(tmp_path: P
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     path = tmp_path / checkpoint.CARD
     path.write_text(json.dumps({**json.loads(path.read_text()), "network": {"channels": [16, 32]}}))
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(CheckpointError, match=r"not the network that model\.json says .*size mismatch") as caught:
+        checkpoint.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["model.json", "model.safetensors"])
+@pytest.mark.parametrize("content", [None, b"", b"\xff" * 100])
+@pytest.mark.usefixtures("saved")
+def test_a_file_that_is_missing_or_damaged_is_named(tmp_path: Path, file: str, content: bytes | None) -> None:
+    (tmp_path / file).unlink()
+    if content is not None:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"^{tmp_path / file}: "):
+        checkpoint.load(tmp_path)
+
+
+@pytest.mark.usefixtures("saved")
+def test_a_family_that_there_is_not_is_refused_and_nothing_is_imported(tmp_path: Path) -> None:
+    path = tmp_path / checkpoint.CARD
+    path.write_text(json.dumps({**json.loads(path.read_text()), "family": "..os"}))
+    with pytest.raises(CheckpointError, match=r"no family '\.\.os': the families are ddgan, ddim"):
         checkpoint.load(tmp_path)

@@ -1,53 +1,19 @@
 """Data sets that are written by the tests come back as they were; damaged ones are refused with the file's name."""
 
 import gzip
-import io
 import re
 import struct
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
 
-from models.data import DataError, Dataset, load, to_model
+from models.data import Dataset, load, to_model
+from models.failures import DataError
+from tests.models.data_files import IMAGES, LABELS, flipped, idx, refusal, write
 
-IMAGES = np.random.default_rng(0).integers(0, 256, size=(6, 5, 4), dtype=np.uint8)
-LABELS = np.array([2, 0, 1, 1, 0, 2], dtype=np.uint8)
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
-
-
-def idx(array: NDArray[np.uint8]) -> bytes:
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
-
-
-def encoded(pixels: NDArray[np.uint8], kind: str = "PNG") -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind)
-    return file.getvalue()
-
-
-def write(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
-
-
-def write_zip(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(DataError) as caught:
-        load(path, "train")
-    return str(caught.value)
 
 
 @pytest.fixture
@@ -92,20 +58,15 @@ def test_the_test_split_is_read_from_its_own_idx_files(mnist: Path) -> None:
         (idx(LABELS) + bytes(20), "not an idx file of bytes with 3 dimension"),
         (struct.pack(">BBBB3I", 0, 0, 13, 3, 1, 1, 1) + bytes(4), "not an idx file of bytes with 3 dimension"),  # float
         (idx(IMAGES)[:-1], r"its header says \(6, 5, 4\), but 119 bytes follow"),
-        (idx(IMAGES) + b"x", r"its header says \(6, 5, 4\), but 121 bytes follow"),
+        (idx(IMAGES) + b"x", r"its header says \(6, 5, 4\), but more than 120 bytes follow"),
+        (struct.pack(">BBBB3I", 0, 0, 8, 3, 2**31, 2**31, 9), r"its header says .* take .* GB of memory"),
     ],
-    ids=["empty", "a png", "labels", "floats", "cut short", "too long"],
+    ids=["empty", "a png", "labels", "floats", "cut short", "too long", "a claim"],
 )
 def test_a_bad_idx_file_is_refused_by_name(mnist: Path, content: bytes, problem: str) -> None:
     path = mnist / TRAIN_IMAGES
     path.write_bytes(content)
     assert re.search(f"^{path}: {problem}", refusal(mnist))
-
-
-def flipped(content: bytes) -> bytes:
-    """With the bits of a byte in the middle turned over."""
-    middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :]
 
 
 @pytest.mark.parametrize(
@@ -141,103 +102,6 @@ def test_more_images_than_labels_are_refused(mnist: Path) -> None:
 def test_idx_files_without_images_are_refused(tmp_path: Path) -> None:
     write(tmp_path, {TRAIN_IMAGES: idx(IMAGES[:0]), TRAIN_LABELS: idx(LABELS[:0])})
     assert refusal(tmp_path) == f"{tmp_path}: no images in split 'train'"
-
-
-# --- images in a folder or a zip -----------------------------------------------------------------------------------
-
-CATS, DOGS = IMAGES[:2], IMAGES[2:4]
-PETS = {
-    "train/dog/a.png": encoded(DOGS[0]),
-    "train/cat/b.png": encoded(CATS[0]),
-    "train/cat/c.BMP": encoded(CATS[1], "BMP"),
-    "test/dog/a.png": encoded(DOGS[1]),
-}
-
-
-@pytest.fixture(params=["folder", "zip", "zip of a folder"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[dict[str, bytes]], Path]:
-    """Writes files where `load` finds them: in a folder, in a zip, or a folder down in a zip."""
-    if request.param == "folder":
-        return lambda files: write(tmp_path / "pets", files)
-    prefix = "pets/" if request.param == "zip of a folder" else ""
-    return lambda files: write_zip(tmp_path / "pets.zip", {prefix + name: content for name, content in files.items()})
-
-
-Store = Callable[[dict[str, bytes]], Path]
-
-
-def test_images_are_read_as_they_were_written_with_their_folder_as_class(store: Store) -> None:
-    dataset = load(store(PETS), "train")
-    assert dataset.classes == ["cat", "dog"]
-    assert dataset.labels.dtype == np.int64
-    assert dataset.labels.tolist() == [0, 0, 1]
-    assert np.array_equal(dataset.images, np.stack([CATS[0], CATS[1], DOGS[0]])[:, None])
-
-
-def test_a_class_has_the_same_label_in_the_test_split_though_another_class_is_missing_there(store: Store) -> None:
-    test = load(store(PETS), "test")
-    assert test.classes == ["cat", "dog"]
-    assert test.labels.tolist() == [1]
-    assert np.array_equal(test.images, DOGS[1:, None])
-
-
-def test_colour_images_become_three_channels_first(store: Store) -> None:
-    pixels = np.random.default_rng(1).integers(0, 256, size=(5, 4, 3), dtype=np.uint8)
-    dataset = load(store({"train/x/a.png": encoded(pixels)}), "train")
-    assert np.array_equal(dataset.images, pixels.transpose(2, 0, 1)[None])
-
-
-def test_files_that_are_not_images_and_hidden_ones_are_left_out(store: Store) -> None:
-    others = {
-        "train/cat/notes.txt": b"?",
-        "train/cat/._b.png": b"macOS",
-        "train/README.png": b"",
-        "train/cat/deep/d.png": b"",
-    }
-    dataset = load(store({**PETS, **others}), "train")
-    assert len(dataset.images) == 3
-    assert dataset.classes == ["cat", "dog"]
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"no image", PETS["train/cat/b.png"][:-30], flipped(PETS["train/cat/b.png"]), PETS["train/cat/c.BMP"][:60]],
-    ids=["empty", "text", "cut short", "damaged", "cut short bmp"],
-)
-def test_an_image_that_cannot_be_read_is_refused_by_name(store: Store, content: bytes) -> None:
-    message = refusal(store({**PETS, "train/cat/d.png": content}))
-    assert re.search(r"pets\b.*train/cat/d\.png: not a readable image", message)
-
-
-def test_a_damaged_member_of_a_zip_is_refused_by_name(tmp_path: Path) -> None:
-    path = write_zip(tmp_path / "pets.zip", PETS)
-    content = path.read_bytes()
-    pixels = PETS["train/cat/b.png"]
-    path.write_bytes(content.replace(pixels, flipped(pixels)))
-    message = refusal(path)
-    assert message.startswith(f"{path}:train/cat/b.png: not a readable image")
-    assert "CRC" in message
-
-
-@pytest.mark.parametrize("pixels", [np.zeros((5, 5), np.uint8), np.zeros((5, 4, 3), np.uint8)], ids=["size", "colour"])
-def test_an_image_unlike_the_others_is_refused_by_name(store: Store, pixels: NDArray[np.uint8]) -> None:
-    message = refusal(store({**PETS, "train/cat/d.png": encoded(pixels)}))
-    assert re.search(r"train/cat/d\.png: shape \(5, .*, but the images before it have \(5, 4\)", message)
-
-
-def test_a_folder_or_zip_without_images_of_the_split_is_refused(store: Store) -> None:
-    path = store({"test/cat/a.png": encoded(CATS[0]), "train/cat/notes.txt": b"?"})
-    assert refusal(path) == f"{path}: no idx files, and no images as train/CLASS/NAME.png"
-
-
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    assert refusal(tmp_path) == f"{tmp_path}: no idx files, and no images as train/CLASS/NAME.png"
-
-
-@pytest.mark.parametrize("name", ["nothing", "file.tar"])
-def test_a_path_to_neither_a_folder_nor_a_zip_is_refused(tmp_path: Path, name: str) -> None:
-    (tmp_path / "file.tar").write_bytes(b"something else")
-    assert refusal(tmp_path / name) == f"{tmp_path / name}: no such folder, and not a zip file"
 
 
 # --- digest and to_model -------------------------------------------------------------------------------------------

@@ -54,9 +54,13 @@ def serve(bundles: Path, runtime: ToyRuntime, **changes: Any) -> Iterator[TestCl
     """A client of an app that has loaded its bundles."""
     app = create_app(Settings(bundles=bundles, max_batch=4, **changes), open_runtime=lambda bundle, threads: runtime)
     with TestClient(app, raise_server_exceptions=False) as client:
-        while client.get("/readyz").json()["status"] == "starting":
-            time.sleep(0.001)
+        wait_until_loaded(client)
         yield client
+
+
+def wait_until_loaded(client: TestClient) -> None:
+    while client.get("/readyz").json()["status"] == "starting":
+        time.sleep(0.001)
 
 
 def generate(client: TestClient, accept: str = "*/*", **request: Any) -> Any:

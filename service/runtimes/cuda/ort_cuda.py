@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from bundle.files import BundleError
 from bundle.gpu_manifest import Engines
-from bundle.manifest import BundleError
 from service.runtimes.cuda.driver import Address, DriverError, Stream
 
 PROVIDER = "CUDAExecutionProvider"

@@ -6,8 +6,8 @@ from typing import Any
 
 import structlog
 
+from bundle.files import BundleError
 from bundle.gpu_manifest import Engines, Target
-from bundle.manifest import BundleError
 from service.runtimes.cuda.driver import Address, Driver, DriverError, Stream
 
 MODULES: dict[Target, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bundle.manifest import Bundle
+from bundle.loading import Bundle
 from service.engine.admission import Admission
 from service.engine.denoise import denoise
 from service.engine.jobs import Job

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from bundle.manifest import Bundle
+from bundle.loading import Bundle
 from service.engine.jobs import Job
 from service.engine.loop import FAILURES, Engine
 from service.engine.runtime import HostStates, StepInputs

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundle.manifest import Bundle
+from bundle.loading import Bundle
 from service.engine.jobs import Batch, Job
 from service.engine.scheduler import Scheduler
 from service.engine.simulate import job as simulated

@@ -1,6 +1,6 @@
 import numpy as np
 
-from bundle.manifest import Bundle
+from bundle.loading import Bundle
 from service.engine import noise
 from service.engine.jobs import Batch
 from tests.service.engine.conftest import job

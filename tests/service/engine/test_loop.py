@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from bundle.manifest import Bundle
+from bundle.loading import Bundle
 from service.engine.jobs import Batch, Image, Job
 from service.engine.runtime import HostStates, States, StepInputs
 from service.engine.scheduler import Scheduler

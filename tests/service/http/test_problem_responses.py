@@ -36,6 +36,7 @@ from tests.service.conftest import generate, serve
             "step",
             [
                 "class_label",
+                "dataset",
                 "deadline_ms",
                 "eta",
                 "format",

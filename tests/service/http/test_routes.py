@@ -242,7 +242,10 @@ def test_a_reload_serves_the_new_model_and_what_runs_on_the_old_finishes_on_it(t
         service.models._open_runtime = lambda model, threads: ToyRuntime()
         shutil.rmtree(tmp_path / "toy")
         write_bundle(tmp_path / "toy", noise_schedule=schedule)
-        assert client.post("/admin/reload").json()["methods"] == ["toy"]
+        for steps in (2, 3, 4):  # two more reloads with new models, and the old one is still needed
+            shutil.rmtree(tmp_path / "toy")
+            write_bundle(tmp_path / "toy", noise_schedule=schedule, recommended_steps=steps)
+            assert client.post("/admin/reload").json()["methods"] == ["toy"]
         old.go.set()
         asking.join()
         new = generate(client, steps=3).json()
@@ -295,10 +298,10 @@ def test_a_stopped_engine_makes_the_process_unhealthy(tmp_path: Path, monkeypatc
 
 def test_an_error_in_loading_that_is_no_bundles_fault_ends_the_process(tmp_path: Path) -> None:
     script = """if True:
-        from bundle import manifest
+        from bundle import loading
         from service.__main__ import main
 
-        manifest.load_all = lambda _: 1 / 0
+        loading.load_all = lambda *_: 1 / 0
         main()
     """
     ended = subprocess.run(

@@ -24,7 +24,7 @@ def test_beyond_the_queue_it_answers_429_and_says_when_to_come_back(tmp_path: Pa
         asking = threading.Thread(target=lambda: first.append(generate(client, n=60)))
         asking.start()
         assert runtime.entered.wait(60)
-        refused = generate(client, n=5)
+        refused = generate(client, n=60, seed=2)
         assert (refused.status_code, refused.json()["type"]) == (429, "urn:trilemma:overloaded")
         assert refused.headers["content-type"] == "application/problem+json"
         assert int(refused.headers["retry-after"]) >= 1
@@ -43,7 +43,7 @@ def test_auto_counts_what_is_queued(tmp_path: Path) -> None:
     write_bundle(tmp_path / "toy", measured={"points": points})
     runtime = Held()
     budget = {"method": "auto", "max_ms": 1_000_000}
-    with serve(tmp_path, runtime, workers=1, max_backlog_s=10_000) as client:
+    with serve(tmp_path, runtime, workers=1, max_backlog_s=10_000, max_request_s=10_000) as client:
         app: Any = client.app
         service = app.state.service
         service.engine.scheduler.costs.set(service.models.served()["toy"].digest, {1: 10.0})

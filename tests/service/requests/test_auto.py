@@ -8,10 +8,10 @@ from service.errors import InvalidRequest
 from service.requests.auto import OperatingPoint, choose
 from service.requests.request import GenerateRequest
 
-SLOW = OperatingPoint("ddim", 50, "ddim", (("eta", 1.0),), ms=100, distance=2)
-MIDDLING = OperatingPoint("ddim", 20, "ddim", (("eta", 0.0),), ms=40, distance=3)
-FAST = OperatingPoint("ddgan", 4, "posterior", (), ms=10, distance=5)
-WORSE = OperatingPoint("ddim", 10, "dpmpp_2m", (), ms=20, distance=8)
+SLOW = OperatingPoint("ddim", "digits", 50, "ddim", (("eta", 1.0),), ms=100, distance=2)
+MIDDLING = OperatingPoint("ddim", "digits", 20, "ddim", (("eta", 0.0),), ms=40, distance=3)
+FAST = OperatingPoint("ddgan", "digits", 4, "posterior", (), ms=10, distance=5)
+WORSE = OperatingPoint("ddim", "digits", 10, "dpmpp_2m", (), ms=20, distance=8)
 MEASURED = [SLOW, WORSE, FAST, MIDDLING]
 
 
@@ -90,6 +90,8 @@ def test_a_request_that_names_its_method_is_never_changed() -> None:
         ({"method": "auto", "max_distance": 1}, ["max_distance"], {"min": 2}),
         ({"method": "auto", "max_ms": 50, "steps": 4, "eta": 1.0}, ["steps", "eta"], None),
         ({"method": "ddim", "max_ms": 50}, ["max_ms"], None),
+        ({"method": "ddim", "dataset": "digits"}, ["dataset"], None),
+        ({"method": "auto", "max_ms": 50, "dataset": "ships"}, ["dataset"], ["digits"]),
     ],
 )
 def test_a_contradiction_is_refused_by_the_names_of_its_fields(
@@ -109,7 +111,16 @@ def test_without_a_measured_point_auto_is_refused() -> None:
 
 positive = st.floats(0.1, 1000)
 measured_points = st.lists(
-    st.builds(OperatingPoint, st.just("a"), st.integers(1, 9), st.just("s"), st.just(()), positive, positive),
+    st.builds(
+        OperatingPoint,
+        st.just("a"),
+        st.just("digits"),
+        st.integers(1, 9),
+        st.just("s"),
+        st.just(()),
+        positive,
+        positive,
+    ),
     min_size=1,
 )
 
@@ -124,3 +135,14 @@ def test_the_choice_is_within_the_limit_and_no_other_point_within_it_is_better(
     assert chosen is not None
     assert f"distance {least:g}," in chosen
     assert any(point.steps == request.steps and point.distance == least and point.ms <= limit for point in points)
+
+
+def test_points_of_several_data_sets_are_not_compared_and_the_request_names_one() -> None:
+    ship = OperatingPoint("ships", "CIFAR-10", 5, "ddim", (), ms=50, distance=0.1)
+    with pytest.raises(InvalidRequest) as refused:
+        choose(GenerateRequest(method="auto", max_ms=100), [*MEASURED, ship], idle)
+    (error,) = refused.value.errors
+    assert (error.field, error.allowed) == ("dataset", ["CIFAR-10", "digits"])
+    for name, method in (("digits", "ddim"), ("CIFAR-10", "ships")):
+        request, _ = choose(GenerateRequest(method="auto", max_ms=100, dataset=name), [*MEASURED, ship], idle)
+        assert (request.method, request.dataset) == (method, None)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundle.manifest import Bundle
+from bundle.loading import Bundle
 from service.engine.jobs import Job
 from service.errors import Unavailable
 from service.requests.cache import Cache, Coalescer

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bundle.manifest import Bundle
+from bundle.loading import Bundle
 from service.engine.placement import Placement
 from service.errors import InvalidRequest
 from service.requests.request import GenerateRequest

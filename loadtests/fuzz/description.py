@@ -1,24 +1,19 @@
-"""`./run fuzz`: starts a server, and sends it what schemathesis makes of its OpenAPI description, good and bad.
+"""What schemathesis makes of the server's OpenAPI description, good and bad.
 
-It fails on an answer that is an error of the server's, or that the description does not have. Options that this command
-does not know are schemathesis' (`--seed 7 --workers 2 --include-path /generate`).
+It fails on an answer that is an error of the server's, or that the description does not have.
 """
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import httpx
 import schemathesis
 
-from loadtests.server_process import serving
 from service.http.oip_tensors import INPUTS
-from service.settings import SHIPPED_BUNDLES
 
 METHODS = "FUZZ_METHODS"  # environment: what GET /methods says of the server
 CHECKS = [
@@ -34,20 +29,11 @@ CHECKS = [
 WORK = {"steps": (20, 1000), "num_inference_steps": (20, 1000), "n": (4, 64)}  # asked for at most, and what is valid
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="./run fuzz", description=__doc__)
-    parser.add_argument("--bundles", type=Path, default=SHIPPED_BUNDLES, help="folder of bundles")
-    parser.add_argument("--examples", type=int, default=400, help="approximate number of requests an operation")
-    asked, options = parser.parse_known_args()
-    with serving(asked.bundles) as url:
-        sys.exit(fuzz(url, asked.examples, options))
-
-
 def fuzz(url: str, examples: int, options: list[str]) -> int:
     """Sends the server at `url` what schemathesis makes; its exit code."""
     environment = {
         **os.environ,
-        "SCHEMATHESIS_HOOKS": "loadtests.fuzz",
+        "SCHEMATHESIS_HOOKS": "loadtests.fuzz.description",
         METHODS: httpx.get(f"{url}/methods").raise_for_status().text,
     }
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--checks", ",".join(CHECKS)]
@@ -63,7 +49,7 @@ def fuzz(url: str, examples: int, options: list[str]) -> int:
 def map_path_parameters(_: Any, parameters: dict[str, Any]) -> dict[str, Any]:
     """Most models exist, and their versions."""
     if isinstance(name := (parameters or {}).get("model"), str):
-        parameters["model"] = known(name)
+        parameters["model"] = often_served(name)
         if "version" in parameters and len(name) % 4:
             parameters["version"] = "1"
     return parameters
@@ -76,7 +62,7 @@ def map_body(_: Any, body: Any) -> Any:
         return body
     for field in ("method", "model"):
         if isinstance(body.get(field), str):
-            body[field] = known(body[field])
+            body[field] = often_served(body[field])
     if isinstance(prompt := body.get("prompt"), str) and len(prompt) % 4:
         classes = served()[0]["classes"]
         body["prompt"] = classes[len(prompt) % len(classes)]
@@ -88,7 +74,7 @@ def served() -> list[dict[str, Any]]:
     return methods
 
 
-def known(name: str) -> str:
+def often_served(name: str) -> str:
     methods = [method["method"] for method in served()]
     return str(methods[len(name) % len(methods)]) if len(name) % 5 else name
 
@@ -106,15 +92,11 @@ def tensors(body: dict[str, Any]) -> dict[str, Any]:
     inputs = body.get("inputs")
     if not isinstance(inputs, list):
         return {}
-    made = []
+    named = []
     for (name, datatype), tensor in zip(INPUTS.items(), inputs, strict=False):
         if isinstance(tensor, dict) and isinstance(tensor.get("name"), str) and len(tensor["name"]) % 4:
             tensor = {**tensor, "name": name, "datatype": datatype, "shape": [1]}
             if isinstance(data := tensor.get("data"), list) and data:
                 tensor["data"] = [limited(name, data[0])]
-        made.append(tensor)
-    return {"inputs": made}
-
-
-if __name__ == "__main__":
-    main()
+        named.append(tensor)
+    return {"inputs": named}

@@ -1,0 +1,31 @@
+"""Replaces a folder that this program wrote by a new one, and no other folder."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+
+class NotOurs(ValueError):
+    """The folder has what this program did not write; the message names it."""
+
+
+def check(target: Path, is_own: Callable[[Path], bool]) -> None:
+    """Raises NotOurs unless `target` is absent, or a folder of which each entry is one of ours."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise NotOurs(f"{target}: a file is there: choose another folder")
+    foreign = sorted(path.name for path in target.iterdir() if not is_own(path))
+    if foreign:
+        names = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")
+        raise NotOurs(f"{target}: it would be replaced, and has files of others ({names}): choose another folder")
+
+
+def swap(new: Path, target: Path) -> None:
+    """Puts `new` in the place of `target`. The old one is deleted only once the new one stands there."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

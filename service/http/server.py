@@ -1,0 +1,32 @@
+"""uvicorn's options for serving the application."""
+
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI
+
+from service.http.connection import Connection
+from service.http.connection_limit import ConnectionLimit
+from service.settings import Settings
+
+
+def options(app: FastAPI, settings: Settings) -> dict[str, Any]:
+    """For `uvicorn.run` or `uvicorn.Config`, beside the application."""
+    connection = partial(
+        Connection,
+        ConnectionLimit(settings.max_connections),
+        settings.max_header_bytes,
+        settings.client_timeout_s,
+        app.state.service.metrics,
+    )
+    return {
+        "host": settings.host,
+        "port": settings.port,
+        "http": connection,
+        "ws": "none",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "timeout_keep_alive": 75,  # longer than a proxy keeps its own: else it sends into one that is being closed
+        "timeout_graceful_shutdown": settings.shutdown_s,  # else half a body that is never sent on holds it up for ever
+    }
