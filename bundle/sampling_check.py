@@ -15,8 +15,8 @@ def check_sampling(manifest: Manifest) -> None:
         raise ValueError(f"the name {AUTO!r} is taken: with it callers let the service choose")
     if STEP not in manifest.files:
         raise ValueError(f"files: it lists no {STEP}")
-    if (DECODE in manifest.files) != (manifest.state_shape != manifest.shape):
-        raise ValueError(f"files: {DECODE} goes with a state_shape that is not the images' shape, and only with one")
+    if manifest.state_shape != manifest.shape and DECODE not in manifest.files:
+        raise ValueError(f"files: a state_shape that is not the images' shape needs {DECODE}")
     if manifest.family not in families.names():
         raise ValueError(f"family {manifest.family!r} is unknown; known: {', '.join(families.names())}")
     family, schedule = families.find(manifest.family), manifest.noise_schedule
@@ -24,7 +24,7 @@ def check_sampling(manifest: Manifest) -> None:
     if not manifest.recommended_steps <= max_steps <= MAX_STEPS:
         raise ValueError(f"the schedule has {max_steps} steps: from recommended_steps to {MAX_STEPS} are allowed")
     with np.errstate(all="ignore"):  # a plan refuses what is not finite
-        for solver in family.SOLVERS.values():
+        for solver in families.solvers(manifest.family, schedule).values():
             for steps in {1, max_steps}:
                 solver.plan(schedule, steps, **dict(solver.defaults))
     for point in manifest.measured.points:

@@ -4,6 +4,7 @@ A TOML file with `format`, what is known of the model, and `[settings]`, which h
 flags. Cards for published files lie in `published_cards/` and are chosen by the file's name.
 """
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,11 +39,12 @@ AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
 
 def load(path: Path) -> Card:
-    """The card in a TOML file. Raises ImportProblem."""
+    """The card in a TOML file, or in a JSON file by its name. Raises ImportProblem."""
+    kind, read = ("JSON", json.loads) if path.suffix == ".json" else ("TOML", tomllib.loads)
     try:
-        table = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ImportProblem(f"{path.name}: cannot be read as TOML ({error})") from error
+        table = read(path.read_text())
+    except (OSError, ValueError) as error:  # of the text's coding, and of both kinds' grammar
+        raise ImportProblem(f"{path.name}: cannot be read as {kind} ({error})") from error
     return parse(table, Card, path.name)
 
 

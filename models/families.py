@@ -40,7 +40,16 @@ def find(name: str) -> Family:
     return cast(Family, import_module(f"models.{name}.plan"))
 
 
+def solvers(name: str, schedule: Mapping[str, Any]) -> Mapping[str, Solver]:
+    """What a model is sampled with: the family's solvers, or those of them that `schedule["solvers"]` names in order.
+
+    The first one is the default. Raises KeyError for one that the family does not have.
+    """
+    own = find(name).SOLVERS
+    return {each: own[each] for each in schedule.get("solvers", own)}
+
+
 def default_plan(name: str, schedule: Mapping[str, Any], steps: int) -> Plan:
     """The family's plan by its first solver, with that solver's default settings."""
-    solver = next(iter(find(name).SOLVERS.values()))
+    solver = next(iter(solvers(name, schedule).values()))
     return solver.plan(schedule, steps, **dict(solver.defaults))

@@ -104,7 +104,7 @@ def describe(model: Placement) -> MethodInfo:
             summary=solver.summary,
             settings={s: Range(min=r.low, max=r.high, default=r.default) for s, r in solver.settings.items()},
         )
-        for name, solver in bundle.family.SOLVERS.items()
+        for name, solver in bundle.solvers.items()
     ]
     return MethodInfo(
         method=model.name,

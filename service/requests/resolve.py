@@ -40,14 +40,14 @@ def resolve(model: Placement, request: GenerateRequest) -> Sampling:
         detail = f"{name} takes at most {bundle.max_steps}"
         raise InvalidRequest.of("steps", detail, {"min": 1, "max": bundle.max_steps})
     solver = bundle.default_solver if request.solver is None else request.solver
-    if solver not in bundle.family.SOLVERS:
-        raise InvalidRequest.of("solver", f"{name} has no solver {solver!r}", list(bundle.family.SOLVERS))
+    if solver not in bundle.solvers:
+        raise InvalidRequest.of("solver", f"{name} has no solver {solver!r}", list(bundle.solvers))
     return Sampling(
         digest=model.digest,
         method=name,
         steps=steps,
         solver=solver,
-        settings=_settings(solver, bundle.family.SOLVERS[solver].settings, request),
+        settings=_settings(solver, bundle.solvers[solver].settings, request),
         label=_label(bundle, request.class_label),
         seed=secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed,
         n=request.n,
