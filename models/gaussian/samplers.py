@@ -5,7 +5,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from models.gaussian.chain import (
-    TINY, Chain, Timesteps, ancestral, clipped_variance, ddim, posterior_variance,
+    TINY,
+    Chain,
+    Timesteps,
+    ancestral,
+    clipped_variance,
+    ddim,
+    posterior_variance,
 )
 from models.published import ddpm_noisy, quadratic_timesteps, uniform_timesteps
 from models.schedules import Vector, trailing_timesteps
