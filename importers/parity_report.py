@@ -38,7 +38,7 @@ class Difference(NamedTuple):
 
 def compare(bundle: Bundle, step: StepModule) -> dict[str, Any]:
     """Prints a line a step, and gives what the manifest keeps. Raises ImportProblem if a step is off."""
-    kept = []
+    kept: list[dict[str, Any]] = []
     for name, difference in differences(bundle, step):
         print(f"{name}: {difference}", flush=True)
         if not difference.within(RMS, MAXIMUM):
@@ -59,7 +59,7 @@ def differences(bundle: Bundle, step: StepModule) -> Iterator[tuple[str, Differe
     state = (2, *manifest.state_shape)
     x, x0 = rng.standard_normal(state, dtype=np.float32), np.zeros(state, dtype=np.float32)
     for index, row in enumerate(plan):
-        inputs = {
+        inputs: dict[str, NDArray[Any]] = {
             "x": x,
             "t": np.full(2, row[0], dtype=np.float32),
             "y": rng.integers(len(manifest.classes) or 1, size=2),

@@ -59,7 +59,8 @@ def test_a_bundle_gives_what_the_original_code_gave(
     tmp_path: Path, name: str, file: str, names: dict[str, str], options: list[str]
 ) -> None:
     recorded = parity.arrays(f"{file}.npz")
-    np.savez(tmp_path / "reference.npz", **{ours: recorded[theirs] for ours, theirs in names.items()})
+    arrays: dict[str, Any] = {ours: recorded[theirs] for ours, theirs in names.items()}
+    np.savez(tmp_path / "reference.npz", **arrays)
     run(tmp_path, name, "--reference", str(tmp_path / "reference.npz"), *options)
     kept = load(tmp_path / "bundle").manifest.checkpoint["reference"]["comparisons"]
     steps = len(recorded[names["xs"]]) - 1 if "xs" in names else 0
