@@ -9,6 +9,7 @@ import pytest
 
 from bundle.loading import load
 from importers import __main__ as command
+from importers.problems import ImportProblem
 from tests.importers import parity
 
 
@@ -72,7 +73,7 @@ def test_a_bundle_gives_what_the_original_code_gave(
 def test_an_import_that_is_off_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     recorded = parity.arrays("ddim_gray28_traj.npz")
     np.savez(tmp_path / "reference.npz", xs=recorded["uniform20_eta0_xs"] * 1.001)
-    with pytest.raises(ValueError, match="20 of 20 comparisons are off"):
+    with pytest.raises(ImportProblem, match=r"\d+ of 20 comparisons are off, first ddim, step 1 of 20"):
         run(tmp_path, "ddim", "--reference", str(tmp_path / "reference.npz"), "--eta", "0.5")
     assert not (tmp_path / "bundle").exists()
     assert not (tmp_path / ".bundle.partial").exists()
