@@ -1,8 +1,8 @@
 # docker build .                  the service for the CPU
 # docker build --target gpu .     the same for an NVIDIA GPU
 # docker build --target load .    locust with this project's users
-ARG PYTHON=docker.io/library/python:3.11.14-slim-bookworm
-ARG CUDA=docker.io/nvidia/cuda:13.0.1-cudnn-runtime-ubuntu24.04
+ARG PYTHON=docker.io/library/python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
+ARG CUDA=docker.io/nvidia/cuda:13.0.2-cudnn-runtime-ubuntu24.04@sha256:14d94b039cb94bbd5da559f303b46bc4b0d5d6c24ab1a9d7b186e566ed3400dc
 
 FROM ${PYTHON} AS packages
 COPY locks/serve.txt /locks/
@@ -11,8 +11,9 @@ RUN python -m venv --without-pip /venv \
     && pip --python /venv/bin/python install --no-cache-dir --require-hashes --requirement /locks/serve.txt
 
 FROM packages AS sbom
+COPY locks/sbom.txt /locks/
 RUN python -m venv /cyclonedx \
-    && /cyclonedx/bin/pip install --no-cache-dir cyclonedx-bom==7.5.0 \
+    && /cyclonedx/bin/pip install --no-cache-dir --require-hashes --requirement /locks/sbom.txt \
     && /cyclonedx/bin/cyclonedx-py environment --output-reproducible --output-file /sbom.cdx.json /venv/bin/python
 
 FROM ${PYTHON} AS load

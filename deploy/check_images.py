@@ -1,6 +1,6 @@
-"""`./run check-images`: builds the image, runs it with Prometheus by compose, and tries it as an operator would.
+"""`./run check-images`: builds the image, runs it with Prometheus by compose, and checks what an operator relies on.
 
-On a machine with Docker by Docker; on another by podman, with stand-ins for the images that it cannot pull.
+It uses Docker, or without it podman, with stand-ins for the images that podman cannot pull.
 """
 
 import asyncio
@@ -18,19 +18,20 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy import standins
-from deploy.standins import BUILD, call
+from deploy.standins import BUILD, COMPOSE, call
 
 IMAGE = "localhost/trilemma:cpu"
 SERVICE, PROMETHEUS = "http://127.0.0.1:8000", "http://127.0.0.1:9090"
-ADDED_MB = 270  # to a base of 130 MB, which makes the 400 that are the aim
-REQUESTS, STEPS = 12, 50  # that are under way when it is stopped
+ADDED_MB = 270  # to a base of 130 MB: at most 400 MB in all
+REQUESTS, STEPS = 12, 50  # in flight when the service is stopped
 WITHIN_S = 120
+MEMORY_LIMIT, MEMORY_BYTES = "trilemma_memory_limit_bytes ", 2 * 2**30
 HOST_NETWORK = ["--file", "docker-compose.yml", "--file", "deploy/compose.host.yml"]
 
 
 @dataclass(frozen=True)
 class Tools:
-    """The commands of an engine, and what it calls the containers."""
+    """The commands of a container engine, and the names of its containers."""
 
     engine: str
     build: list[str]
@@ -38,32 +39,35 @@ class Tools:
     up: list[str]
     service: str
     prometheus: str
+    base: str  # of the image
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     def output(self, *command: str) -> str:
-        """What the engine says to a command. Raises CalledProcessError."""
-        asked = [self.engine, *command]
-        ended = subprocess.run(asked, check=True, env=self.environment, stdout=subprocess.PIPE, text=True)  # noqa: S603
+        """The output of a command of the engine. Raises CalledProcessError."""
+        line = [self.engine, *command]
+        ended = subprocess.run(line, check=True, env=self.environment, stdout=subprocess.PIPE, text=True)  # noqa: S603
         return ended.stdout.strip()
 
 
 def find_tools() -> Tools:
-    """Docker where it runs, else podman, installed if need be, with the stand-ins made."""
-    asked = [["docker", "info"], ["docker", "compose", "version"]]
+    """Docker if it runs, else podman; installs what podman needs, and builds the stand-ins."""
+    probes = [["docker", "info"], ["docker", "compose", "version"]]
     try:
-        docker = all(subprocess.run(command, capture_output=True).returncode == 0 for command in asked)  # noqa: S603
+        docker = all(subprocess.run(command, capture_output=True).returncode == 0 for command in probes)  # noqa: S603
     except FileNotFoundError:
         docker = False
     if docker:
         up = ["up", "--detach", "--wait"]
         names = "trilemma-trilemma-1", "trilemma-prometheus-1"
-        return Tools("docker", ["docker", "build"], ["docker", "compose"], up, *names)
+        return Tools("docker", ["docker", "build"], ["docker", "compose"], up, *names, standins.base())
     environment = standins.configure()
-    compose = standins.install()
+    standins.install()
     standins.make(environment)
     up = ["up", "--detach", "--no-build"]
     names = "trilemma_trilemma_1", "trilemma_prometheus_1"
-    return Tools("podman", [*BUILD, "--layers"], [compose, *HOST_NETWORK], up, *names, environment)
+    base = standins.stand_in(standins.base())
+    build = [*BUILD, "--layers", "--build-arg", f"PYTHON={base}"]
+    return Tools("podman", build, [str(COMPOSE), *HOST_NETWORK], up, *names, base, environment)
 
 
 def main() -> None:
@@ -84,7 +88,7 @@ def main() -> None:
 
 
 def wait_until(holds: Callable[[], Any]) -> None:
-    """Returns once `holds` does; a refused connection counts as not. Raises SystemExit if it takes too long."""
+    """Returns once `holds()` is true; a refused connection counts as false. Raises SystemExit after WITHIN_S."""
     deadline = time.monotonic() + WITHIN_S
     while time.monotonic() < deadline:
         try:
@@ -101,15 +105,16 @@ def answers(url: str) -> bool:
 
 
 def expect(holds: bool, what: str) -> None:
-    """Prints what was tried. Raises SystemExit if it failed."""
+    """Prints a passed check. Raises SystemExit for a failed one."""
     if not holds:
         raise SystemExit(f"failed: {what}")
     print(f"ok      {what}", flush=True)
 
 
 def is_healthy(tools: Tools) -> None:
+    """Checks health, user and file system of the containers."""
     for container in (tools.service, tools.prometheus):
-        if tools.engine == "podman":  # which runs no health check by itself without systemd
+        if tools.engine == "podman":  # it runs no health checks by itself without systemd
             tools.output("healthcheck", "run", container)
         status = tools.output("inspect", "--format", "{{.State.Health.Status}}", container)
         expect(status == "healthy", f"the health check of {container} passes")
@@ -118,22 +123,26 @@ def is_healthy(tools: Tools) -> None:
     read_only = "import os; print(os.statvfs('/').f_flag & os.ST_RDONLY)"
     flag = tools.output("exec", tools.service, "python", "-c", read_only)
     expect(flag == "1", "its root file system is read-only")
+    limit = next(line for line in httpx.get(f"{SERVICE}/metrics").text.splitlines() if line.startswith(MEMORY_LIMIT))
+    expect(float(limit.split()[1]) == MEMORY_BYTES, "it knows the memory that the compose file lets it use")
 
 
 def pictures() -> dict[str, bytes]:
-    """A picture of every method, by one seed."""
-    found = {}
+    """A picture of every method, all from one seed."""
+    files = {}
     for method in httpx.get(f"{SERVICE}/methods").raise_for_status().json():
         name, (_, height, width) = method["method"], method["image_shape"]
         body = {"method": name, "seed": 7}
         answer = httpx.post(f"{SERVICE}/generate", json=body, headers={"Accept": "image/png"}, timeout=WITHIN_S)
-        found[name] = answer.raise_for_status().content
-        size = Image.open(io.BytesIO(found[name])).size
+        files[name] = answer.raise_for_status().content
+        size = Image.open(io.BytesIO(files[name])).size
         expect(size == (width, height), f"{name}, of the family {method['family']}, gives a picture")
-    return found
+    return files
 
 
 def is_scraped(images: int) -> None:
+    """Checks that Prometheus has the service's metrics, and that its rules work."""
+
     def value(expression: str) -> float:
         answer = httpx.get(f"{PROMETHEUS}/api/v1/query", params={"query": expression}).raise_for_status()
         return sum(float(sample["value"][1]) for sample in answer.json()["data"]["result"])
@@ -146,6 +155,7 @@ def is_scraped(images: int) -> None:
 
 
 def outlives_a_kill(tools: Tools, before: dict[str, bytes]) -> None:
+    """Checks that the service gives the same pictures after SIGKILL and a start."""
     tools.output("kill", "--signal", "KILL", tools.service)
     start_s = time.monotonic()
     tools.output("start", tools.service)
@@ -157,20 +167,21 @@ def outlives_a_kill(tools: Tools, before: dict[str, bytes]) -> None:
 
 
 def accepted() -> float:
-    """How many images the service has taken on so far."""
-    wanted = {"trilemma_waiting_images", "trilemma_active_images", "trilemma_images_total"}
+    """The number of images that the service has accepted so far."""
+    names = {"trilemma_waiting_images", "trilemma_active_images", "trilemma_images_total"}
     families = text_string_to_metric_families(httpx.get(f"{SERVICE}/metrics").text)
-    return sum(sample.value for family in families for sample in family.samples if sample.name in wanted)
+    return sum(sample.value for family in families for sample in family.samples if sample.name in names)
 
 
 def answers_all_before_it_stops(tools: Tools) -> None:
+    """Checks that every accepted request is answered when the container is stopped."""
     before = accepted()
 
     async def stop_under_load() -> list[int]:
         async with httpx.AsyncClient(base_url=SERVICE, timeout=WITHIN_S) as client:
             longest = max((await client.get("/methods")).json(), key=lambda method: method["steps"]["max"])
-            asked = {"method": longest["method"], "steps": min(STEPS, longest["steps"]["max"]), "n": 4}
-            bodies = [{**asked, "seed": seed} for seed in range(REQUESTS)]
+            body = {"method": longest["method"], "steps": min(STEPS, longest["steps"]["max"]), "n": 4}
+            bodies = [{**body, "seed": seed} for seed in range(REQUESTS)]
             requests = [asyncio.create_task(client.post("/generate", json=body)) for body in bodies]
             await asyncio.to_thread(wait_until, lambda: accepted() == before + 4 * REQUESTS)
             await asyncio.to_thread(tools.output, "stop", "-t", str(WITHIN_S), tools.service)
@@ -182,10 +193,12 @@ def answers_all_before_it_stops(tools: Tools) -> None:
 
 
 def is_small(tools: Tools) -> None:
+    """Checks the size of the image."""
+
     def megabytes(image: str) -> float:
         return int(tools.output("image", "inspect", "--format", "{{.Size}}", image)) / 1e6
 
-    total, base = megabytes(IMAGE), megabytes(standins.base_name())
+    total, base = megabytes(IMAGE), megabytes(tools.base)
     expect(total - base <= ADDED_MB, f"the image has {total:.0f} MB, {base:.0f} of them its base's")
 
 

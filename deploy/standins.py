@@ -1,7 +1,7 @@
 """Container tools for a machine without Docker, and stand-ins for the images that it cannot pull.
 
-Debian's Python and Prometheus stand under the official names, so that Dockerfile and docker-compose.yml are used as
-they are. Needs root and Debian's packages.
+Debian's Python and Prometheus stand under the official names and tags, so that Dockerfile and docker-compose.yml are
+used as they are but for the digests. Needs root and Debian's packages.
 """
 
 import os
@@ -17,7 +17,7 @@ import yaml
 REPOSITORY = Path(__file__).parent.parent
 FOLDER = REPOSITORY / ".cache" / "images"
 PACKAGES = ["buildah", "podman", "runc", "mmdebstrap"]
-COMPOSE = "podman-compose==1.6.0"
+COMPOSE = Path(sys.executable).with_name("podman-compose")
 BUILD = ["buildah", "bud", "--isolation", "chroot", "--format", "docker"]  # of another format HEALTHCHECK is dropped
 BASE = """FROM scratch
 ADD base.tar /
@@ -40,16 +40,11 @@ def call(command: list[str], environment: Mapping[str, str] | None = None) -> No
     subprocess.run(command, cwd=REPOSITORY, check=True, env=environment, stdout=sys.stderr)  # noqa: S603
 
 
-def install() -> str:
-    """Installs what is missing of the tools; returns the path of podman-compose."""
+def install() -> None:
+    """Installs what is missing of the tools."""
     if missing := [name for name in PACKAGES if shutil.which(name) is None]:
         call(["apt-get", "-qq", "update"])
         call(["apt-get", "-qq", "install", "--yes", "--no-install-recommends", *missing])
-    compose = FOLDER / "venv" / "bin" / "podman-compose"
-    if not compose.exists():
-        call([sys.executable, "-m", "venv", str(FOLDER / "venv")])
-        call([str(compose.with_name("pip")), "install", "--quiet", COMPOSE])
-    return str(compose)
 
 
 def configure() -> dict[str, str]:
@@ -69,23 +64,29 @@ def configure() -> dict[str, str]:
     }
 
 
-def base_name() -> str:
-    """The base of the image, as the Dockerfile names it."""
-    found = re.search(r"^ARG PYTHON=(.+)$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
-    assert found is not None
-    return found[1]
+def base() -> str:
+    """The base of the image, as the Dockerfile names it: name, tag and digest."""
+    line = re.search(r"^ARG PYTHON=(.+)$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
+    assert line is not None
+    return line[1]
+
+
+def stand_in(image: str) -> str:
+    """The name of what stands in for an image: its own, without the digest, which is another's."""
+    return image.partition("@")[0]
 
 
 def make(environment: Mapping[str, str]) -> None:
-    """Makes both stand-ins, under the names that the project's own files use."""
-    prometheus = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["services"]["prometheus"]["image"]
+    """Makes both stand-ins."""
+    services = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["services"]
+    python, prometheus = stand_in(base()), stand_in(services["prometheus"]["image"])
     if not (archive := FOLDER / "base.tar").exists():
         include = "python3,python3-venv,python3-pip,ca-certificates"
         partial = str(archive.with_suffix(".part.tar"))
         call(["mmdebstrap", "--quiet", "--variant=minbase", f"--include={include}", "bookworm", partial])
         Path(partial).rename(archive)
     shutil.copy("/etc/ssl/certs/ca-certificates.crt", FOLDER / "ca.crt")  # pip and apt inside a build go by it
-    for name, content in {base_name(): BASE, prometheus: PROMETHEUS.format(base=base_name())}.items():
+    for name, content in {python: BASE, prometheus: PROMETHEUS.format(base=python)}.items():
         file = FOLDER / "Containerfile"
         file.write_text(content)
         call([*BUILD, "--quiet", "--layers", "--tag", name, "--file", str(file), str(FOLDER)], environment)

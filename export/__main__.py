@@ -1,6 +1,6 @@
 """`./run export CHECKPOINT -o BUNDLE`, and `./run export BUNDLE --target TARGET`.
 
-The two run in environments of their own: the first has PyTorch, the second TensorRT.
+Each runs in an environment of its own: the first has PyTorch, the second TensorRT.
 """
 
 import argparse
@@ -35,35 +35,37 @@ def main() -> None:
 
 
 def export_checkpoint(arguments: argparse.Namespace) -> str:
+    """Exports a checkpoint to a bundle; a summary of it."""
     from export.onnx_bundle import export
 
     manifest = export(arguments.source, arguments.output)
     difference = manifest.parity.largest_difference
-    return f"{arguments.output}: {manifest.name} {manifest.digest[:12]}, off PyTorch by at most {difference:.1e}"
+    return f"{arguments.output}: {manifest.name} {manifest.digest[:12]}, at most {difference:.1e} from PyTorch"
 
 
 def export_engines(arguments: argparse.Namespace) -> str:
-    from export.gpu_bundle import ARCHITECTURES, BUCKETS, Order, make
+    """Builds a bundle's engines for a target; a summary of them."""
+    from export.gpu_bundle import ARCHITECTURES, BUCKETS, BuildOptions, build
 
     default = ARCHITECTURES if arguments.target == "tensorrt-rtx" else ()
-    order = Order(
+    options = BuildOptions(
         arguments.target,
         precision=arguments.precision or "fp16",
         buckets=arguments.buckets or BUCKETS,
         architectures=arguments.architectures or default,
     )
-    made, new = make(load(arguments.source), order)
-    megabytes = sum(file.bytes for file in made.files.values()) / 1e6
-    off = max(made.accuracy.by_solver.values())
+    engines, new = build(load(arguments.source), options)
+    megabytes = sum(file.bytes for file in engines.files.values()) / 1e6
+    error = max(engines.accuracy.by_solver.values())
     return (
-        f"{arguments.source / made.target}: {'built' if new else 'unchanged'}, {made.target} {made.version}, "
-        f"{made.precision}, {len(made.files)} files, {megabytes:.1f} MB, images off fp32 by {off:.1e} (tolerance "
-        f"{made.accuracy.tolerance})"
+        f"{arguments.source / engines.target}: {'built' if new else 'unchanged'}, {engines.target} {engines.version}, "
+        f"{engines.precision}, {len(engines.files)} files, {megabytes:.1f} MB, images differ from fp32 by {error:.1e} "
+        f"(tolerance {engines.accuracy.tolerance})"
     )
 
 
 def numbers(text: str) -> list[int]:
-    return [int(each) for each in text.split(",")]
+    return [int(number) for number in text.split(",")]
 
 
 def names(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a precision does to images, found without a GPU: trajectories in emulated numbers against those in fp32."""
+"""The error that a precision causes in images, without a GPU: trajectories in emulated precision against fp32."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ TOLERANCE = 0.01  # root mean square in [−1, 1]: 1.3 levels of an 8-bit image
 
 
 def emulated(bundle: Bundle, models: Mapping[str, onnx.ModelProto], precision: Precision, folder: Path) -> Bundle:
-    """The bundle with its graphs, converted to `precision`, emulated: one for the CPU, written to `folder`."""
+    """A bundle for the CPU, written to `folder`, that emulates `models`: the bundle's graphs in `precision`."""
     files = {}
     for name, model in models.items():
         onnx.save(emulate(model, precision), folder / name)
@@ -31,11 +31,11 @@ def emulated(bundle: Bundle, models: Mapping[str, onnx.ModelProto], precision: P
 
 
 def measure(bundle: Bundle, low: Bundle, threads: int) -> Accuracy:
-    """Images of every class by every solver with its default settings, from the same noise by both bundles."""
+    """The error of `low` against `bundle`, by solver: images of every class, from the same noise."""
     steps = bundle.manifest.recommended_steps
     classes = [*range(len(bundle.manifest.classes)), None]
     labels = [classes[i % len(classes)] for i in range(IMAGES)]
-    runtimes = [OrtRuntime(each, threads) for each in (bundle, low)]
+    runtimes = [OrtRuntime(bundle, threads), OrtRuntime(low, threads)]
     by_solver = {}
     for solver in bundle.solvers:
         exact, rounded = (images(bundle, runtime, solver, steps, labels) for runtime in runtimes)
@@ -44,7 +44,7 @@ def measure(bundle: Bundle, low: Bundle, threads: int) -> Accuracy:
 
 
 def images(bundle: Bundle, runtime: OrtRuntime, solver: str, steps: int, labels: Sequence[int | None]) -> Array:
-    """One of each label, image i of seed i; (n, C, H, W)."""
+    """An image for each label, (n, C, H, W); image i has seed i."""
     jobs = [
         default_job(bundle, steps=steps, solver=solver, seed=seed, label=label) for seed, label in enumerate(labels)
     ]

@@ -1,6 +1,6 @@
 """`./run check-gpu`: builds engines for this machine's GPU, compares them with the CPU, and writes a report.
 
-`tests/gpu/test_check_gpu.py` runs it on a fake GPU; docs/gpu.md says on which real one it has been.
+`tests/gpu/test_check_gpu.py` runs it on a fake GPU; docs/gpu.md names the real GPUs on which it has run.
 """
 
 import argparse
@@ -19,21 +19,21 @@ from bundle import loading
 from bundle.files import BundleError
 from bundle.gpu_manifest import PRECISIONS, TARGETS, Engines, Target
 from bundle.loading import Bundle
-from export import gpu_bundle as export_engines
-from export.gpu_bundle import Order
+from export import gpu_bundle
+from export.gpu_bundle import BuildOptions
 from export.tensorrt_builder import FLAVOURS, EngineError, TensorRt
 from service.engine.denoise import default_job, first_step, take_step
 from service.engine.jobs import Batch
 from service.engine.runtime import StepInputs
-from service.runtimes import placement
+from service.runtimes import choice
 from service.runtimes.cpu import OrtRuntime
 from service.runtimes.cuda.device_runtime import DeviceRuntime
 from service.runtimes.cuda.driver import Driver, DriverError
 from service.settings import SHIPPED_BUNDLES
 
-STORED = 6  # steps of a trajectory whose states are tried
-IMAGES = 256  # places for states
-Found = dict[str, Any]
+STORED = 6  # steps of a trajectory at which the GPU is compared with the CPU
+IMAGES = 256  # whose states the GPU has room for
+Report = dict[str, Any]  # a part of the report, as JSON
 
 
 def main() -> None:
@@ -45,17 +45,17 @@ def main() -> None:
     parser.add_argument("--report", type=Path, default=Path("check-gpu.json"), help="file for the full report")
     arguments = parser.parse_args()
     try:
-        driver = placement.open_driver()
+        driver = choice.open_driver()
     except DriverError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
-    found = check_all(driver, arguments)
-    arguments.report.write_text(json.dumps(found, indent=1) + "\n")
-    print(f"\n{arguments.report}: {'all is well' if found['passed'] else 'NOT all is well'}")
-    sys.exit(not found["passed"])
+    report = check_all(driver, arguments)
+    arguments.report.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"\n{arguments.report}: {'all checks passed' if report['passed'] else 'NOT all checks passed'}")
+    sys.exit(not report["passed"])
 
 
-def check_all(driver: Driver, arguments: argparse.Namespace) -> Found:
-    """The report: every bundle by every target that can be had."""
+def check_all(driver: Driver, arguments: argparse.Namespace) -> Report:
+    """The report: every bundle on every target that is installed."""
     bundles, failed = loading.load_all(arguments.bundles)
     checks = []
     for target in arguments.targets:
@@ -73,27 +73,27 @@ def check_all(driver: Driver, arguments: argparse.Namespace) -> Found:
     }
 
 
-def check_one(driver: Driver, loaded: Bundle, target: Target, arguments: argparse.Namespace) -> Found:
-    """What is found of one bundle's engines for one target; why not, where it cannot be had."""
+def check_one(driver: Driver, loaded: Bundle, target: Target, arguments: argparse.Namespace) -> Report:
+    """The checks of one bundle's engines for one target, or the reason why the target was not tried."""
     try:
-        order = Order(target, arguments.precision, architectures=architectures(driver, target))
+        options = BuildOptions(target, arguments.precision, architectures=architectures(driver, target))
     except EngineError as error:
         return {"not_tried": str(error)}
     try:
         start_s = time.perf_counter()
-        made, new = export_engines.make(loaded, order)
+        engines, new = gpu_bundle.build(loaded, options)
         built_s = time.perf_counter() - start_s if new else None
-        found = measure(driver, loaded, made, arguments.rounds)
+        report = measure(driver, loaded, engines, arguments.rounds)
     except (BundleError, DriverError, EngineError, OSError) as error:
         return {"passed": False, "error": str(error)}
-    made.buckets_agree = found["buckets_agree"]
-    made.write(loaded.folder / target)
-    described = made.model_dump(include={"version", "precision", "buckets", "architectures", "accuracy"})
-    return {**described, "built_s": built_s, **found}
+    engines.buckets_agree = report["buckets_agree"]
+    engines.write(loaded.folder / target)
+    described = engines.model_dump(include={"version", "precision", "buckets", "architectures", "accuracy"})
+    return {**described, "built_s": built_s, **report}
 
 
 def architectures(driver: Driver, target: Target) -> list[str]:
-    """What to build for, so that it runs here. Raises EngineError if the target cannot be had here."""
+    """The architectures to build for, this GPU's among them. Raises EngineError if the target cannot run here."""
     if target not in FLAVOURS:
         return []
     builder = TensorRt(target)
@@ -104,33 +104,33 @@ def architectures(driver: Driver, target: Target) -> list[str]:
     return here
 
 
-def measure(driver: Driver, loaded: Bundle, made: Engines, rounds: int) -> Found:
+def measure(driver: Driver, loaded: Bundle, engines: Engines, rounds: int) -> Report:
     """Parity, purity, replay, speed and memory of the engines."""
-    folder = loaded.folder / made.target
-    common: Any = {"images": IMAGES, "buckets": made.buckets}
+    folder = loaded.folder / engines.target
+    common: Any = {"images": IMAGES, "buckets": engines.buckets}
     before = driver.free_memory()
-    gpu = placement.open_engines(driver, loaded, folder, made, **common)
+    gpu = choice.open_engines(driver, loaded, folder, engines, **common)
     memory = before - driver.free_memory()
-    plain = placement.open_engines(driver, loaded, folder, made, **common, graphs=False)
+    plain = choice.open_engines(driver, loaded, folder, engines, **common, graphs=False)
     stored = list(trajectory(loaded))
     differences = [difference(gpu, OrtRuntime(loaded, threads=1), inputs) for inputs in stored]
     first, other, last = stored[0], stored[1], stored[-1]
-    rows = {size: row(gpu, first, other, size, place=0) for size in made.buckets}
-    replayed = rows == {size: row(plain, first, other, size, place=0) for size in made.buckets}
-    neighbours = rows == {size: row(gpu, first, last, size, place=size - 1) for size in made.buckets}
+    rows = {size: row(gpu, first, other, size, place=0) for size in engines.buckets}
+    replayed = rows == {size: row(plain, first, other, size, place=0) for size in engines.buckets}
+    neighbours = rows == {size: row(gpu, first, last, size, place=size - 1) for size in engines.buckets}
     return {
-        "passed": max(differences) <= made.accuracy.tolerance and replayed and neighbours,
+        "passed": max(differences) <= engines.accuracy.tolerance and replayed and neighbours,
         "off_cpu_by_step": differences,  # root mean square, of images in [−1, 1]
         "buckets_agree": len(set(rows.values())) == 1,
         "rows_do_not_see_each_other": neighbours,
         "replay_is_plain_launches": replayed,
         "memory_bytes": memory,
-        "speed": [speed(gpu, plain, loaded, bucket, rounds) for bucket in made.buckets],
+        "speed": [speed(gpu, plain, loaded, bucket, rounds) for bucket in engines.buckets],
     }
 
 
 def trajectory(bundle: Bundle) -> Iterator[StepInputs]:
-    """The inputs of STORED steps, evenly spaced, of one image on the CPU, noise and all: its default request."""
+    """The inputs of STORED steps, evenly spaced, of the model's default request for one image, computed on the CPU."""
     runtime = OrtRuntime(bundle, threads=1)
     (image,) = default_job(bundle, label=0).images
     stored = set(np.linspace(0, image.job.steps - 1, STORED).astype(int).tolist())
@@ -141,34 +141,34 @@ def trajectory(bundle: Bundle) -> Iterator[StepInputs]:
 
 
 def difference(gpu: DeviceRuntime, cpu: OrtRuntime, inputs: StepInputs) -> float:
-    """How far a step from the same state is from the CPU's, by the images of its x and x0."""
+    """The error of a GPU's step against the CPU's from the same state: root mean square over the images of x and x0."""
     pairs = zip(gpu.step(inputs), cpu.step(inputs), strict=True)
     return max(float(np.sqrt(np.square(gpu.decode(a) - cpu.decode(b)).mean())) for a, b in pairs)
 
 
 def row(runtime: DeviceRuntime, mine: StepInputs, others: StepInputs, rows: int, place: int) -> bytes:
-    """The bytes of what a step makes of one image in a batch of so many, the others all alike."""
+    """The bytes of the step's result for one image, at a place in a batch of `rows` rows; the others are all equal."""
     batch = [others] * rows
     batch[place] = mine
-    x, x0 = runtime.step(together(batch))
+    x, x0 = runtime.step(concatenated(batch))
     return b"".join(runtime.decode(states.select([place])).tobytes() for states in (x, x0))
 
 
-def together(rows: Sequence[StepInputs]) -> StepInputs:
+def concatenated(rows: Sequence[StepInputs]) -> StepInputs:
     """The inputs of one step of all these rows."""
-    arrays = [each.arrays() for each in rows]
-    return StepInputs(**{name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]})
+    arrays = [inputs.arrays() for inputs in rows]
+    return StepInputs(**{name: np.concatenate([values[name] for values in arrays]) for name in arrays[0]})
 
 
-def speed(gpu: DeviceRuntime, plain: DeviceRuntime, loaded: Bundle, bucket: int, rounds: int) -> Found:
-    """Milliseconds of a step, and images a second at the model's recommended steps."""
+def speed(gpu: DeviceRuntime, plain: DeviceRuntime, loaded: Bundle, bucket: int, rounds: int) -> Report:
+    """Milliseconds a step, and images a second at the model's recommended steps."""
     steps = loaded.manifest.recommended_steps
     alone = timed(gpu, first_step(loaded, bucket), rounds, waits=True)
     ahead = timed(gpu, first_step(loaded, bucket), rounds, waits=False)
     return {
         "rows": bucket,
-        "ms_alone": alone,  # each is waited for, its images brought to the host
-        "ms": ahead,  # one after the other, as the service runs them
+        "ms_alone": alone,  # the host waits for each step and downloads its images
+        "ms": ahead,  # the host launches the next step meanwhile, as the service does
         "ms_plain_launches": timed(plain, first_step(loaded, bucket), rounds, waits=False),
         "images_per_s": 1000 * bucket / (steps * ahead),
         "steps": steps,
@@ -176,7 +176,7 @@ def speed(gpu: DeviceRuntime, plain: DeviceRuntime, loaded: Bundle, bucket: int,
 
 
 def timed(runtime: DeviceRuntime, inputs: StepInputs, rounds: int, *, waits: bool) -> float:
-    """Milliseconds a step, after one that does not count."""
+    """Milliseconds a step, after one to warm up. With `waits` the host downloads each step's images."""
     x, x0 = runtime.step(inputs)
     runtime.decode(x)
     rows = range(x.shape[0])
@@ -189,20 +189,20 @@ def timed(runtime: DeviceRuntime, inputs: StepInputs, rounds: int, *, waits: boo
     return 1000 * (time.perf_counter() - start_s) / rounds
 
 
-def summary(check: Found) -> str:
-    """A line, and one for each batch size."""
+def summary(check: Report) -> str:
+    """One line, and one for each batch size."""
     if "not_tried" in check:
         return f"not tried: {check['not_tried']}"
     if "error" in check:
         return f"FAILED: {check['error']}"
     lines = [
-        f"{'passed' if check['passed'] else 'FAILED'}; off the CPU by {max(check['off_cpu_by_step']):.1e} a step; "
-        f"buckets agree: {check['buckets_agree']}; replay is plain launches: {check['replay_is_plain_launches']}; "
-        f"{check['memory_bytes'] / 1e6:.0f} MB",
+        f"{'passed' if check['passed'] else 'FAILED'}; a step differs from the CPU's by at most "
+        f"{max(check['off_cpu_by_step']):.1e}; buckets agree: {check['buckets_agree']}; graph replay agrees with plain "
+        f"launches: {check['replay_is_plain_launches']}; {check['memory_bytes'] / 1e6:.0f} MB",
         *(
             "  {rows:3d} rows: {ms_alone:.3f} ms alone, {ms:.3f} ms, {ms_plain_launches:.3f} ms by plain launches, "
-            "{images_per_s:.0f} images/s at {steps} steps".format(**each)
-            for each in check["speed"]
+            "{images_per_s:.0f} images/s at {steps} steps".format(**timing)
+            for timing in check["speed"]
         ),
     ]
     return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""A network as it is exported: the same function of the same weights, in fewer nodes.
+"""Graph fusion before the export: the same function of the same weights, in fewer nodes.
 
-A node costs the CPU some microseconds whatever it computes, which is a good part of a small graph's step for one image.
+Each node costs a CPU some microseconds, whatever it computes: a large share of a small network's step for one image.
 """
 
 import copy
@@ -16,24 +16,29 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, batch_norm, instance_norm, linear, silu
 
 
-def lean(network: nn.Module) -> nn.Module:
-    """A copy that has the blocks below where those do what diffusers' and torch's do; the rest is as it was."""
+def fuse(network: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, in which the blocks below replace those of diffusers and torch that they match."""
     network = copy.deepcopy(network).eval()
-    for unet in [each for each in network.modules() if isinstance(each, UNet2DModel)]:
-        blocks = {name: each for name, each in unet.named_modules() if is_modulated(each)}
+    for unet in [module for module in network.modules() if isinstance(module, UNet2DModel)]:
+        blocks = {name: module for name, module in unet.named_modules() if is_modulated(module)}
         if blocks:
             modulations = Modulations([*blocks.values()])
             for index, (name, block) in enumerate(blocks.items()):
                 unet.set_submodule(name, Residual(block, modulations, index))
-    for is_known, stands_in in ((is_plain, SelfAttention), (is_nearest, enlargement), (is_norm, GroupNorm)):
+    replacements = (
+        (is_self_attention, SelfAttention),
+        (is_nearest_upsample, upsample_as_transposed_conv),
+        (is_group_norm, GroupNorm),
+    )
+    for matches, replacement in replacements:
         for name, module in [*network.named_modules()]:
-            if is_known(module):
-                network.set_submodule(name, stands_in(module))
+            if matches(module):
+                network.set_submodule(name, replacement(module))
     return network
 
 
 def is_modulated(module: Any) -> bool:
-    """Whether it is a block whose second norm time scales and shifts, and that leaves the size as it is."""
+    """Whether it is a residual block at one resolution whose second norm is scaled and shifted by the time."""
     return (
         isinstance(module, ResnetBlock2D)
         and module.time_embedding_norm == "scale_shift"
@@ -45,8 +50,8 @@ def is_modulated(module: Any) -> bool:
     )
 
 
-def is_plain(module: Any) -> bool:
-    """Whether it is self-attention with a way past it, without norms of queries and keys."""
+def is_self_attention(module: Any) -> bool:
+    """Whether it is self-attention with a residual connection, without norms of queries and keys."""
     return (
         isinstance(module, Attention)
         and module.residual_connection
@@ -57,8 +62,8 @@ def is_plain(module: Any) -> bool:
     )
 
 
-def is_nearest(module: Any) -> bool:
-    """Whether it takes the nearest of half as many rows and columns, and then a 3×3 convolution of that."""
+def is_nearest_upsample(module: Any) -> bool:
+    """Whether it doubles height and width by nearest-neighbour interpolation, and then applies a 3×3 convolution."""
     return (
         isinstance(module, Upsample2D)
         and module.interpolate
@@ -69,14 +74,14 @@ def is_nearest(module: Any) -> bool:
     )
 
 
-def is_norm(module: Any) -> bool:
+def is_group_norm(module: Any) -> bool:
     return isinstance(module, nn.GroupNorm)
 
 
-def enlargement(upsample: Any) -> nn.ConvTranspose2d:
-    """The convolution of an image twice as high and wide, from the image itself: 4/9 of the products.
+def upsample_as_transposed_conv(upsample: Any) -> nn.ConvTranspose2d:
+    """An upsample that `is_nearest_upsample` as one transposed convolution, with 4/9 of the products.
 
-    The 2×2 pixels that are one before see an output by the same weight, so their weights add up.
+    Nearest-neighbour interpolation repeats each pixel 2×2 times, so the weights of the repeated pixels can be summed.
     """
     conv = upsample.conv
     result = nn.ConvTranspose2d(conv.in_channels, conv.out_channels, 4, stride=2, padding=1)
@@ -86,9 +91,9 @@ def enlargement(upsample: Any) -> nn.ConvTranspose2d:
 
 
 class Modulations(nn.Module):
-    """γ·(1 + scale) and β·(1 + scale) + shift of each block, (n, C, 1, 1) each, by one product for all.
+    """γ·(1 + scale) and β·(1 + scale) + shift of every block, (n, C, 1, 1) each, by one matrix product.
 
-    Every block asks for all and takes its own; the graph has the product once, as the exporter merges equal nodes.
+    Every block computes all of them and uses its own. The exporter merges equal nodes, so the graph has one product.
     """
 
     def __init__(self, blocks: Sequence[ResnetBlock2D]) -> None:
@@ -99,7 +104,7 @@ class Modulations(nn.Module):
             (scale, shift), (scale_0, shift_0) = block.time_emb_proj.weight.chunk(2), block.time_emb_proj.bias.chunk(2)
             weights += [gamma[:, None] * scale, beta[:, None] * scale + shift]
             biases += [gamma * (1 + scale_0), beta * (1 + scale_0) + shift_0]
-        self.channels = [len(each) for each in biases]
+        self.channels = [len(bias) for bias in biases]
         self.weight, self.bias = nn.Parameter(torch.cat(weights)), nn.Parameter(torch.cat(biases))
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, ...]:
@@ -107,7 +112,7 @@ class Modulations(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """As torch's, with γ and β in one node."""
+    """torch's GroupNorm, with γ and β applied in one node."""
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()
@@ -115,17 +120,17 @@ class GroupNorm(nn.Module):
         self.zeros, self.ones = torch.zeros(norm.num_channels), torch.ones(norm.num_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = normal(x, self.norm.num_groups, self.norm.eps)
+        x = normalised(x, self.norm.num_groups, self.norm.eps)
         return batch_norm(x, self.zeros, self.ones, self.norm.weight, self.norm.bias, eps=0.0)
 
 
-def normal(x: Tensor, groups: int, eps: float) -> Tensor:
-    """x (n, C, ...) less its mean and over its deviation, by group of channels."""
+def normalised(x: Tensor, groups: int, eps: float) -> Tensor:
+    """(x − mean)/deviation of x (n, C, ...) by group of channels, without γ and β."""
     return instance_norm(x.reshape(x.shape[0], groups, -1), eps=eps).reshape(x.shape)
 
 
 class Residual(nn.Module):
-    """For a ResnetBlock2D that `is_modulated`, the block `index` of `modulations`."""
+    """A ResnetBlock2D that `is_modulated`: the block `index` of `modulations`."""
 
     def __init__(self, block: ResnetBlock2D, modulations: Modulations, index: int) -> None:
         super().__init__()
@@ -138,28 +143,28 @@ class Residual(nn.Module):
         """x (n, C, H, W), embedding of time and class (n, width)."""
         scale, shift = self.modulations(embedding)[2 * self.index :][:2]
         hidden = self.first(silu(self.norm(x)))
-        hidden = self.second(silu(normal(hidden, self.groups, self.eps) * scale + shift))
+        hidden = self.second(silu(normalised(hidden, self.groups, self.eps) * scale + shift))
         result: Tensor = self.shortcut(x) + hidden
         return result
 
 
 class SelfAttention(nn.Module):
-    """For an Attention that `is_plain`: its linear maps are convolutions, so that nothing is transposed."""
+    """An Attention that `is_self_attention`. Its linear maps become 1×1 convolutions, so nothing is transposed."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
         self.heads = attention.heads
         self.norm = attention.group_norm or nn.Identity()
-        maps = [attention.to_q, attention.to_k, attention.to_v]
+        projections = [attention.to_q, attention.to_k, attention.to_v]
         factors = [attention.scale, 1.0, 1.0]
-        self.inwards = convolution(
-            torch.cat([each.weight * factor for each, factor in zip(maps, factors, strict=True)]),
-            torch.cat([each.bias * factor for each, factor in zip(maps, factors, strict=True)]),
+        self.inwards = pointwise_conv(
+            torch.cat([projection.weight * factor for projection, factor in zip(projections, factors, strict=True)]),
+            torch.cat([projection.bias * factor for projection, factor in zip(projections, factors, strict=True)]),
         )
-        self.outwards = convolution(attention.to_out[0].weight, attention.to_out[0].bias)
+        self.outwards = pointwise_conv(attention.to_out[0].weight, attention.to_out[0].bias)
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
-        """x (n, C, H, W); `temb` is what its caller has for other blocks."""
+        """x (n, C, H, W); `temb` is ignored, its caller passes it to every attention."""
         heads = self.inwards(self.norm(x)).reshape(x.shape[0], 3 * self.heads, -1, x.shape[2] * x.shape[3])
         query, key, value = heads.split(self.heads, dim=1)  # (n, heads, channels of one, positions)
         weights = (query.transpose(2, 3) @ key).softmax(dim=-1)
@@ -168,8 +173,8 @@ class SelfAttention(nn.Module):
         return result
 
 
-def convolution(weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """The linear map of each position's channels."""
+def pointwise_conv(weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """The linear map of weight (outputs, inputs) and bias (outputs,) as a 1×1 convolution."""
     outputs, inputs = weight.shape
     result = nn.Conv2d(inputs, outputs, 1)
     result.weight, result.bias = nn.Parameter(weight[:, :, None, None]), nn.Parameter(bias)

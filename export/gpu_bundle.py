@@ -1,4 +1,4 @@
-"""Makes a bundle's engines: converts its graphs to the precision wanted, checks that, and builds for the target."""
+"""Builds a bundle's engines: converts its graphs to a precision, checks the images' error, and builds for a target."""
 
 import os
 import shutil
@@ -28,8 +28,8 @@ RUNTIMES = ("onnxruntime-gpu", "onnxruntime")
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is asked for."""
+class BuildOptions:
+    """What to build. Raises EngineError for options that do not go together."""
 
     target: Target
     precision: Precision = "fp16"
@@ -38,43 +38,43 @@ class Order:
 
     def __post_init__(self) -> None:
         if not self.buckets or min(self.buckets) < 1 or list(self.buckets) != sorted(set(self.buckets)):
-            raise EngineError(f"buckets are numbers of rows, each larger than the one before: not {list(self.buckets)}")
+            raise EngineError(f"buckets are batch sizes, each larger than the one before: not {list(self.buckets)}")
         if self.target not in FLAVOURS and self.architectures:
-            raise EngineError(f"--target {self.target} is for every architecture: name none")
+            raise EngineError(f"--target {self.target} is for every architecture: do not name any")
         if self.target == "cuda" and self.precision == "bf16":
             raise EngineError("bf16 is for TensorRT; --target cuda takes fp32, tf32 or fp16")
 
 
-def make(bundle: Bundle, order: Order) -> tuple[Engines, bool]:
-    """The bundle's engines as ordered, in its folder TARGET, and whether they were built just now.
+def build(bundle: Bundle, options: BuildOptions) -> tuple[Engines, bool]:
+    """The bundle's engines in its folder TARGET, and whether this call built them.
 
-    Nothing is done where they are there already, of the same files by the same version. Raises EngineError, and
-    leaves what was there, if a graph cannot be converted or built, or its images are off by more than the tolerance.
+    Engines that exist, built from the same files by the same version, are kept. Raises EngineError, and keeps the old
+    ones, if a graph cannot be converted or built, or if its images' error exceeds the tolerance.
     """
-    folder = bundle.folder / order.target
-    builder = TensorRt(order.target) if order.target in FLAVOURS else None
+    folder = bundle.folder / options.target
+    builder = TensorRt(options.target) if options.target in FLAVOURS else None
     if builder is not None:
-        builder.check(order.architectures)
-    made_of = {
-        "target": order.target,
+        builder.check(options.architectures)
+    inputs = {
+        "target": options.target,
         "version": builder.version if builder else runtime_version(),
-        "precision": order.precision,
-        "buckets": list(order.buckets),
-        "architectures": list(order.architectures),
+        "precision": options.precision,
+        "buckets": list(options.buckets),
+        "architectures": list(options.architectures),
         "sources": {name: file.sha256 for name, file in bundle.manifest.files.items()},
     }
-    if (there := unchanged(folder, made_of)) is not None:
-        return there, False
-    partial = bundle.folder / f".{order.target}.partial"
+    if (existing := unchanged(folder, inputs)) is not None:
+        return existing, False
+    partial = bundle.folder / f".{options.target}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        models = {name: converted(bundle.folder / name, order.precision, builder) for name in bundle.manifest.files}
-        found = within_tolerance(bundle, models, order.precision)
-        made = [one(bundle, name, model, order, builder, partial) for name, model in models.items()]
-        files = {path.name: File(sha256=sha256(path), bytes=path.stat().st_size) for path, _ in made}
-        graphs = {path.name: graph for path, graph in made}
-        manifest = Engines.model_validate({**made_of, "files": files, "graphs": graphs, "accuracy": found})
+        models = {name: converted(bundle.folder / name, options.precision, builder) for name in bundle.manifest.files}
+        measured = within_tolerance(bundle, models, options.precision)
+        built = [build_file(bundle, name, model, options, builder, partial) for name, model in models.items()]
+        listed = {path.name: File(sha256=sha256(path), bytes=path.stat().st_size) for path, _ in built}
+        graphs = {path.name: graph for path, graph in built}
+        manifest = Engines.model_validate({**inputs, "files": listed, "graphs": graphs, "accuracy": measured})
         manifest.write(partial)
         replacement.check(folder, lambda path: path.suffix in (".onnx", ".engine", ".json"))
         replacement.swap(partial, folder)
@@ -83,20 +83,20 @@ def make(bundle: Bundle, order: Order) -> tuple[Engines, bool]:
     return manifest, True
 
 
-def unchanged(folder: Path, made_of: Mapping[str, object]) -> Engines | None:
-    """What is in the folder, if it is whole and was made of just that."""
+def unchanged(folder: Path, inputs: Mapping[str, object]) -> Engines | None:
+    """The engines in the folder, if they are complete and were built from these inputs; else None."""
     try:
-        there = gpu_manifest.read(folder)
-        for name, file in there.files.items():
+        existing = gpu_manifest.read(folder)
+        for name, file in existing.files.items():
             files.check(folder / name, folder.parent, file.sha256, file.bytes)
     except BundleError:
         return None
-    same = there.model_dump(include=set(made_of)) == made_of
-    return there if same and there.accuracy.tolerance == accuracy.TOLERANCE else None
+    same = existing.model_dump(include=set(inputs)) == inputs
+    return existing if same and existing.accuracy.tolerance == accuracy.TOLERANCE else None
 
 
 def converted(path: Path, precision: Precision, builder: TensorRt | None) -> onnx.ModelProto:
-    """The graph as it is built. Raises EngineError naming the node that ONNX, or TensorRT, does not know or allow."""
+    """The graph in `precision`. Raises EngineError naming the node that ONNX, or TensorRT, does not know or allow."""
     try:
         model = convert(with_magnitude(onnx.load(path)), precision)
         if builder is not None:
@@ -107,23 +107,23 @@ def converted(path: Path, precision: Precision, builder: TensorRt | None) -> onn
 
 
 def within_tolerance(bundle: Bundle, models: Models, precision: Precision) -> gpu_manifest.Accuracy:
-    """How accurate the converted graphs are. Raises EngineError if it is not enough."""
+    """The accuracy of the converted graphs. Raises EngineError if an error exceeds the tolerance, or is NaN."""
     with tempfile.TemporaryDirectory() as folder:
         low = accuracy.emulated(bundle, models, precision, Path(folder))
-        found = accuracy.measure(bundle, low, threads=os.cpu_count() or 1)
-    for solver, off in found.by_solver.items():
-        if not off <= found.tolerance:
+        measured = accuracy.measure(bundle, low, threads=os.cpu_count() or 1)
+    for solver, error in measured.by_solver.items():
+        if not error <= measured.tolerance:
             raise EngineError(
-                f"in {precision} the images of solver {solver!r} are off those in fp32 by {off:.4f} "
-                f"(root mean square), more than {found.tolerance}"
+                f"in {precision} the images of solver {solver!r} differ from those in fp32 by {error:.4f} "
+                f"(root mean square), more than {measured.tolerance}"
             )
-    return found
+    return measured
 
 
-def one(
-    bundle: Bundle, name: str, model: onnx.ModelProto, order: Order, builder: TensorRt | None, folder: Path
+def build_file(
+    bundle: Bundle, name: str, model: onnx.ModelProto, options: BuildOptions, builder: TensorRt | None, folder: Path
 ) -> tuple[Path, Graph]:
-    """Makes one of the converted graphs into a file in `folder`. Raises EngineError naming the graph."""
+    """Writes one of the converted graphs, or its engine, into `folder`. Raises EngineError naming the graph."""
     content = model.SerializeToString()
     if builder is None:
         (folder / name).write_bytes(content)
@@ -131,10 +131,10 @@ def one(
     try:
         plan, graph = builder.build(
             content,
-            precision=order.precision,
-            buckets=order.buckets,
-            architectures=order.architectures,
-            timing_cache=bundle.folder / f"{order.target}.{TIMING_CACHE}",
+            precision=options.precision,
+            buckets=options.buckets,
+            architectures=options.architectures,
+            timing_cache=bundle.folder / f"{options.target}.{TIMING_CACHE}",
         )
     except EngineError as error:
         raise EngineError(f"{bundle.folder / name}: {error}") from error
@@ -146,9 +146,9 @@ def one(
 
 
 def with_magnitude(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A step with one more output, `magnitude` (rows,): Σ|x_new| + Σ|x0| of each row. Another graph as it is.
+    """A step graph gets one more output, `magnitude` (rows,): Σ|x_new| + Σ|x0| of each row. Others stay as they are.
 
-    It says whether all of a row is finite in four bytes, so that the row itself can stay on the device.
+    These four bytes a row show whether all its numbers are finite, so the row itself can stay on the device.
     """
     graph = model.graph
     outputs = [output.name for output in graph.output]
@@ -159,8 +159,8 @@ def with_magnitude(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.initializer.append(axes)
     for name in outputs:
         graph.node.append(helper.make_node("Abs", [name], [f"|{name}|"], name=f"|{name}|"))
-        summed = [f"|{name}|", axes.name], [f"Σ|{name}|"]
-        graph.node.append(helper.make_node("ReduceSum", *summed, name=f"Σ|{name}|", keepdims=0))
+        sum_of = f"Σ|{name}|"
+        graph.node.append(helper.make_node("ReduceSum", [f"|{name}|", axes.name], [sum_of], name=sum_of, keepdims=0))
     graph.node.append(helper.make_node("Add", [f"Σ|{name}|" for name in outputs], [MAGNITUDE], name=MAGNITUDE))
     graph.output.append(helper.make_tensor_value_info(MAGNITUDE, TensorProto.FLOAT, [rows]))
     return model
@@ -179,7 +179,7 @@ def described(model: onnx.ModelProto) -> Graph:
 
 
 def runtime_version() -> str:
-    """ONNX Runtime's, whichever of its packages is installed."""
+    """ONNX Runtime's, from whichever of its packages is installed. Raises EngineError if none is."""
     for package in RUNTIMES:
         try:
             return version(package)

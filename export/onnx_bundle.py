@@ -1,4 +1,4 @@
-"""Writes a bundle: exports a checkpoint's graphs, simplifies them, checks them against PyTorch, hashes them."""
+"""Exports a checkpoint to a bundle: traces its graphs, simplifies them, and checks them against PyTorch."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from bundle.gpu_manifest import TARGETS
 from bundle.loading import Bundle, sha256
 from bundle.manifest import DECODE, FORMAT_VERSION, MANIFEST, STEP, Dataset, File, Manifest, Parity
 from export import replacement
-from export.fuse import lean
+from export.fuse import fuse
 from export.step_module import PLAIN, DecodeModule, StepModule
 from models import checkpoint, families
 from models.checkpoint import Card
@@ -50,14 +50,14 @@ def export(source: Path, target: Path) -> Manifest:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        exported, example = lean(network), random_inputs(card, 2, seed=0)
+        exported, example = fuse(network), random_inputs(card, 2, seed=0)
         onnx.save(trace(StepModule(exported).eval(), example, ["x_new", "x0"]), partial / STEP)
         if card.decodes:
             onnx.save(trace(DecodeModule(exported).eval(), {"x": example["x"]}, ["images"]), partial / DECODE)
         manifest = describe(card, partial, weights=source / checkpoint.WEIGHTS)
         difference = largest_difference(network, card, Bundle(partial, manifest))
         if not difference <= TOLERANCE:
-            raise ExportError(f"the graph is off PyTorch by {difference}, more than {TOLERANCE}")
+            raise ExportError(f"the graph differs from PyTorch by {difference}, more than {TOLERANCE}")
         manifest.parity.largest_difference = difference
         manifest.write(partial)
         replacement.check(target, is_of_bundle)  # it may have changed meanwhile
@@ -136,7 +136,7 @@ def trace(module: nn.Module, inputs: Arrays, outputs: list[str]) -> onnx.ModelPr
 
 
 def random_inputs(card: Card, rows: int, seed: int) -> Arrays:
-    """Inputs of the step graph as it may meet them, in the order of `StepModule.forward`."""
+    """Random inputs of the step graph for `rows` rows, in the order of `StepModule.forward`."""
     rng = np.random.default_rng(seed)
 
     def normal() -> NDArray[np.float32]:

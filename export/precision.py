@@ -1,9 +1,7 @@
-"""An engine's numbers: which nodes of a graph compute in fewer bits, the graph with them doing so, and its emulation.
+"""Converts a graph to a lower precision, and emulates the converted graph on a CPU.
 
-fp32 and tf32 leave the graph as it is: whether a matrix product rounds its operands to TF32 is a switch of the runtime.
-fp16 and bf16 are in the graph itself, which TensorRT then takes as strongly typed. The nodes that compute in them lie
-between the first and the last weighted node on the way from x. So the embeddings of time and class, Fourier features of
-x, the skip past the network and the update stay float32, and so do the nodes that sum over many numbers (`SUMS`).
+fp32 and tf32 leave the graph as it is: TF32 is an option of the runtime. In fp16 and bf16, the low type begins at the
+first weighted node on the way from x and ends at the last. Nodes that sum over many numbers (`SUMS`) stay float32.
 """
 
 from collections.abc import Container, Iterable, Iterator
@@ -19,12 +17,14 @@ SUMS = {"GroupNormalization", "InstanceNormalization", "LayerNormalization", "Re
 KEPT = {"fp16": SUMS, "bf16": SUMS | {"ConvTranspose"}}  # TensorRT for RTX builds no such convolution in bf16
 LOW_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 OPSETS = {"fp16": 20, "bf16": 22}  # the first in which every operator takes the type
-LOW = ".low"  # ends the name of a tensor in the low type
+LOW = ".low"  # suffix of the name of a tensor in the low type
 ROUNDED = ".rounded"
 
 
 def convert(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
     """The graph with its inner nodes in `precision`; inputs and outputs keep their types.
+
+    The embeddings of time and class, Fourier features of x, the skip past the network and the update stay float32.
 
     Raises onnx.checker.ValidationError or onnx.shape_inference.InferenceError naming a node that ONNX does not allow.
     """
@@ -39,9 +39,9 @@ def convert(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
 
 
 def emulate(converted: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
-    """A graph for any CPU that rounds where the converted one would on a GPU, and computes in float32 between.
+    """A graph for any CPU that rounds wherever the converted one does on a GPU, and computes in float32 otherwise.
 
-    A product's operands in TF32 are rounded to float16: as many digits, and a smaller range.
+    For TF32, operands of products are rounded to float16, which has as many digits and a smaller range.
     """
     emulated = onnx.ModelProto()
     emulated.CopyFrom(converted)
@@ -64,12 +64,12 @@ def emulate(converted: onnx.ModelProto, precision: Precision) -> onnx.ModelProto
 
 
 def key(node: NodeProto) -> str:
-    """Names a node: its name need not be unique, its output's is."""
+    """Identifies a node by its first output, whose name is unique; a node's own name need not be."""
     return node.output[0]
 
 
 def inner(model: onnx.ModelProto, kept: Container[str] = SUMS) -> set[str]:
-    """The keys of the nodes that compute in fewer bits: none whose operator is to be `kept` in float32."""
+    """The keys of the nodes to compute in the low type. Operators in `kept` stay float32."""
     typed = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     floats = {
         value.name
@@ -90,27 +90,27 @@ def inner(model: onnx.ModelProto, kept: Container[str] = SUMS) -> set[str]:
 
 
 def _reached(nodes: Iterable[NodeProto], tensors: set[str]) -> set[str]:
-    """The nodes that depend on one of the tensors; nodes come in the order they run."""
-    tensors, found = set(tensors), set()
+    """The keys of the nodes that depend on one of the tensors; nodes come in the order they run."""
+    tensors, keys = set(tensors), set()
     for node in nodes:
         if not tensors.isdisjoint(node.input):
             tensors.update(node.output)
-            found.add(key(node))
-    return found
+            keys.add(key(node))
+    return keys
 
 
 def _reaching(nodes: list[NodeProto], tensors: set[str]) -> set[str]:
-    """The nodes that one of the tensors depends on."""
-    tensors, found = set(tensors), set()
+    """The keys of the nodes that one of the tensors depends on."""
+    tensors, keys = set(tensors), set()
     for node in reversed(nodes):
         if not tensors.isdisjoint(node.output):
             tensors.update(node.input)
-            found.add(key(node))
-    return found
+            keys.add(key(node))
+    return keys
 
 
 def _typed_inputs(node: NodeProto) -> Iterator[int]:
-    """Which inputs are of the outputs' type, by the operator's schema: not a shape, an index, or scales of a Resize."""
+    """The inputs that have the outputs' type by the operator's schema: no shape, no index, no scales of a Resize."""
     schema = onnx.defs.get_schema(node.op_type, node.domain)
     types = {output.type_str for output in schema.outputs}
     for i, name in enumerate(node.input):
@@ -124,7 +124,7 @@ class _Lowering:
     def __init__(self, graph: onnx.GraphProto, inner: set[str], low: int) -> None:
         self.graph, self.inner, self.low = graph, inner, low
         self.weights = {weight.name: weight for weight in graph.initializer}
-        self.there: set[str] = set()  # tensors of the low type, by their names without the ending
+        self.lowered: set[str] = set()  # tensors that exist in the low type, by their names without the suffix
         self.nodes: list[NodeProto] = []
 
     def run(self) -> None:
@@ -148,14 +148,14 @@ class _Lowering:
         self.nodes.append(node)
         for i, name in enumerate(node.output):
             node.output[i] = name + LOW
-            self.there.add(name)
+            self.lowered.add(name)
             if name in outer:
                 self.nodes.append(_cast(name + LOW, name, TensorProto.FLOAT))
 
     def _low(self, name: str) -> str:
-        """The tensor's name in the low type, made if need be."""
-        if name not in self.there:
-            self.there.add(name)
+        """The tensor's name in the low type; adds a cast, or a converted weight, on first use."""
+        if name not in self.lowered:
+            self.lowered.add(name)
             if name in self.weights:
                 self.graph.initializer.append(_lowered(self.weights[name], self.low))
             else:
@@ -173,7 +173,7 @@ def _cast(source: str, target: str, to: int) -> NodeProto:
 
 
 def _in_float(node: NodeProto, low: int, *, widens: bool) -> Iterator[NodeProto]:
-    """The node in float32 on inputs of the low type, to outputs of it; from float32 to float32 if `widens`."""
+    """The node in float32, on inputs rounded to the low type; its outputs are rounded too, unless it `widens`."""
     computing = onnx.NodeProto()
     computing.CopyFrom(node)
     for i in _typed_inputs(node):

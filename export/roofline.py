@@ -1,8 +1,7 @@
-"""What a step cannot be quicker than: its bytes and floating-point operations, and the time they take a GPU.
+"""The roofline of a step: a lower bound of its time on a GPU, from its floating-point operations and its bytes.
 
-`python -m export.floor` prints it for the shipped bundles. Operations are those of the products (Conv, Gemm, MatMul),
-bytes the weights once and each row's inputs and outputs once: what is between would stay on the chip. The longest chain
-of products that wait for each other says how far a small step will be from it.
+`python -m export.roofline` prints it for the shipped bundles. Operations are those of Conv, Gemm and MatMul; bytes are
+the weights, inputs and outputs, each moved once. A long chain of dependent products keeps a small step far from it.
 """
 
 import math
@@ -22,10 +21,10 @@ PRECISION: Precision = "fp16"
 
 
 class Gpu(NamedTuple):
-    """As its maker's data sheet has it: dense float16 products summed in float32, and the memory's bandwidth."""
+    """Peaks from the maker's data sheet: dense float16 products summed in float32, and the memory's bandwidth."""
 
     name: str
-    flops: float
+    flops_per_s: float
     bytes_per_s: float
 
 
@@ -36,22 +35,25 @@ GPUS = (
 )
 
 
-class Floor(NamedTuple):
+class Roofline(NamedTuple):
+    """The operations and bytes of one run of a graph."""
+
     flops: int
     weight_bytes: int
-    row_bytes: int  # of all the rows
-    chain: int  # products one after the other
+    row_bytes: int  # inputs and outputs of all rows
+    chain: int  # products that depend on each other, one after the other
 
-    def seconds(self, gpu: Gpu) -> float:
-        return max(self.flops / gpu.flops, (self.weight_bytes + self.row_bytes) / gpu.bytes_per_s)
+    def lower_bound_s(self, gpu: Gpu) -> float:
+        """Seconds that the run takes at least (Williams et al. 2009, doi 10.1145/1498765.1498785)."""
+        return max(self.flops / gpu.flops_per_s, (self.weight_bytes + self.row_bytes) / gpu.bytes_per_s)
 
 
-def floor(model: onnx.ModelProto, rows: int) -> Floor:
-    """Of one run of a graph with its weights in the types that it has them in."""
-    shapes, sizes = typed(model, rows)
+def roofline(model: onnx.ModelProto, rows: int) -> Roofline:
+    """The roofline of a graph at `rows` rows, with weights, inputs and outputs in the types that the graph has."""
+    shapes, sizes = shapes_and_bytes(model, rows)
     weights = {weight.name for weight in model.graph.initializer}
     ends = [value.name for value in (*model.graph.input, *model.graph.output) if value.name not in weights]
-    return Floor(
+    return Roofline(
         flops=sum(flops(node, shapes) for node in model.graph.node),
         weight_bytes=sum(sizes[name] for name in weights),
         row_bytes=sum(sizes[name] for name in ends),
@@ -59,8 +61,8 @@ def floor(model: onnx.ModelProto, rows: int) -> Floor:
     )
 
 
-def typed(model: onnx.ModelProto, rows: int) -> tuple[dict[str, list[int]], dict[str, int]]:
-    """Shapes and bytes of all tensors in a batch of so many rows."""
+def shapes_and_bytes(model: onnx.ModelProto, rows: int) -> tuple[dict[str, list[int]], dict[str, int]]:
+    """Shapes and bytes of all tensors in a batch of `rows` rows."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     for value in (*fixed.graph.input, *fixed.graph.output):
@@ -77,7 +79,7 @@ def typed(model: onnx.ModelProto, rows: int) -> tuple[dict[str, list[int]], dict
 
 
 def flops(node: NodeProto, shapes: dict[str, list[int]]) -> int:
-    """Two for each product and sum; 0 for a node that is none of WEIGHTED. Raises KeyError for an unknown shape."""
+    """Two operations a product and its sum; 0 for a node that is not WEIGHTED. Raises KeyError for unknown shapes."""
     if node.op_type not in WEIGHTED:
         return 0
     x, weight, out = (shapes[name] for name in (node.input[0], node.input[1], node.output[0]))
@@ -85,12 +87,12 @@ def flops(node: NodeProto, shapes: dict[str, list[int]]) -> int:
         return 2 * math.prod(out) * math.prod(weight[1:])
     if node.op_type == "ConvTranspose":
         return 2 * math.prod(x) * math.prod(weight[1:])
-    transposed = any(each.name == "transA" and each.i for each in node.attribute)
+    transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
     return 2 * math.prod(out) * (x[-2] if transposed else x[-1])
 
 
 def longest_chain(model: onnx.ModelProto) -> int:
-    """The most of WEIGHTED that follow each other."""
+    """The length of the longest path through WEIGHTED nodes."""
     depth: dict[str, int] = {}
     for node in model.graph.node:
         before = max((depth.get(name, 0) for name in node.input), default=0)
@@ -107,13 +109,14 @@ def main() -> None:
         for name in loaded.manifest.files:
             model = convert(onnx.load(loaded.folder / name), PRECISION)
             for rows in ROWS:
-                print(line(f"{loaded.manifest.name} {Path(name).stem}", rows, floor(model, rows)))
+                print(line(f"{loaded.manifest.name} {Path(name).stem}", rows, roofline(model, rows)))
 
 
-def line(name: str, rows: int, found: Floor) -> str:
-    times = " | ".join(f"{1e6 * found.seconds(gpu):.1f}" for gpu in GPUS)
-    sizes = f"{found.weight_bytes / 1e6:.2f} | {found.row_bytes / 1e6:.3f}"
-    return f"| {name} | {rows} | {found.flops / 1e9:.3f} | {sizes} | {found.chain} | {times} |"
+def line(name: str, rows: int, roof: Roofline) -> str:
+    """A row of the table."""
+    times = " | ".join(f"{1e6 * roof.lower_bound_s(gpu):.1f}" for gpu in GPUS)
+    sizes = f"{roof.weight_bytes / 1e6:.2f} | {roof.row_bytes / 1e6:.3f}"
+    return f"| {name} | {rows} | {roof.flops / 1e9:.3f} | {sizes} | {roof.chain} | {times} |"
 
 
 if __name__ == "__main__":

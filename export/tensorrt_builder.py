@@ -1,4 +1,4 @@
-"""From ONNX to an engine, by TensorRT or TensorRT for RTX: one builder for both, whose differences are in `Flavour`."""
+"""Builds an engine from an ONNX graph, by TensorRT or TensorRT for RTX; `Flavour` has the differences of the two."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,7 +22,7 @@ class EngineError(ValueError):
 
 @dataclass(frozen=True)
 class Flavour:
-    """What differs between the two. `targets(trt)`: the architectures that can be built for without such a GPU."""
+    """What differs between the two. `targets(trt)` lists the architectures that it builds for without such a GPU."""
 
     module: str
     package: str
@@ -32,6 +32,7 @@ class Flavour:
 
 
 def named_capabilities(trt: Any) -> list[str]:
+    """The architectures that TensorRT for RTX has names for, e.g. sm_89, the oldest first."""
     names = trt.ComputeCapability.__members__
     return sorted((f"sm_{name[2:]}" for name in names if name[:2] == "SM"), key=lambda name: int(name[3:]))
 
@@ -46,7 +47,7 @@ FLAVOURS: dict[Target, Flavour] = {
 
 
 class TensorRt:
-    """A TensorRT that is installed. Raises EngineError if it is not."""
+    """The builder of an installed TensorRT. Raises EngineError if it is not installed."""
 
     def __init__(self, target: Target) -> None:
         self.flavour = FLAVOURS[target]
@@ -58,22 +59,22 @@ class TensorRt:
         self.log = error_log(self.trt)
 
     def check(self, architectures: Sequence[str]) -> None:
-        """Raises EngineError for an architecture that cannot be named."""
-        known = self.flavour.targets(self.trt)
+        """Raises EngineError for an architecture that this TensorRT does not build for."""
+        targets = self.flavour.targets(self.trt)
         for name in architectures:
-            if name not in known:
+            if name not in targets:
                 raise EngineError(
                     f"unknown architecture {name!r}: {self.flavour.module} {self.version} builds for "
-                    f"{', '.join(known) or 'the GPU that it runs on, so name none'}"
+                    f"{', '.join(targets) or 'the GPU that it runs on: do not name any'}"
                 )
 
     def parse(self, model: bytes) -> tuple[Any, Any]:
-        """A builder and the network of an ONNX graph. Raises EngineError naming the node that it cannot take."""
+        """A builder and the network of an ONNX graph. Raises EngineError naming a node that TensorRT cannot build."""
         builder = self._builder()
         network = builder.create_network(1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = self.trt.OnnxParser(network, self.log)
         if not parser.parse(model):
-            raise EngineError("; ".join(_told(parser.get_error(i)) for i in range(parser.num_errors)))
+            raise EngineError("; ".join(_message(parser.get_error(i)) for i in range(parser.num_errors)))
         return builder, network
 
     def build(
@@ -85,7 +86,7 @@ class TensorRt:
         architectures: Sequence[str],
         timing_cache: Path,
     ) -> tuple[bytes, Graph]:
-        """The engine of an ONNX graph, a profile a bucket. Raises EngineError as `parse`, and if it cannot be built."""
+        """The engine of an ONNX graph, with a profile for each bucket, and its tensors. Raises EngineError."""
         builder, network = self.parse(model)
         config = builder.create_builder_config()
         config.progress_monitor = _progress(self.trt)
@@ -93,33 +94,33 @@ class TensorRt:
             config.set_flag(getattr(self.trt.BuilderFlag, flag))
         if precision != "tf32":
             config.clear_flag(self.trt.BuilderFlag.TF32)
-        self._aim(config, architectures)
-        graph = self._profiles(builder, network, config, buckets)
+        self._set_architectures(config, architectures)
+        graph = self._add_profiles(builder, network, config, buckets)
         if self.flavour.timing_cache:
-            known = timing_cache.read_bytes() if timing_cache.exists() else b""
-            config.set_timing_cache(config.create_timing_cache(known), False)
+            timings = timing_cache.read_bytes() if timing_cache.exists() else b""
+            config.set_timing_cache(config.create_timing_cache(timings), False)
         self.log.errors.clear()
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            raise EngineError("; ".join(self.log.errors) or "TensorRT builds no engine and does not say why")
+            raise EngineError("; ".join(self.log.errors) or "TensorRT builds no engine and gives no reason")
         if self.flavour.timing_cache:
             timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
         return bytes(plan), graph
 
     def _builder(self) -> Any:
-        with suppress(TypeError):  # what its constructor raises where there is no GPU and it needs one
+        with suppress(TypeError):  # its constructor raises this without a GPU, if it needs one
             return self.trt.Builder(self.log)
         raise EngineError("; ".join(self.log.errors) or f"{self.flavour.module} cannot build on this machine")
 
-    def _aim(self, config: Any, architectures: Sequence[str]) -> None:
+    def _set_architectures(self, config: Any, architectures: Sequence[str]) -> None:
         self.check(architectures)
         if architectures:
             config.num_compute_capabilities = len(architectures)
             for i, name in enumerate(architectures):
                 config.set_compute_capability(getattr(self.trt.ComputeCapability, name.replace("sm_", "SM")), i)
 
-    def _profiles(self, builder: Any, network: Any, config: Any, buckets: Sequence[int]) -> Graph:
-        """Adds them; what the network is."""
+    def _add_profiles(self, builder: Any, network: Any, config: Any, buckets: Sequence[int]) -> Graph:
+        """Adds a profile for each bucket; returns the network's tensors and the profiles."""
         inputs = [self._tensor(network.get_input(i)) for i in range(network.num_inputs)]
         profiles = []
         for rows in buckets:
@@ -138,12 +139,12 @@ class TensorRt:
         return Tensor(name=tensor.name, dtype=str(dtype), shape=list(tensor.shape))
 
 
-def _told(error: Any) -> str:
+def _message(error: Any) -> str:
     return f"node {error.node_name()!r} ({error.node_operator()}): {error.desc()}"
 
 
 def _progress(trt: Any) -> Any:
-    """Bars on the terminal, a line for each phase under way; nothing where there is no terminal."""
+    """Progress bars, one for each phase that runs; none without a terminal."""
 
     class Progress(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -157,7 +158,7 @@ def _progress(trt: Any) -> Any:
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             self.bars[phase_name].update()
-            return True  # go on
+            return True  # continue
 
         def phase_finish(self, phase_name: str) -> None:
             self.bars.pop(phase_name).close()

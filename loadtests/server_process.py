@@ -1,4 +1,4 @@
-"""A server of this checkout in a process of its own, for what measures and tests it."""
+"""Starts the service of this checkout in a process of its own, for measurements and tests."""
 
 import contextlib
 import socket
@@ -16,22 +16,10 @@ START_TIMEOUT_S = 120
 
 @contextlib.contextmanager
 def serving(bundles: Path, *options: str) -> Iterator[str]:
-    """The URL of a service over `bundles`, ready; it is stopped on leaving. `options` are more of `./run serve`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "service",
-        "--port",
-        str(port),
-        "--bundles",
-        str(bundles),
-        "--log-level",
-        "warning",
-        *options,
-    ]
+    """The URL of a ready service over `bundles`; it is stopped on leaving. `options` are more of `./run serve`."""
+    port = free_port()
+    own = ["--port", str(port), "--bundles", str(bundles), "--log-level", "warning"]
+    command = [sys.executable, "-m", "service", *own, *options]
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command, cwd=REPOSITORY) as process:
         try:
@@ -41,8 +29,15 @@ def serving(bundles: Path, *options: str) -> Iterator[str]:
             process.terminate()
 
 
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
-    """Returns when `/readyz` says so. Raises SystemExit if the service ends before it, or takes too long."""
+    """Returns when `/readyz` answers 200. Raises SystemExit if the service ends before, or is not ready in time."""
     for _ in range(START_TIMEOUT_S * 10):
         if process.poll() is not None:
             raise SystemExit(f"the service ended with {process.returncode}")

@@ -1,4 +1,4 @@
-"""What a step costs, which threads to give it, and what the server adds: `./run bench` prints it for the docs."""
+"""`./run bench`: the cost of a step by threads and workers, and the server's overhead; prints tables for the docs."""
 
 import argparse
 import json
@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bundle import loading
 from bundle.loading import Bundle
+from loadtests.machine import machine
 from loadtests.server_process import serving
 from service.engine.denoise import first_step
 from service.runtimes.cpu import OrtRuntime
@@ -31,17 +32,18 @@ LOW_LOAD = 60  # requests, one after the other
 
 @dataclass(frozen=True)
 class Choice:
-    """So many steps at a time, in one session of so many threads."""
+    """A way to use the machine's cores."""
 
-    workers: int
-    threads: int
-    spinning: bool = True
+    workers: int  # steps at a time
+    threads: int  # of their one session
+    spinning: bool = True  # threads wait by spinning
 
     def __str__(self) -> str:
         spinning = "" if self.threads == 1 else ", spinning" if self.spinning else ", not spinning"
         return f"{self.workers} at a time, {self.threads} thread(s){spinning}"
 
     def session(self, loaded: Bundle) -> ort.InferenceSession:
+        """A new session of the model's step."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spinning)))
@@ -59,7 +61,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the step's timings, half a second a case")
     parser.add_argument("--requests", type=int, default=40, help="number of requests to the saturated server")
     arguments = parser.parse_args()
-    print(f"{CORES} cores, {processor()}\n")
+    print(f"{machine()}\n")
     for loaded in loading.load_all(arguments.bundles)[0].values():
         bare = step_table(loaded, arguments.rounds)
         with serving(arguments.bundles) as url, httpx.Client(base_url=url, timeout=300) as client:
@@ -67,20 +69,14 @@ def main() -> None:
             saturate(client, loaded, arguments.requests, bare)
 
 
-def processor() -> str:
-    """The processor's name as Linux gives it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
-
-
 def step_table(loaded: Bundle, rounds: int) -> float:
-    """Steps of an image a second and the milliseconds of a step; the cases take turns, so that a slow spell hits all.
+    """Prints steps of an image a second, and milliseconds a step. The cases take turns, so a slow phase hits all.
 
-    Returns the most steps a second of one session that runs one step at a time, each image's decoding included.
+    Returns the most steps a second of one session that runs one step at a time, with each image's decoding.
     """
     rates: dict[tuple[Choice, int], list[float]] = {(c, rows): [] for c in CHOICES for rows in BATCH_SIZES}
     for _ in range(rounds):
-        for (choice, rows), measured in rates.items():  # a session of its own: another's threads may still be spinning
+        for (choice, rows), measured in rates.items():  # a new session each: threads of the last one may still spin
             measured.append(rate(choice, choice.session(loaded), loaded, rows))
     best = {case: statistics.median(measured) for case, measured in rates.items()}
     sizes = " | ".join(f"batch {rows}" for rows in BATCH_SIZES)
@@ -95,20 +91,20 @@ def step_table(loaded: Bundle, rounds: int) -> float:
 
 
 def decoding_s(loaded: Bundle, times: int = 10) -> float:
-    """Seconds that an image's decoding takes, in batches of the largest size; on as many threads as there are cores."""
+    """Seconds of an image's decoding, in batches of the largest size, on as many threads as there are cores."""
     runtime, rows = OrtRuntime(loaded, CORES), BATCH_SIZES[-1]
     x, _ = runtime.step(first_step(loaded, rows))
-    took_s = []
+    seconds = []
     for _ in range(times):
         start_s = time.perf_counter()
         runtime.decode(x)
-        took_s.append(time.perf_counter() - start_s)
-    return statistics.median(took_s) / rows
+        seconds.append(time.perf_counter() - start_s)
+    return statistics.median(seconds) / rows
 
 
 def rate(choice: Choice, session: ort.InferenceSession, loaded: Bundle, rows: int, seconds: float = 0.5) -> float:
-    """Steps of an image a second of bare loops."""
-    inputs = first_step(loaded, rows).arrays()
+    """Steps of an image a second in bare loops over the session, `choice.workers` of them at a time."""
+    inputs = OrtRuntime(loaded, threads=1).graph_inputs(first_step(loaded, rows))
     session.run(None, inputs)
 
     def loop(_: int) -> float:
@@ -123,9 +119,9 @@ def rate(choice: Choice, session: ort.InferenceSession, loaded: Bundle, rows: in
 
 
 def low_load(url: str, loaded: Bundle) -> None:
-    """What HTTP adds: a caller's time less what the engine and the encoder took, one request after the other.
+    """Prints the overhead of HTTP: the caller's latency less the engine's and the encoder's, one request at a time.
 
-    The caller is the standard library's client: httpx takes a millisecond more itself.
+    The caller is the standard library's client, as httpx itself takes a millisecond more.
     """
     connection = HTTPConnection(url.removeprefix("http://"))
     headers = {"Accept": "image/png", "Content-Type": "application/json"}
@@ -135,8 +131,8 @@ def low_load(url: str, loaded: Bundle) -> None:
         connection.request("POST", "/generate", json.dumps({"method": loaded.manifest.name, "seed": seed}), headers)
         answer = connection.getresponse()
         answer.read()
-        took_ms = 1000 * (time.perf_counter() - start_s)
-        added.append(took_ms - sum(ms for name, ms in timings(answer.headers["Server-Timing"]) if name != "total"))
+        latency_ms = 1000 * (time.perf_counter() - start_s)
+        added.append(latency_ms - sum(ms for name, ms in timings(answer.headers["Server-Timing"]) if name != "total"))
     print(f"alone: HTTP adds {statistics.median(added):.2f} ms to a request, in the median")
 
 
@@ -148,7 +144,10 @@ def timings(header: str) -> Iterator[tuple[str, float]]:
 
 
 def saturate(client: httpx.Client, loaded: Bundle, requests: int, bare: float) -> None:
-    """Keeps CLIENTS requests going; compares with a bare loop, and the time inside the network with what passed."""
+    """Keeps CLIENTS requests in flight; prints the throughput over a bare loop's, and the share of time in the network.
+
+    `bare` is the bare loop's steps a second.
+    """
     name, steps = loaded.manifest.name, loaded.manifest.recommended_steps
 
     def ask(seed: int) -> None:

@@ -10,7 +10,7 @@ from models.step import Plan
 
 
 class Point(NamedTuple):
-    """A way of sampling that `./run evaluate` measures; settings that it does not name have their defaults."""
+    """A way of sampling that `./run evaluate` measures; settings that are missing have their defaults."""
 
     solver: str
     steps: int
@@ -29,12 +29,12 @@ class Family(Protocol):
 
 
 def names() -> list[str]:
-    """The families there are, in alphabetical order."""
+    """All families, in alphabetical order."""
     return sorted(path.parent.name for path in Path(__file__).parent.glob("*/plan.py"))
 
 
 def find(name: str) -> Family:
-    """The family's `plan` module. Raises KeyError, naming the known ones, if there is no such family."""
+    """The family's `plan` module. Raises KeyError, which names all families, if there is no such family."""
     if name not in names():
         raise KeyError(f"no family {name!r}: the families are {', '.join(names())}")
     return cast(Family, import_module(f"models.{name}.plan"))

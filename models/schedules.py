@@ -1,4 +1,4 @@
-"""Noise schedules, and the timesteps of them that a sampler visits. Float64; NumPy only."""
+"""Noise schedules, and the timesteps at which a sampler evaluates the network. Float64; NumPy only."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,25 +8,25 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 
-EDGE = 0.01  # σ at the first timestep and α at the last, which keeps both off the poles of 1/σ and 1/α
+EDGE = 0.01  # σ at the first timestep and α at the last, so that 1/σ and 1/α stay finite
 
 
 def cosine_schedule(timesteps: int) -> Vector:
-    """ᾱ for `timesteps` training timesteps, float64: α_t = cos φ_t with the angle φ even between its two ends.
+    """ᾱ for `timesteps` training timesteps, float64: α_t = cos φ_t at evenly spaced angles φ_t.
 
-    The cosine schedule (Nichol & Dhariwal 2021, arXiv 2102.09672, section 3.2) with both ends held off the poles:
-    σ = 0.01 at the first timestep and α = 0.01 at the last, so that 1/α stays below 100.
+    The cosine schedule (Nichol & Dhariwal 2021, arXiv 2102.09672, section 3.2) with σ = EDGE at the first timestep and
+    α = EDGE at the last, so that 1/α is at most 100.
     """
     edge = np.arcsin(EDGE)
     return np.cos(np.linspace(edge, np.pi / 2 - edge, timesteps)) ** 2
 
 
 def trailing_timesteps(timesteps: int, steps: int) -> NDArray[np.int64]:
-    """The `steps` of `timesteps` training timesteps that a sampler visits, highest first, as int64.
+    """The timesteps of a sampler's `steps` steps among `timesteps` training timesteps, highest first, (steps,) int64.
 
     Evenly spaced from the last one down, the "trailing" spacing of Lin et al. 2023 (arXiv 2305.08891, table 2):
-    sampling starts where the training noise is strongest whatever the number of steps. Raises ValueError if there are
-    not so many.
+    sampling starts at the strongest training noise for any number of steps. Raises ValueError for more steps than
+    timesteps.
     """
     _check_steps(steps, timesteps)
     return np.round(np.linspace(timesteps, 0, steps, endpoint=False)).astype(np.int64) - 1
@@ -35,14 +35,14 @@ def trailing_timesteps(timesteps: int, steps: int) -> NDArray[np.int64]:
 def log_snr_timesteps(alphas_cumprod: Vector, steps: int) -> NDArray[np.int64]:
     """As `trailing_timesteps`, but evenly spaced in λ = log(α/σ), half the log of the signal-to-noise ratio.
 
-    DPM-Solver's own spacing (Lu et al. 2022, arXiv 2206.00927, "step size schedule"), at the nearest timesteps that
-    leave each step one of its own.
+    DPM-Solver's own spacing (Lu et al. 2022, arXiv 2206.00927, "step size schedule"), rounded to the nearest timesteps
+    that give every step a timestep of its own.
     """
     _check_steps(steps, len(alphas_cumprod))
     log_snr = 0.5 * np.log(alphas_cumprod / (1 - alphas_cumprod))
-    wanted = np.linspace(log_snr[-1], log_snr[0], steps, endpoint=False)
-    nearest = np.abs(log_snr - wanted[:, None]).argmin(axis=1)
-    after = np.arange(steps)[::-1]  # steps yet to come
+    targets = np.linspace(log_snr[-1], log_snr[0], steps, endpoint=False)
+    nearest = np.abs(log_snr - targets[:, None]).argmin(axis=1)
+    after = np.arange(steps)[::-1]  # the number of steps after each
     return np.minimum.accumulate(np.maximum(nearest, after) - after) + after
 
 

@@ -1,4 +1,4 @@
-"""The solvers that write plans, each from its paper's equation; the notation is that of `models.step`."""
+"""The solvers: each computes a plan by its paper's equation. The notation is that of `models.step`."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, cast
@@ -13,7 +13,7 @@ def ddim(t: Vector, abar_t: Vector, abar_s: Vector, *, eta: float = 0.0, clip: f
     """DDIM for a network that predicts ε (Song et al. 2020, arXiv 2010.02502, eqs. 12 and 16).
 
     x_s = α_s·x0 + √(σ_s² − N²)·ε + N·noise with N = η·(σ_s/σ_t)·√(1 − ᾱ_t/ᾱ_s): η = 0 is DDIM, η = 1 is DDPM.
-    ε is (x − α_t·x0)/σ_t, what the clipped x0 leaves of x and not the network's own: unclipped, the two are one.
+    ε is (x − α_t·x0)/σ_t, computed from the clipped x0. Without clipping it is the network's own prediction.
     """
     alpha_t, sigma_t = np.sqrt(abar_t), np.sqrt(1 - abar_t)
     alpha_s, sigma_s = np.sqrt(abar_s), np.sqrt(1 - abar_s)
@@ -60,7 +60,7 @@ def ancestral(gamma_t: Vector, gamma_s: Vector, *, clip: float = 1.0) -> Plan:
     """VDM's ancestral sampling for a network that predicts ε (Kingma et al. 2021, arXiv 2107.00630, appendix A.4).
 
     With γ = −log SNR, ᾱ = sigmoid(−γ) and κ = −expm1(γ_s − γ_t), so that 1 − κ = e^(γ_s − γ_t):
-    x_s = α_s·((1 − κ)/α_t·x + κ·x0) + σ_s·√κ·noise. The last x is divided by its α, which gives the most likely pixels.
+    x_s = α_s·((1 − κ)/α_t·x + κ·x0) + σ_s·√κ·noise. Dividing the last x by its α gives the most likely pixels.
     """
     alpha_t, sigma_t = np.sqrt(1 / (1 + np.exp(gamma_t))), np.sqrt(1 / (1 + np.exp(-gamma_t)))
     alpha_s, sigma_s = np.sqrt(1 / (1 + np.exp(gamma_s))), np.sqrt(1 / (1 + np.exp(-gamma_s)))
@@ -81,8 +81,8 @@ def ancestral(gamma_t: Vector, gamma_s: Vector, *, clip: float = 1.0) -> Plan:
 def langevin(t: Vector, abar_t: Vector, abar_s: Vector, *, step_size: float = 0.5, clip: float = 1.0) -> Plan:
     """Annealed Langevin dynamics for a network that predicts ε (Song & Ermon 2019, arXiv 1907.05600, algorithm 1).
 
-    At each noise level z ← z + η·score(z) + √(2η)·noise, with score(z) = −ε̂/σ_t and η = step_size·σ_t², so that its
-    share of the noise is the same at all levels; scaled by α_s/α_t, z is then at the next. The last step gives x0.
+    At each noise level z ← z + η·score(z) + √(2η)·noise, with score(z) = −ε̂/σ_t and η = step_size·σ_t²: the step is the
+    same share of the noise at all levels. Then z is scaled by α_s/α_t to the next level. The last step gives x0.
     """
     alpha_t, sigma_t = np.sqrt(abar_t), np.sqrt(1 - abar_t)
     scale = np.sqrt(abar_s) / alpha_t
@@ -118,7 +118,7 @@ def posterior(t: Vector, abar_t: Vector, abar_s: Vector, *, clip: float = 1.0) -
 
 
 def _plan(**columns: Vector | float) -> Plan:
-    """A plan from its columns; a coefficient that is not named is 0."""
+    """A plan from its columns, (steps,) each or one number; a column that is missing is 0."""
     steps = len(cast(Vector, columns["t"]))
     table = [np.broadcast_to(columns.get(name, 0.0), steps).tolist() for name in Step._fields]
     return Plan(map(Step._make, zip(*table, strict=True)))
@@ -136,7 +136,7 @@ SettingValues = tuple[tuple[str, float], ...]
 
 
 class Solver(NamedTuple):
-    """A way of sampling: `plan(schedule, steps, **settings)`, the settings it takes, and what it is in a line."""
+    """A way of sampling: `plan(schedule, steps, **settings)`, a summary in one line, and the settings that it takes."""
 
     plan: Callable[..., Plan]
     summary: str
@@ -144,4 +144,5 @@ class Solver(NamedTuple):
 
     @property
     def defaults(self) -> SettingValues:
+        """The settings' default values, by name."""
         return tuple((name, setting.default) for name, setting in self.settings.items())

@@ -3,8 +3,8 @@
 from diffusers import UNet2DModel
 from torch import nn
 
-FOLD = 2  # a block of FOLD × FOLD pixels becomes channels: a quarter of the convolutions' positions
-TIMESTEPS = 1000  # the range of time that the sinusoidal embedding is made for
+FOLD = 2  # a block of FOLD × FOLD pixels becomes channels: convolutions have a quarter of the positions
+TIMESTEPS = 1000  # the range of times of the sinusoidal embedding
 
 
 def small_unet(

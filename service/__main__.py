@@ -2,9 +2,12 @@
 
 import gc
 import signal
+import socket
 import sys
 
+import structlog
 import uvicorn
+from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from service.app import create_app
@@ -12,23 +15,47 @@ from service.http.server import options
 from service.settings import Settings
 from service.telemetry import logs
 
+log = structlog.get_logger()
+
 
 def main() -> None:
     try:
         settings = CliApp.run(Settings)
         logs.configure(settings)
+        listener = listen(settings.host, settings.port)  # before any model is loaded
         app = create_app(settings)
     except (OSError, ValueError) as error:  # ValueError is pydantic's too
-        sys.exit(f"./run serve: {error}")
+        print(f"./run serve: {explain(error)}", file=sys.stderr)
+        sys.exit(2)
     # A worker that comes back from a step must not wait 5 ms for its turn while callers come in one after the other:
     # at 3 times the capacity 1.2 % of the promises were broken with half a millisecond, and 0.5 % with a tenth.
     sys.setswitchinterval(0.0001)
     # uvicorn drains on these, then raises them again for the handler that was there before it: this one. Before it
-    # listens there is nothing to finish.
+    # serves there is nothing to finish.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: sys.exit(0))
     gc.freeze()  # what is imported stays: a full collection that looks at it stops the event loop for 60 ms
-    uvicorn.run(app, **options(app, settings))
+    uvicorn.Server(uvicorn.Config(app, **options(app, settings))).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that others can connect to. Raises OSError if the port is taken or the address is not this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family)
+    shown = f"[{host}]" if family == socket.AF_INET6 else host
+    log.info("listening", url=f"http://{shown}:{listener.getsockname()[1]}")
+    return listener
+
+
+def explain(error: OSError | ValueError) -> str:
+    """What is wrong, on one line, with the names of the settings that it is about."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(
+        f"{name} (--{name.replace('_', '-')}): {each['msg']}, and it is {each['input']!r}"
+        for each in error.errors()
+        for name in [".".join(map(str, each["loc"]))]
+    )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
 """The application: the parts put together, and its life from loading the bundles to draining."""
 
 import asyncio
+import math
 import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 
 import structlog
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
+from service import resources
 from service.engine.admission import Admission
 from service.engine.loop import Engine
 from service.engine.scheduler import Scheduler
@@ -27,7 +30,8 @@ from service.registry.registry import OpenRuntime, Registry
 from service.registry.watch import follow
 from service.requests.cache import Cache
 from service.requests.state import ServiceState
-from service.runtimes import placement
+from service.resources import Resources
+from service.runtimes import choice
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import telemetry
@@ -52,7 +56,7 @@ def is_request_id(value: str) -> bool:
     return re.fullmatch(r"[\w.:-]{1,128}", value, re.ASCII) is not None
 
 
-async def load_or_exit(registry: Registry) -> None:
+async def load_or_exit(registry: Registry, limits: Resources, cache_bytes: int) -> None:
     """Loads. What is wrong there and is not a bundle's fault ends the process: it would be starting for ever."""
     try:
         await asyncio.wrap_future(registry.reload())
@@ -60,35 +64,36 @@ async def load_or_exit(registry: Registry) -> None:
     except Exception as error:
         log.critical("loading failed", exc_info=error)
         os._exit(1)  # at once: nothing is accepted yet
+    limit, in_use = limits.memory_bytes, resources.resident_bytes()
+    if limit is not None and in_use + cache_bytes > limit:
+        log.warning("a full cache will not fit the memory", limit=limit, in_use=in_use, cache_bytes=cache_bytes)
 
 
-def create_app(settings: Settings, open_runtime: OpenRuntime | None = None) -> FastAPI:
+def report(limits: Resources, workers: int, metrics: Metrics) -> None:
+    """Shows what the process may use, in the log and the metrics; open files are among the process's own metrics."""
+    metrics.workers.set(workers)
+    metrics.processors.set(limits.processors)
+    metrics.memory_limit.set(math.inf if limits.memory_bytes is None else limits.memory_bytes)
+    log.info("resources", **asdict(limits), workers=workers)
+
+
+def create_app(settings: Settings, open_runtime: OpenRuntime | None = None, limits: Resources | None = None) -> FastAPI:
     """The ASGI application. Raises OSError or ValueError if the file of keys, or the device, cannot be used.
 
     Loading starts with its lifespan and goes on behind `/healthz` and `/readyz`.
     """
-    metrics, device = Metrics(), placement.choose(settings)
-    engine = new_engine(settings, device.workers(settings.workers), metrics)
+    metrics, device = Metrics(), choice.choose(settings)
+    limits, workers = limits or resources.read(), device.workers(settings.workers)
+    report(limits, workers, metrics)
+    engine = new_engine(settings, workers, metrics)
     registry = Registry(settings.bundles, engine, device, metrics, settings.threads, open_runtime)
     state = ServiceState(registry, engine, metrics, Cache(settings.cache_bytes))
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(load_or_exit(registry))
-        changes = follow(
-            settings.bundles, lambda: registry.loaded, lambda: asyncio.wrap_future(registry.reload()), settings.watch_s
-        )
-        following = asyncio.create_task(changes)
-        yield
-        for task in (loading, following):
-            task.cancel()
-        await asyncio.to_thread(registry.drain)
 
     app = FastAPI(
         title="Trilemma",
         version=VERSION,
         summary="Step-level continuous batching for diffusion models",
-        lifespan=lifespan,
+        lifespan=lambda _: lifespan(registry, settings, limits),
         telemetry=telemetry(settings.trace),
     )
     app.state.service = state
@@ -104,6 +109,23 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None) -> F
         CorrelationIdMiddleware, header_name="X-Request-ID", update_request_header=False, validator=is_request_id
     )
     return app
+
+
+@asynccontextmanager
+async def lifespan(registry: Registry, settings: Settings, limits: Resources) -> AsyncIterator[None]:
+    """Loads the bundles, follows their folder, and finishes what is accepted at the end."""
+
+    async def reload() -> None:
+        await asyncio.wrap_future(registry.reload())
+
+    tasks = [
+        asyncio.create_task(load_or_exit(registry, limits, settings.cache_bytes)),
+        asyncio.create_task(follow(settings.bundles, lambda: registry.loaded, reload, settings.watch_s)),
+    ]
+    yield
+    for task in tasks:
+        task.cancel()
+    await asyncio.to_thread(registry.drain)
 
 
 def new_engine(settings: Settings, workers: int, metrics: Metrics) -> Engine:

@@ -12,12 +12,12 @@ Problem
 ├── HeadersTooLarge  431  the head is longer than allowed       ├── CrossSite     403  from a page of another site
 ├── RequestTimeout   408  the client took too long to send      ├── UntrustedHost 421  a page's name for this server
 ├── UnknownRequest   404  no request of that id is under way    ├── Cancelled     409  by DELETE /requests/{id}
-├── UnknownVersion   404  no model has that version
+├── UnknownVersion   404  no model has that version             ├── EncodedBody   415  the body is compressed
 └── FrameworkError       what the framework refuses
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -91,6 +91,12 @@ class InvalidRequest(Problem):
         """For one field."""
         return cls([FieldError(field=field, detail=detail, allowed=allowed)])
 
+    def renamed(self, name: Callable[[str], str]) -> "InvalidRequest":
+        """The same with other names of the fields."""
+        renamed = InvalidRequest([error.model_copy(update={"field": name(error.field)}) for error in self.errors])
+        renamed.type = self.type
+        return renamed
+
 
 class TooMuchWork(InvalidRequest):
     """One request's work is bounded, whatever the load."""
@@ -117,6 +123,15 @@ class MalformedRequest(Problem):
 class NotJson(Problem):
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     type = "urn:trilemma:not-json"
+
+
+class EncodedBody(Problem):
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    type = "urn:trilemma:encoded-body"
+
+    def __init__(self, coding: str) -> None:
+        detail = f"the body is compressed: Content-Encoding is {quoted(coding)}; send it as it is"
+        super().__init__(detail, headers={"Accept-Encoding": "identity"})  # RFC 9110, section 12.5.3
 
 
 class FrameworkError(Problem):

@@ -3,15 +3,15 @@
 `python -m docs.configuration` writes docs/configuration.md from them.
 """
 
-import os
 import resource
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import DirectoryPath, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.requests.request import MAX_IMAGES
+from service import resources
+from service.engine.jobs import MAX_IMAGES
 
 SHIPPED_BUNDLES = Path(__file__).parent.parent / "bundles"
 MAX_CONNECTIONS = 2048  # so many requests at once take half a second to read, and health answers after that
@@ -40,7 +40,7 @@ class Settings(BaseSettings):
         "in a container, or behind a proxy on another machine",
     )
     port: int = setting(8000, "port to listen on; 0 takes a free one", "if the port is in use", ge=0, le=65535)
-    bundles: Path = setting(SHIPPED_BUNDLES, "folder of bundles, one folder each", "to serve your own models")
+    bundles: DirectoryPath = setting(SHIPPED_BUNDLES, "folder of bundles, one folder each", "to serve your own models")
     device: Literal["cpu", "cuda", "auto"] = setting(
         "cpu",
         "cuda: an NVIDIA GPU, or an error at start; auto: a GPU if there is one",
@@ -50,8 +50,8 @@ class Settings(BaseSettings):
         5, "time between two checks for changed bundles; 0: no checks", "0 if only /admin/reload should load bundles"
     )
     workers: PositiveInt = setting(
-        os.cpu_count() or 1,
-        "network steps that run at a time; default: one a core; on a GPU always one",
+        resources.read().workers,
+        "network steps that run at a time; default: one a usable processor; on a GPU always one",
         "fewer, to leave cores to other programs",
     )
     threads: PositiveInt = setting(
@@ -74,7 +74,7 @@ class Settings(BaseSettings):
         "lower it to refuse early; raise it if callers prefer to wait",
     )
     max_request_s: PositiveFloat = setting(
-        300,
+        600,
         "predicted work of one request at most, on one worker; a larger request gets 422",
         "lower it so that no caller can ask for much at once",
     )

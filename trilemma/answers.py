@@ -1,4 +1,4 @@
-"""What a server answers, as a caller wants it."""
+"""The server's answers, parsed."""
 
 import base64
 import io
@@ -8,27 +8,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import httpx
 import numpy as np
 from httpx_sse import ServerSentEvent
 from numpy.typing import NDArray
 from PIL import Image
 
-
-class Refused(Exception):
-    """The server's problem (RFC 9457); `problem["errors"]` names the fields and what they may be."""
-
-    def __init__(self, problem: Mapping[str, Any]) -> None:
-        super().__init__(f"{problem.get('status')} {problem.get('detail')}")
-        self.problem = problem
-        self.status = problem.get("status")
+from trilemma.errors import Refused, Unexpected, readable
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step that an image has done, and on the way, where that was asked for, what it looks like so far."""
+    """A finished step of an image, with a preview of the image where the request asked for one.
 
-    image: int
+    Where the connection is slower than the model, the server leaves previews and steps out.
+    """
+
+    image: int  # index of the image among those of its seed
     index: int  # 1 for the first
     of: int
     preview: Image.Image | None
@@ -36,9 +31,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Generated:
-    """The finished images, and all that made them."""
+    """The finished images."""
 
-    answer: Mapping[str, Any]  # as the server said it
+    answer: Mapping[str, Any]  # the server's JSON
 
     @property
     def seed(self) -> int:
@@ -46,7 +41,7 @@ class Generated:
 
     @cached_property
     def files(self) -> list[bytes]:
-        return [base64.b64decode(image["data"]) for image in self.answer["images"]]
+        return [base64.b64decode(image["data"], validate=True) for image in self.answer["images"]]
 
     @cached_property
     def images(self) -> list[Image.Image]:
@@ -58,27 +53,40 @@ def picture(file: bytes) -> Image.Image:
 
 
 def array(content: bytes) -> NDArray[np.float32]:
-    """(n, C, H, W)"""
-    loaded: NDArray[np.float32] = np.load(io.BytesIO(content), allow_pickle=False)
-    return loaded
+    """(n, C, H, W) of an npy file. Raises Unexpected."""
+    with readable():
+        loaded: NDArray[np.float32] = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+        return loaded
 
 
-def told(event: ServerSentEvent) -> Step | Generated | None:
-    """What an event of a stream says; nothing for one that only says that the request is accepted. Raises Refused."""
-    data = json.loads(event.data)
-    match event.event:
-        case "step":
-            preview = picture(base64.b64decode(data["preview"])) if "preview" in data else None
-            return Step(data["image"], data["index"], data["of"], preview)
-        case "completed":
-            return Generated(data)
-        case "error":
-            raise Refused(data)
+def generated(content: bytes | str) -> Generated:
+    """The JSON answer. Raises Unexpected."""
+    with readable():
+        answer = Generated(json.loads(content))
+        if not (answer.files and answer.seed >= 0):
+            raise ValueError("no images")
+        return answer
+
+
+def methods(content: bytes) -> list[dict[str, Any]]:
+    """What is served. Raises Unexpected."""
+    with readable():
+        served: list[dict[str, Any]] = json.loads(content)
+    if not isinstance(served, list):
+        raise Unexpected("the answer is no list of methods")
+    return served
+
+
+def from_event(event: ServerSentEvent) -> Step | Generated | None:
+    """None for an event that is neither a step nor the end. Raises Refused or Unexpected."""
+    with readable():
+        match event.event:
+            case "step":
+                data = json.loads(event.data)
+                preview = picture(base64.b64decode(data["preview"])) if "preview" in data else None
+                return Step(data["image"], data["index"], data["of"], preview)
+            case "completed":
+                return generated(event.data)
+            case "error":
+                raise Refused({**json.loads(event.data)})
     return None
-
-
-def refusal(response: httpx.Response) -> Refused:
-    """Of a response that was read."""
-    if response.headers.get("content-type") == "application/problem+json":
-        return Refused(response.json())
-    return Refused({"status": response.status_code, "detail": response.text})

@@ -1,59 +1,64 @@
 """The client, for threads and for asyncio.
 
-Fields are those of `POST /generate`: steps, seed, class_label, n, solver, eta, deadline_ms, … An answer is a pure
-function of its request, so that one that got lost, or 429, is asked for again, after as long as `Retry-After` says.
+Fields are those of `POST /generate`: steps, seed, class_label, n, index, solver, settings, deadline_ms, … The same
+request has the same images, so a request that got lost, or 429, is sent again, after the time of `Retry-After`.
 """
 
 from collections.abc import AsyncGenerator, Generator
 from typing import Any, Self
 
 import httpx
-import numpy as np
-from httpx_retries import Retry, RetryTransport
 from httpx_sse import aconnect_sse, connect_sse
+from numpy import float32
 from numpy.typing import NDArray
 
-from trilemma.answers import Generated, Step, array, refusal, told
+from trilemma import answers
+from trilemma.answers import Generated, Step, from_event, generated
+from trilemma.errors import Lost, connected, media_type_of, require
+from trilemma.transport import AsyncTransport, Transport, message, options
 
 URL = "http://127.0.0.1:8000"
-TIMEOUT = httpx.Timeout(10, read=600)
+JSON, NPY, EVENTS = "application/json", "application/x-npy", "text/event-stream"
+CUT = "the stream ended before the images were finished"
 
 
 class Client:
-    """Of the server at `url`, with an API key where it wants one."""
+    """Of the server at `url`, with an API key if it needs one. Every call raises TrilemmaError."""
 
     def __init__(self, url: str = URL, key: str | None = None, retries: int = 4) -> None:
-        self._http = httpx.Client(**_options(url, key, retries))
+        self._http = httpx.Client(**options(url, key, retries, Transport()))
 
     def generate(self, method: str, **fields: Any) -> Generated:
-        """Images and all that made them. Raises Refused, httpx.TransportError."""
-        return Generated(self._post("application/json", method, fields).json())
+        """The images, and the server's JSON about them."""
+        return generated(self._post(JSON, method, fields))
 
-    def array(self, method: str, **fields: Any) -> NDArray[np.float32]:
-        """Images (n, C, H, W) in [−1, 1], as the network gave them. Raises as `generate`."""
-        return array(self._post("application/x-npy", method, fields).content)
+    def array(self, method: str, **fields: Any) -> NDArray[float32]:
+        """The images (n, C, H, W) in about [−1, 1], as the model left them."""
+        return answers.array(self._post(NPY, method, fields))
 
     def stream(self, method: str, **fields: Any) -> Generator[Step | Generated, None, None]:
-        """Each step, with a preview every `preview_every`, and Generated at last. Raises as `generate`.
+        """Each step, with a preview every `preview_every`, and Generated at the end.
 
         Closing it, or leaving its loop, cancels the work.
         """
-        body = {"method": method, **fields}
-        with connect_sse(self._http, "POST", "/generate", json=body) as source:
-            if not source.response.is_success:
+        finished = False
+        with connected(), connect_sse(self._http, "POST", "/generate", **message(EVENTS, method, fields)) as source:
+            if not is_stream(source.response):
                 source.response.read()
-                raise refusal(source.response)
+            require(source.response, EVENTS)
             for event in source.iter_sse():
-                if (said := told(event)) is not None:
-                    yield said
+                if (update := from_event(event)) is not None:
+                    finished = isinstance(update, Generated)
+                    yield update
+        if not finished:
+            raise Lost(CUT)
 
     def methods(self) -> list[dict[str, Any]]:
-        """What is served, as `GET /methods` has it. Raises as `generate`."""
-        response = self._http.get("/methods")
-        if not response.is_success:
-            raise refusal(response)
-        served: list[dict[str, Any]] = response.json()
-        return served
+        """The served methods, as `GET /methods` lists them."""
+        with connected():
+            response = self._http.get("/methods")
+        require(response, JSON)
+        return answers.methods(response.content)
 
     def close(self) -> None:
         self._http.close()
@@ -64,45 +69,49 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _post(self, accept: str, method: str, fields: dict[str, Any]) -> httpx.Response:
-        response = self._http.post("/generate", json={"method": method, **fields}, headers={"Accept": accept})
-        if not response.is_success:
-            raise refusal(response)
-        return response
+    def _post(self, accept: str, method: str, fields: dict[str, Any]) -> bytes:
+        with connected():
+            response = self._http.post("/generate", **message(accept, method, fields))
+        require(response, accept)
+        return response.content
 
 
 class AsyncClient:
     """The same for asyncio."""
 
     def __init__(self, url: str = URL, key: str | None = None, retries: int = 4) -> None:
-        self._http = httpx.AsyncClient(**_options(url, key, retries))
+        self._http = httpx.AsyncClient(**options(url, key, retries, AsyncTransport()))
 
     async def generate(self, method: str, **fields: Any) -> Generated:
         """As Client's."""
-        return Generated((await self._post("application/json", method, fields)).json())
+        return generated(await self._post(JSON, method, fields))
 
-    async def array(self, method: str, **fields: Any) -> NDArray[np.float32]:
+    async def array(self, method: str, **fields: Any) -> NDArray[float32]:
         """As Client's."""
-        return array((await self._post("application/x-npy", method, fields)).content)
+        return answers.array(await self._post(NPY, method, fields))
 
     async def stream(self, method: str, **fields: Any) -> AsyncGenerator[Step | Generated, None]:
         """As Client's; `contextlib.aclosing` closes it at once where its loop is left early."""
-        body = {"method": method, **fields}
-        async with aconnect_sse(self._http, "POST", "/generate", json=body) as source:
-            if not source.response.is_success:
-                await source.response.aread()
-                raise refusal(source.response)
-            async for event in source.aiter_sse():
-                if (said := told(event)) is not None:
-                    yield said
+        finished = False
+        sent = message(EVENTS, method, fields)
+        with connected():
+            async with aconnect_sse(self._http, "POST", "/generate", **sent) as source:
+                if not is_stream(source.response):
+                    await source.response.aread()
+                require(source.response, EVENTS)
+                async for event in source.aiter_sse():
+                    if (update := from_event(event)) is not None:
+                        finished = isinstance(update, Generated)
+                        yield update
+        if not finished:
+            raise Lost(CUT)
 
     async def methods(self) -> list[dict[str, Any]]:
         """As Client's."""
-        response = await self._http.get("/methods")
-        if not response.is_success:
-            raise refusal(response)
-        served: list[dict[str, Any]] = response.json()
-        return served
+        with connected():
+            response = await self._http.get("/methods")
+        require(response, JSON)
+        return answers.methods(response.content)
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -113,18 +122,13 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _post(self, accept: str, method: str, fields: dict[str, Any]) -> httpx.Response:
-        response = await self._http.post("/generate", json={"method": method, **fields}, headers={"Accept": accept})
-        if not response.is_success:
-            raise refusal(response)
-        return response
+    async def _post(self, accept: str, method: str, fields: dict[str, Any]) -> bytes:
+        with connected():
+            response = await self._http.post("/generate", **message(accept, method, fields))
+        require(response, accept)
+        return response.content
 
 
-def _options(url: str, key: str | None, retries: int) -> dict[str, Any]:
-    retry = Retry(total=retries, allowed_methods=["GET", "POST"], backoff_factor=0.25)
-    return {
-        "base_url": url,
-        "headers": {} if key is None else {"Authorization": f"Bearer {key}"},
-        "timeout": TIMEOUT,
-        "transport": RetryTransport(retry=retry),
-    }
+def is_stream(response: httpx.Response) -> bool:
+    """Whether it is to be read event by event: else its body says what is wrong."""
+    return response.is_success and media_type_of(response) == EVENTS

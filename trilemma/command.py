@@ -1,6 +1,7 @@
 """The command `trilemma`: generates images, and lists the methods."""
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -13,8 +14,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from trilemma.answers import Generated, Refused
+from trilemma.answers import Generated, Step
 from trilemma.client import URL, Client
+from trilemma.errors import TrilemmaError
 
 SHOWN = 4  # pictures in the terminal at most
 CELLS = 24  # width of one, in characters
@@ -26,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with Client(options.url, options.key) as client:
             options.do(client, options)
-    except (Refused, httpx.TransportError) as error:
+    except (TrilemmaError, httpx.InvalidURL, OSError) as error:  # OSError: a file that cannot be written
         sys.exit(f"trilemma: {error}")
     except KeyboardInterrupt:  # the work is cancelled with its stream
         sys.exit(130)
@@ -42,11 +44,15 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("method", help="a method of `trilemma methods`, or auto")
     generate.add_argument("-o", "--output", type=output, required=True, help=f"file: {', '.join(FORMATS)}")
     generate.add_argument("--steps", type=int, help="network evaluations an image")
-    generate.add_argument("--class", dest="class_label", type=class_label, help="class, by number or name")
+    generate.add_argument("--class", dest="class_label", help="class: a name, or a number that is no class's name")
     generate.add_argument("--seed", type=int, help="0 to 2^64 − 1; drawn if absent")
     generate.add_argument("-n", type=int, help="number of images; with more than one, file names are numbered")
+    generate.add_argument("--index", type=int, help="index of the first image of the seed")
     generate.add_argument("--solver", help="sampler")
-    generate.add_argument("--eta", type=float, help="solver ddim: 0 to 1")
+    generate.add_argument(
+        "--setting", action="append", type=setting, metavar="NAME=VALUE", help="setting of the solver; may be repeated"
+    )
+    generate.add_argument("--eta", type=float, help="the same as --setting eta=VALUE")
     generate.add_argument("--max-ms", type=float, help="method auto: time limit, milliseconds")
     generate.add_argument("--max-distance", type=float, help="method auto: largest Fréchet distance")
     generate.add_argument("--deadline-ms", type=int, help="time limit; a request that cannot meet it is refused")
@@ -54,8 +60,11 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def class_label(value: str) -> int | str:
-    return int(value) if value.isdecimal() else value
+def setting(value: str) -> tuple[str, float]:
+    name, _, number = value.partition("=")
+    if not math.isfinite(parsed := float(number)):
+        raise argparse.ArgumentTypeError(f"{value} is not finite")
+    return name, parsed
 
 
 def output(value: str) -> Path:
@@ -66,33 +75,37 @@ def output(value: str) -> Path:
 
 def save(client: Client, options: argparse.Namespace) -> None:
     """Generates with a progress bar, writes the files, and shows them where the terminal can."""
-    names = "steps", "class_label", "seed", "n", "solver", "eta", "max_ms", "max_distance", "deadline_ms"
+    names = "steps", "class_label", "seed", "n", "index", "solver", "eta", "max_ms", "max_distance", "deadline_ms"
     fields = {name: value for name in names if (value := getattr(options, name)) is not None}
+    if options.setting:
+        fields["settings"] = dict(options.setting)
     path: Path = options.output
-    made = generated(client, options.method, {**fields, "format": FORMATS[path.suffix.lower()]})
-    paths = [path]
-    if len(made.files) > 1:
-        paths = [path.with_stem(f"{path.stem}-{i}") for i in range(len(made.files))]
-    for each, file in zip(paths, made.files, strict=True):
+    result = generate(client, options.method, {**fields, "format": FORMATS[path.suffix.lower()]})
+    answer, paths = result.answer, [path]
+    if len(result.files) > 1:
+        paths = [path.with_stem(f"{path.stem}-{image['index']}") for image in answer["images"]]
+    for each, file in zip(paths, result.files, strict=True):
         each.write_bytes(file)
     if path.suffix.lower() != ".npy":
-        show(made.images[:SHOWN])
-    answer = made.answer
+        show(result.images[:SHOWN])
     label = "no class" if answer["class_label"] is None else f"class {answer['class_label']}"
-    print(
-        f"{answer['method']}, {answer['steps']} steps, {label}, seed {made.seed}: {answer['timing']['total_ms']:.0f} ms"
-    )
+    way = f"{answer['method']}, {answer['steps']} steps, {label}, seed {result.seed}"
+    print(f"{way}: {answer['timing']['total_ms']:.0f} ms")
     print(*paths, sep="\n")
 
 
-def generated(client: Client, method: str, fields: dict[str, Any]) -> Generated:
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+def generate(client: Client, method: str, fields: dict[str, Any]) -> Generated:
+    """The result, with a progress bar until it is there."""
+    done: dict[int, int] = {}  # steps by image; the server may leave some out
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(method, total=None)
-        for said in client.stream(method, **fields):
-            if isinstance(said, Generated):
-                return said
-            progress.update(bar, total=said.of * fields.get("n", 1), advance=1)
-    raise httpx.RemoteProtocolError("the stream ended before the image was finished")
+        for update in client.stream(method, **fields):
+            if isinstance(update, Step):
+                done[update.image] = update.index
+                progress.update(bar, total=update.of * fields.get("n", 1), completed=sum(done.values()))
+    assert isinstance(update, Generated), "a stream that ends otherwise raises"
+    return update
 
 
 def show(images: Sequence[Image.Image]) -> None:
@@ -106,10 +119,10 @@ def show(images: Sequence[Image.Image]) -> None:
 
 
 def list_methods(client: Client, _: argparse.Namespace) -> None:
-    table = Table("method", "family", "size", "steps", "default", "solvers", "classes")
+    table = Table("method", "family", "size", "steps", "default", "solvers and their settings", "classes")
     for method in client.methods():
         _channels, height, width = method["image_shape"]
-        steps, solvers = method["steps"], ", ".join(solver["name"] for solver in method["solvers"])
+        steps, solvers = method["steps"], ", ".join(" ".join([s["name"], *s["settings"]]) for s in method["solvers"])
         size, limits = f"{width}×{height}", f"{steps['min']} to {steps['max']}"
         row = method["method"], method["family"], size, limits, str(steps["default"]), solvers
         table.add_row(*row, ", ".join(method["classes"]))

@@ -93,7 +93,9 @@ def tensors(body: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(inputs, list):
         return {}
     named = []
-    for (name, datatype), tensor in zip(INPUTS.items(), inputs, strict=False):
+    settings = [name for method in served() for solver in method["solvers"] for name in solver["settings"]]
+    declared = {**INPUTS, **dict.fromkeys(settings, ("FP32",))}
+    for (name, (datatype, *_)), tensor in zip(declared.items(), inputs, strict=False):
         if isinstance(tensor, dict) and isinstance(tensor.get("name"), str) and len(tensor["name"]) % 4:
             tensor = {**tensor, "name": name, "datatype": datatype, "shape": [1]}
             if isinstance(data := tensor.get("data"), list) and data:

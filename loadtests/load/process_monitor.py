@@ -1,4 +1,4 @@
-"""What a server's metrics say of it, once and over time."""
+"""A server's metrics: one of them once, or its memory and open files over time."""
 
 import threading
 import time
@@ -20,13 +20,15 @@ def total(client: httpx.Client, name: str) -> float:
 
 @dataclass(frozen=True)
 class Reading:
+    """Memory and open files at a time of the monotonic clock."""
+
     at_s: float
     memory_mb: float
     files: float
 
 
-class Watch:
-    """A server's memory and open files, read every EVERY_S from its start to its end."""
+class ProcessMonitor:
+    """Reads a server's memory and open files every EVERY_S, from entering the block to leaving it."""
 
     def __init__(self, url: str) -> None:
         self.readings: list[Reading] = []
@@ -46,24 +48,26 @@ class Watch:
         self._client.close()
 
     def read(self) -> None:
+        """Adds a reading."""
         memory_mb = total(self._client, "process_resident_memory_bytes") / 1e6
         self.readings.append(Reading(time.monotonic(), memory_mb, total(self._client, "process_open_fds")))
 
     @property
     def growth_mb_per_h(self) -> float:
-        """The slope of the memory over the last half, when caches are full and every size of batch was seen."""
+        """The slope of the memory over the last half, when caches are full and every batch size has occurred."""
         half = self.readings[len(self.readings) // 2 :]
-        hours = [(each.at_s - half[0].at_s) / 3600 for each in half]
-        slope, _ = np.polyfit(hours, [each.memory_mb for each in half], 1)
+        hours = [(reading.at_s - half[0].at_s) / 3600 for reading in half]
+        slope, _ = np.polyfit(hours, [reading.memory_mb for reading in half], 1)
         return float(slope)
 
     def __str__(self) -> str:
         first, last = self.readings[0], self.readings[-1]
-        most_mb, most_files = (max(getattr(each, name) for each in self.readings) for name in ("memory_mb", "files"))
+        most_mb = max(reading.memory_mb for reading in self.readings)
+        most_files = max(reading.files for reading in self.readings)
         return (
-            f"memory {first.memory_mb:.0f} MB at first, {most_mb:.0f} at most, {last.memory_mb:.0f} at last, "
+            f"memory {first.memory_mb:.0f} MB at the start, {most_mb:.0f} at most, {last.memory_mb:.0f} at the end, "
             f"{self.growth_mb_per_h:+.1f} MB an hour in the last half; "
-            f"{first.files:.0f} open files at first, {most_files:.0f} at most, {last.files:.0f} at last"
+            f"{first.files:.0f} open files at the start, {most_files:.0f} at most, {last.files:.0f} at the end"
         )
 
     def _read_on(self) -> None:

@@ -1,8 +1,8 @@
-"""`./run load`: starts a server, measures what it can do, and sends it locust's users for a share of that.
+"""`./run load`: starts a server, measures its capacity, and sends it locust's users for a share of that capacity.
 
-It prints what became of the server's memory and open files too. Settings of the server come from the environment
-(`TRILEMMA_MAX_QUEUED_IMAGES=64 ./run load --share 3 --max-refused 1`); options that this command does not know are
-locust's (`--run-time 5m --burst 1`).
+It also prints the server's memory and open files over time. Settings of the server come from the environment
+(`TRILEMMA_MAX_QUEUED_IMAGES=64 ./run load --share 3 --max-refused 1`). Options that are not listed below go to locust
+(`--run-time 5m --burst 1`).
 """
 
 import argparse
@@ -17,13 +17,13 @@ from typing import Any
 
 import httpx
 
-from loadtests.load.mix import KINDS
-from loadtests.load.process_monitor import Watch, total
+from loadtests.load.process_monitor import ProcessMonitor, total
+from loadtests.load.users import KINDS
 from loadtests.server_process import serving
 from service.settings import SHIPPED_BUNDLES
 
 LOCUSTFILE = Path(__file__).parent.parent / "locustfile.py"
-CLIENTS, REQUESTS = 4, 8  # that keep the server busy while it is measured
+CLIENTS, REQUESTS = 4, 8  # of the measurement of the capacity
 
 
 def main() -> None:
@@ -42,47 +42,48 @@ def main() -> None:
     )
     for name, kind in KINDS.items():
         parser.add_argument(f"--{name}", type=int, default=kind.weight, help=f"weight of {name} users")
-    asked, locusts = parser.parse_known_args()
-    weights = {name: getattr(asked, name) for name in KINDS}
-    with serving(asked.bundles) as url:
+    options, locust_options = parser.parse_known_args()
+    weights = {name: getattr(options, name) for name in KINDS}
+    with serving(options.bundles) as url:
         with httpx.Client(base_url=url, timeout=300) as client:
             methods = client.get("/methods").raise_for_status().json()
             capacity = steps_per_s(client, methods)
-        per_user = steps_per_user(weights, steps_asked(methods, asked.steps))
-        users = asked.users or max(1, round(asked.share * capacity / per_user))
+        per_user = steps_per_user(weights, mean_steps(methods, options.steps))
+        users = options.users or max(1, round(options.share * capacity / per_user))
         share = users * per_user / capacity
-        print(f"capacity {capacity:.0f} steps/s; {users} users ask for {share:.2f} of it", flush=True)
+        print(f"capacity {capacity:.0f} steps/s; {users} users request {share:.2f} of it", flush=True)
         command = [sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--headless", "--host", url]
         command += [f"--{name}={weight}" for name, weight in weights.items()]
-        command += ["--steps", asked.steps, "--users", str(users), "--run-time", asked.run_time, "--only-summary"]
-        with Watch(url) as watch:
-            status = subprocess.run([*command, *locusts]).returncode  # noqa: S603
-    print(watch)
-    sys.exit(status or (asked.max_growth is not None and watch.growth_mb_per_h > asked.max_growth))
+        command += ["--steps", options.steps, "--users", str(users), "--run-time", options.run_time, "--only-summary"]
+        with ProcessMonitor(url) as monitor:
+            status = subprocess.run([*command, *locust_options]).returncode  # noqa: S603
+    print(monitor)
+    sys.exit(status or (options.max_growth is not None and monitor.growth_mb_per_h > options.max_growth))
 
 
-def steps_asked(methods: Sequence[dict[str, Any]], steps: str) -> float:
-    """Steps an image, on average, of users who ask every method alike."""
-    wanted = [int(each) for each in steps.split(",") if each]
-    each = [
-        [min(want, method["steps"]["max"]) for want in wanted] or [method["steps"]["default"]] for method in methods
+def mean_steps(methods: Sequence[dict[str, Any]], steps: str) -> float:
+    """Steps an image, on average over the methods: `steps`, e.g. "10,20", up to a method's maximum, or its default."""
+    choices = [int(number) for number in steps.split(",") if number]
+    by_method = [
+        [min(choice, method["steps"]["max"]) for choice in choices] or [method["steps"]["default"]]
+        for method in methods
     ]
-    return statistics.mean(map(statistics.mean, each))
+    return statistics.mean(map(statistics.mean, by_method))
 
 
 def steps_per_user(weights: dict[str, int], steps: float) -> float:
-    """Steps a second that a user asks for, on average, when an image takes `steps`."""
+    """Steps a second that a user requests, on average, when an image takes `steps`."""
     return sum(weights[name] * kind.steps_per_s(steps) for name, kind in KINDS.items()) / sum(weights.values())
 
 
 def steps_per_s(client: httpx.Client, methods: Sequence[dict[str, Any]]) -> float:
-    """Row steps a second of the saturated server, all its methods in turn."""
+    """Steps a second of the saturated server, each row of a batch counted, over its methods in turn."""
 
     def ask(i: int) -> None:
         body = {"method": methods[i % len(methods)]["method"], "n": KINDS["batch"].images}
         client.post("/generate", json=body, headers={"Accept": "application/x-npy"}).raise_for_status()
 
-    ask(0)  # the first answer warms everything up
+    ask(0)  # a warm-up
     before, start_s = total(client, "trilemma_steps_total"), time.perf_counter()
     with ThreadPoolExecutor(CLIENTS) as pool:
         list(pool.map(ask, range(REQUESTS)))

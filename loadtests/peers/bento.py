@@ -9,7 +9,7 @@ import bentoml
 from loadtests.peers.pipeline import Pipeline, Tuning
 from service.requests.request import GenerateRequest
 
-tuning = Tuning.given()
+tuning = Tuning.from_environment()
 
 
 @bentoml.service(workers=tuning.workers, traffic={"timeout": 30}, logging={"access": {"enabled": False}})
@@ -18,8 +18,8 @@ class Bento:
         self.pipeline = Pipeline(tuning.threads)
 
     @bentoml.api(batchable=True, max_batch_size=tuning.max_batch, max_latency_ms=20_000, route="/generate")
-    def generate(self, asked: list[GenerateRequest]) -> list[str]:
-        return [base64.b64encode(png).decode() for png in self.pipeline(asked)]
+    def generate(self, requests: list[GenerateRequest]) -> list[str]:
+        return [base64.b64encode(png).decode() for png in self.pipeline(requests)]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Sends a trace to a server, each call at its time whatever became of those before, and notes what became of it."""
+"""Replays a trace against a server: sends each call at its time, independent of earlier answers, and records it."""
 
 import asyncio
 import time
@@ -9,24 +9,27 @@ from itertools import count
 import aiohttp
 import orjson
 
-from loadtests.load.traces import Call, Class
+from loadtests.load.traces import Call
 from loadtests.peers.servers import Server
+from service.engine.workload import Class
 
 TIMEOUT_S = 20.0
 START_S = 120
-WARM_UPS = 3  # of each class, before anything is measured
+WARM_UPS = 3  # answers of each class, before anything is measured
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of a call: HTTP's status, 0 for none within TIMEOUT_S, and seconds from when it was to be sent."""
+    """The end of a call."""
 
     call: Call
-    status: int
-    latency_s: float
+    status: int  # HTTP's; 0: no answer within TIMEOUT_S
+    latency_s: float  # from the trace's time for the call
 
 
 class Client:
+    """Sends calls to a server; `good_s` gives the deadline of a class."""
+
     def __init__(self, server: Server, url: str, good_s: Callable[[Class], float]) -> None:
         self.server = server
         self.url = f"{url}/generate"
@@ -35,7 +38,8 @@ class Client:
             connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)
         )
 
-    async def ask(self, call: Call) -> int:
+    async def send(self, call: Call) -> int:
+        """Sends the call now, and reads the answer; its status. Raises ClientError."""
         body = orjson.dumps(self.server.body(call, self.good_s(call.kind)))
         headers = {"Content-Type": "application/json", "Accept": "image/png"}
         if self.server.wrapped:
@@ -45,14 +49,16 @@ class Client:
             return response.status
 
     async def outcome(self, call: Call, start_s: float) -> Outcome:
+        """Sends the call now, and waits for its answer at most until TIMEOUT_S after its time in the trace."""
         try:
             async with asyncio.timeout_at(start_s + call.at_s + TIMEOUT_S):
-                status = await self.ask(call)
+                status = await self.send(call)
         except (TimeoutError, aiohttp.ClientError):
             status = 0
         return Outcome(call, status, asyncio.get_running_loop().time() - start_s - call.at_s)
 
     async def replay(self, calls: Sequence[Call]) -> list[Outcome]:
+        """Sends each call at its time; returns when all have ended."""
         loop = asyncio.get_running_loop()
         start_s, tasks = loop.time(), []
         for call in calls:
@@ -61,35 +67,35 @@ class Client:
         return await asyncio.gather(*tasks)
 
     async def await_ready(self, kinds: Sequence[Class]) -> None:
-        """Returns once every class has been answered a few times. Raises TimeoutError."""
+        """Returns after WARM_UPS answers of every class. Raises TimeoutError after START_S."""
         async with asyncio.timeout(START_S):
             for kind in kinds:
                 answered, seeds = 0, count()
                 while answered < WARM_UPS:
                     try:
-                        answered += await self.ask(Call(0.0, kind, next(seeds))) == 200
+                        answered += await self.send(Call(0.0, kind, next(seeds))) == 200
                     except aiohttp.ClientError:
                         await asyncio.sleep(0.2)
 
     async def alone_s(self, kinds: Sequence[Class], times: int) -> dict[str, list[float]]:
-        """Seconds of each answer by class, one call after the other; the classes take turns."""
-        took: dict[str, list[float]] = {kind.name: [] for kind in kinds}
+        """The latencies of each class, in seconds, one call after the other; the classes take turns."""
+        latency_s: dict[str, list[float]] = {kind.name: [] for kind in kinds}
         for seed in range(times):
             for kind in kinds:
                 start_s = time.perf_counter()
-                await self.ask(Call(0.0, kind, 2**41 + seed))
-                took[kind.name].append(time.perf_counter() - start_s)
-        return took
+                await self.send(Call(0.0, kind, 2**41 + seed))
+                latency_s[kind.name].append(time.perf_counter() - start_s)
+        return latency_s
 
     async def saturated_s(self, calls: Sequence[Call], at_once: int) -> float:
-        """Seconds until all the calls are answered, so many at a time."""
+        """Seconds until all the calls are answered, with `at_once` of them in flight."""
         waiting = iter(calls)
 
-        async def keep_asking() -> None:
+        async def keep_sending() -> None:
             for call in waiting:
-                while await self.ask(call) != 200:  # it may be told to come back
+                while await self.send(call) != 200:  # a refusal: try again
                     await asyncio.sleep(0.1)
 
         start_s = time.perf_counter()
-        await asyncio.gather(*(keep_asking() for _ in range(at_once)))
+        await asyncio.gather(*(keep_sending() for _ in range(at_once)))
         return time.perf_counter() - start_s

@@ -1,14 +1,12 @@
 """`./run bench peers`: the same models behind other servers and behind this one, under the same open-loop load.
 
-A server's first run measures what it does when saturated, with each of TUNINGS if it is not ours, and the best is used
-from then on. Ours is measured anew before each of the others and each load, as the machine's speed drifts: the last one
-is the capacity that loads and goodput are shares of. All that is measured is kept in a folder: later runs add points,
-and the report is written from all of them.
+A server is first measured saturated, a peer with each of TUNINGS, of which the best is kept. Loads and goodput are
+shares of our own saturated work, which is measured again before each load as the machine drifts. All measurements stay
+in a folder: later runs add points, and the report has all of them.
 """
 
 import argparse
 import json
-import os
 import statistics
 from dataclasses import asdict
 from pathlib import Path
@@ -18,11 +16,13 @@ import uvloop
 
 from bundle import loading
 from loadtests.load import traces
-from loadtests.load.traces import Class
+from loadtests.machine import machine
 from loadtests.peers import document, summary
 from loadtests.peers.client import Client, Outcome
 from loadtests.peers.pipeline import Tuning
-from loadtests.peers.servers import ROOT, SERVERS, UNTOLD, Server, memory_mb, running
+from loadtests.peers.servers import NO_DEADLINES, ROOT, SERVERS, Server, memory_mb, running
+from service.engine import workload
+from service.engine.workload import Class
 from service.settings import SHIPPED_BUNDLES
 
 FOLDER = ROOT / ".cache" / "peers"
@@ -32,7 +32,10 @@ ALONE, AT_ONCE, SATURATING_S = 20, 32, 10.0
 
 
 class Bench:
-    """What was measured so far, in a file."""
+    """The measurements so far, in a file.
+
+    Work is in seconds alone: a call's work is the latency of its class alone on our server.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,58 +49,57 @@ class Bench:
         self.path.write_text(json.dumps(self.measured, indent=1) + "\n")
 
     def good_s(self, kind: Class) -> float:
-        alone_s = self.measured["alone_s"].get(kind.name, 60.0)
-        return max(traces.GOOD * alone_s, traces.GOOD_S)
+        return workload.good_s(self.measured["alone_s"].get(kind.name, 60.0))
 
     def tuning(self, server: Server) -> Tuning:
-        """The one with which it did most when saturated; ours takes none."""
+        """The tuning with which a peer did the most work when saturated; ours takes none."""
         if not server.module:
             return Tuning()
-        return Tuning(**max(self.measured["saturated"][server.name], key=lambda each: each["work"])["tuning"])
+        return Tuning(**max(self.measured["saturated"][server.name], key=lambda run: run["work"])["tuning"])
 
     def alone(self) -> None:
-        """What each class takes alone on this server."""
+        """Measures the median latency of each class alone on our server."""
 
         async def measure(url: str) -> None:
-            client = Client(UNTOLD, url, self.good_s)
+            client = Client(NO_DEADLINES, url, self.good_s)
             await client.await_ready(self.kinds)
-            took_s = await client.alone_s(self.kinds, ALONE)
-            self.measured["alone_s"] = {name: statistics.median(each) for name, each in took_s.items()}
+            latency_s = await client.alone_s(self.kinds, ALONE)
+            self.measured["alone_s"] = {name: statistics.median(values) for name, values in latency_s.items()}
             await client.session.close()
 
-        with running(UNTOLD, Tuning()) as (url, _):
+        with running(NO_DEADLINES, Tuning()) as (url, _):
             uvloop.run(measure(url))
         print(self.measured["alone_s"], flush=True)
 
     def saturate(self, server: Server) -> None:
-        """What it does when always asked for AT_ONCE calls of the mix: seconds' worth of lone work, a second."""
+        """Measures the work a second with AT_ONCE calls of the mix in flight."""
         alone_s = self.measured["alone_s"]
         calls = traces.poisson(self.kinds, 40.0, SATURATING_S, seed=1)
 
         async def measure(url: str) -> float:
             client = Client(server, url, self.good_s)
             await client.await_ready(self.kinds)
-            took_s = await client.saturated_s(calls, AT_ONCE)
+            seconds = await client.saturated_s(calls, AT_ONCE)
             await client.session.close()
-            return sum(alone_s[call.kind.name] for call in calls) / took_s
+            return sum(alone_s[call.kind.name] for call in calls) / seconds
 
-        own = self.measured["saturated"].setdefault(server.name, [])
+        runs = self.measured["saturated"].setdefault(server.name, [])
         for tuning in TUNINGS if server.module else [Tuning()]:
             with running(server, tuning) as (url, _):
-                own.append({"tuning": asdict(tuning), "work": uvloop.run(measure(url))})
-            print(server.name, own[-1], flush=True)
+                runs.append({"tuning": asdict(tuning), "work": uvloop.run(measure(url))})
+            print(server.name, runs[-1], flush=True)
         self.save()
 
     @property
     def capacity(self) -> float:
-        """Seconds' worth of lone work, a second."""
-        capacity: float = self.measured["saturated"][UNTOLD.name][-1]["work"]
+        """The work a second of our own saturated server, as measured last."""
+        capacity: float = self.measured["saturated"][NO_DEADLINES.name][-1]["work"]
         return capacity
 
     def point(
         self, server: Server, tuning: Tuning, load: float, arrivals: str, seconds: float, seed: int
     ) -> dict[str, Any]:
-        """A fresh server under so many times the capacity; each call as when, status and latency, by class."""
+        """Measures a new server at `load` times the capacity; each call as time, status and latency, by class."""
         trace = {"poisson": traces.poisson, "bursts": traces.bursts}[arrivals]
         call_s = sum(kind.share * self.measured["alone_s"][kind.name] for kind in self.kinds)
         calls = trace(self.kinds, load * self.capacity / call_s, seconds, seed)
@@ -113,23 +115,18 @@ class Bench:
 
         with running(server, tuning) as (url, process):
             outcomes, before, after = uvloop.run(measure(url))
-        told: dict[str, list[Any]] = {kind.name: [] for kind in self.kinds}
+        by_class: dict[str, list[Any]] = {kind.name: [] for kind in self.kinds}
         for outcome in outcomes:
-            told[outcome.call.kind.name].append([outcome.call.at_s, outcome.status, outcome.latency_s])
-        what = {
+            by_class[outcome.call.kind.name].append([outcome.call.at_s, outcome.status, outcome.latency_s])
+        return {
             "server": server.name,
             "load": load,
             "arrivals": arrivals,
             "seconds": seconds,
             "capacity": self.capacity,
+            "memory_mb": [before, after],
+            "calls": by_class,
         }
-        return {**what, "memory_mb": [before, after], "calls": told}
-
-
-def machine() -> str:
-    """The processor as Linux names it, and how many there are."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return f"{os.cpu_count()} cores, {next(line.partition(': ')[2] for line in lines if line.startswith('model name'))}"
 
 
 def main() -> None:
@@ -137,28 +134,28 @@ def main() -> None:
     parser.add_argument(
         "--loads", type=float, nargs="+", default=LOADS, help="loads, as shares of the measured capacity"
     )
-    parser.add_argument("--arrivals", choices=["poisson", "bursts"], default="poisson")
+    parser.add_argument("--arrivals", choices=["poisson", "bursts"], default="poisson", help="kind of the trace")
     parser.add_argument("--seconds", type=float, default=60.0, help="duration of a point")
     parser.add_argument("--rounds", type=int, default=1, help="rounds of all points; the servers take turns")
-    parser.add_argument("--servers", nargs="+", default=[server.name for server in SERVERS])
+    parser.add_argument("--servers", nargs="+", default=[server.name for server in SERVERS], help="names of servers")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="folder for all measurements")
-    asked = parser.parse_args()
-    if asked.seconds <= summary.SETTLED_S:
+    options = parser.parse_args()
+    if options.seconds <= summary.SETTLED_S:
         parser.error(f"--seconds must be more than {summary.SETTLED_S:g}")
-    bench = Bench(asked.folder)
-    servers = [server for server in SERVERS if server.name in asked.servers]
+    bench = Bench(options.folder)
+    servers = [server for server in SERVERS if server.name in options.servers]
     if not bench.measured["alone_s"]:
         bench.alone()
     for server in servers:
         if server.module and server.name not in bench.measured["saturated"]:
-            bench.saturate(UNTOLD)
+            bench.saturate(NO_DEADLINES)
             bench.saturate(server)
-    for number in range(asked.rounds):
-        for load in asked.loads:
-            bench.saturate(UNTOLD)
+    for number in range(options.rounds):
+        for load in options.loads:
+            bench.saturate(NO_DEADLINES)
             for server in servers:
                 seed = 1000 * number + int(100 * load)
-                point = bench.point(server, bench.tuning(server), load, asked.arrivals, asked.seconds, seed)
+                point = bench.point(server, bench.tuning(server), load, options.arrivals, options.seconds, seed)
                 bench.measured["points"].append(point)
                 bench.save()
                 print(summary.line(summary.row([point], bench.measured)), flush=True)

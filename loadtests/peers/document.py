@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks/serving.md from raw/serving.json: `python -m loadtests.peers.document` does it again."""
+"""Writes docs/benchmarks/serving.md from raw/serving.json: `python -m loadtests.peers.document` writes it again."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ PAGE, RAW, CHART = (
     DOCS / path for path in ("benchmarks/serving.md", "benchmarks/raw/serving.json", "images/peers.png")
 )
 BEGIN, END = "<!-- measured: written by ./run bench peers -->\n", "<!-- end of measured -->\n"
-SHOWN = (0.5, 0.8, 1.5)  # loads in the table: light, nearly full, overloaded
+TABLE_LOADS = (0.5, 0.8, 1.5)  # light, nearly full, overloaded
 STYLES: dict[str, dict[str, Any]] = {  # ours in colour
     "Trilemma": {"color": "#b35900", "linewidth": 3},
     "Trilemma, no deadlines": {"color": "#b35900", "linewidth": 2, "linestyle": "--"},
@@ -27,7 +27,7 @@ STYLES: dict[str, dict[str, Any]] = {  # ours in colour
 
 
 def save(summary: Mapping[str, Any]) -> None:
-    """Keeps the figures, and writes page and chart."""
+    """Writes the figures' file, the page and the chart."""
     RAW.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     write(summary, PAGE, CHART)
 
@@ -41,7 +41,7 @@ def write(summary: Mapping[str, Any], page: Path, chart: Path) -> None:
 
 
 def lines(summary: Mapping[str, Any]) -> Iterator[str]:
-    """The machine, and a table of the loads SHOWN: the class of the fewest steps, that of the most, and all."""
+    """The machine, and a table of TABLE_LOADS: latencies of the shortest and the longest class, goodput, refusals."""
     alone_ms: dict[str, float] = summary["alone_ms"]
     quick, slow = min(alone_ms, key=alone_ms.__getitem__), max(alone_ms, key=alone_ms.__getitem__)
     alone = ", ".join(f"{name} steps {ms:g} ms" for name, ms in alone_ms.items())
@@ -50,7 +50,7 @@ def lines(summary: Mapping[str, Any]) -> Iterator[str]:
     yield f"| load | server | {quick} steps, p99 ms | {slow} steps, p50 ms | goodput | refused |"
     yield "|--:|---|--:|--:|--:|--:|"
     for point in points(summary, "poisson"):
-        if point["load"] in SHOWN:
+        if point["load"] in TABLE_LOADS:
             p99 = number(point["latency_ms"][quick], 2)
             p50 = number(point["latency_ms"][slow], 0)
             shares = f"{point['goodput']:.0%} | {point['refused']:.0%}"
@@ -58,10 +58,12 @@ def lines(summary: Mapping[str, Any]) -> Iterator[str]:
 
 
 def points(summary: Mapping[str, Any], arrivals: str) -> list[dict[str, Any]]:
-    """By load, ours first."""
-    own = [point for point in summary["points"] if point["arrivals"] == arrivals]
+    """The points of one kind of arrivals, by load, ours first."""
     order = list(STYLES)
-    return sorted(own, key=lambda point: (point["load"], order.index(point["server"])))
+    return sorted(
+        (point for point in summary["points"] if point["arrivals"] == arrivals),
+        key=lambda point: (point["load"], order.index(point["server"])),
+    )
 
 
 def number(percentiles: list[float], place: int) -> str:
@@ -69,14 +71,14 @@ def number(percentiles: list[float], place: int) -> str:
 
 
 def draw(summary: Mapping[str, Any], path: Path) -> None:
-    """The quickest class's p99 slowdown and the goodput, over the load, a line a server."""
+    """Draws the p99 slowdown of the shortest class and the goodput over the load, a line for each server."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     for server, style in STYLES.items():
         own = [point for point in points(summary, "poisson") if point["server"] == server]
         loads = [point["load"] for point in own]
-        look = {"marker": "o", "label": server, **style}
-        left.plot(loads, [point["quick_slowdown"] for point in own], **look)
-        right.plot(loads, [point["goodput"] for point in own], **look)
+        line_style = {"marker": "o", "label": server, **style}
+        left.plot(loads, [point["quick_slowdown"] for point in own], **line_style)
+        right.plot(loads, [point["goodput"] for point in own], **line_style)
     left.set(yscale="log", xlabel="load (1 = capacity)", title="p99 slowdown of 4-step calls (lower is better)")
     right.set(xlabel="load (1 = capacity)", title="goodput (higher is better)", ylim=0)
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")

@@ -12,7 +12,7 @@ from service.requests.request import GenerateRequest
 
 class Api(litserve.LitAPI):
     def setup(self, device: str) -> None:
-        self.pipeline = Pipeline(Tuning.given().threads)
+        self.pipeline = Pipeline(Tuning.from_environment().threads)
 
     def decode_request(self, request: dict[str, Any], **_: Any) -> GenerateRequest:
         return GenerateRequest.model_validate(request)
@@ -20,8 +20,8 @@ class Api(litserve.LitAPI):
     def batch(self, inputs: list[GenerateRequest]) -> list[GenerateRequest]:
         return inputs
 
-    def predict(self, asked: Any, **_: Any) -> Any:
-        return self.pipeline(asked) if isinstance(asked, list) else self.pipeline([asked])[0]
+    def predict(self, x: Any, **_: Any) -> Any:
+        return self.pipeline(x) if isinstance(x, list) else self.pipeline([x])[0]
 
     def unbatch(self, output: list[bytes]) -> list[bytes]:
         return output
@@ -31,7 +31,7 @@ class Api(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    tuning = Tuning.given()
+    tuning = Tuning.from_environment()
     api = Api(max_batch_size=tuning.max_batch, batch_timeout=tuning.wait_s, api_path="/generate")
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=tuning.workers, timeout=30, fast_queue=True)
     server.run(host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", generate_client_file=False)

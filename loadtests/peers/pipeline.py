@@ -1,7 +1,7 @@
-"""What the other servers serve: a pipeline in diffusers' manner over the same ONNX step, all steps of a whole request.
+"""The pipeline behind the peers: it runs all steps of whole requests, as diffusers does, over the same ONNX step.
 
-It is as good as a batch of whole requests can be: rows that have finished leave the batch, and the models of a batch
-run one after the other. Its images are ours, byte for byte.
+It batches whole requests as well as possible: finished rows leave the batch, and the models of a batch run one after
+the other. Its images have the bytes of ours.
 """
 
 import json
@@ -25,22 +25,24 @@ PNG = "image/png"
 
 @dataclass(frozen=True)
 class Tuning:
-    """What `compare` hands to a server's process by its environment."""
+    """The settings of a peer, which `compare` passes to its process in the environment."""
 
     workers: int = 2  # processes with a pipeline each
     threads: int = 1  # of a network step
     max_batch: int = 4
-    wait_s: float = 0.005  # for a batch to fill
+    wait_s: float = 0.005  # longest wait for a batch to fill
 
     def environment(self) -> dict[str, str]:
         return {"PEER_TUNING": json.dumps(asdict(self))}
 
     @classmethod
-    def given(cls) -> "Tuning":
+    def from_environment(cls) -> "Tuning":
         return cls(**json.loads(os.environ.get("PEER_TUNING", "{}")))
 
 
 class Pipeline:
+    """Every shipped model, ready to run on the CPU."""
+
     def __init__(self, threads: int) -> None:
         self.bundles, _ = loading.load_all(SHIPPED_BUNDLES)
         self.runtimes = {name: OrtRuntime(bundle, threads) for name, bundle in self.bundles.items()}

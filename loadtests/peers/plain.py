@@ -11,7 +11,7 @@ from service.requests.request import GenerateRequest
 
 app = FastAPI()
 lock = threading.Lock()
-pipeline = Pipeline(Tuning.given().threads)
+pipeline = Pipeline(Tuning.from_environment().threads)
 
 
 @app.post("/generate")
@@ -22,5 +22,5 @@ def generate(body: GenerateRequest) -> Response:
 
 
 if __name__ == "__main__":
-    workers = Tuning.given().workers
+    workers = Tuning.from_environment().workers
     uvicorn.run("loadtests.peers.plain:app", port=int(sys.argv[1]), workers=workers, log_level="warning")

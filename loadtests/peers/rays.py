@@ -12,7 +12,7 @@ from starlette.requests import Request
 from loadtests.peers.pipeline import PNG, Pipeline, Tuning
 from service.requests.request import GenerateRequest
 
-tuning = Tuning.given()
+tuning = Tuning.from_environment()
 
 
 class Replica:
@@ -20,8 +20,8 @@ class Replica:
         self.pipeline = Pipeline(tuning.threads)
 
     @serve.batch(max_batch_size=tuning.max_batch, batch_wait_timeout_s=tuning.wait_s)
-    async def batched(self, asked: list[GenerateRequest]) -> list[bytes]:
-        return await asyncio.to_thread(self.pipeline, asked)
+    async def batched(self, requests: list[GenerateRequest]) -> list[bytes]:
+        return await asyncio.to_thread(self.pipeline, requests)
 
     async def __call__(self, request: Request) -> Response:
         body = GenerateRequest.model_validate(await request.json())

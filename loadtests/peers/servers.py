@@ -1,7 +1,6 @@
-"""The servers under comparison, each started fresh, and asked in its own way."""
+"""The servers of the comparison: how to start each one, and the body of its requests."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import psutil
 
 from loadtests.load.traces import Call
 from loadtests.peers.pipeline import Tuning
+from loadtests.server_process import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 STOP_S = 20
@@ -21,27 +21,31 @@ STOP_S = 20
 
 @dataclass(frozen=True)
 class Server:
+    """A server of the comparison."""
+
     name: str
-    module: str = ""  # none: ours
+    module: str = ""  # empty: our server
     wrapped: bool = False  # takes a list of requests
-    deadlines: bool = False  # is told by when each answer is wanted
+    deadlines: bool = False  # gets a deadline with each request
 
     def command(self, port: int) -> list[str]:
+        """The command that serves on this port."""
         if self.module:
             return [sys.executable, "-m", f"loadtests.peers.{self.module}", str(port)]
         return [str(ROOT / "run"), "serve", "--port", str(port), "--log-level", "warning", "--cache-bytes", "0"]
 
     def body(self, call: Call, good_s: float) -> dict[str, Any]:
-        asked: dict[str, Any] = {"method": call.kind.method, "steps": call.kind.steps, "seed": call.seed}
+        """The JSON of a call, whose deadline is `good_s`."""
+        request: dict[str, Any] = {"method": call.kind.method, "steps": call.kind.steps, "seed": call.seed}
         if self.deadlines:
-            asked["deadline_ms"] = int(1000 * good_s)
-        return {"asked": [asked]} if self.wrapped else asked
+            request["deadline_ms"] = int(1000 * good_s)
+        return {"requests": [request]} if self.wrapped else request
 
 
-UNTOLD = Server("Trilemma, no deadlines")
+NO_DEADLINES = Server("Trilemma, no deadlines")
 SERVERS = [
     Server("Trilemma", deadlines=True),
-    UNTOLD,
+    NO_DEADLINES,
     Server("FastAPI, a lock", "plain"),
     Server("LitServe", "lit"),
     Server("BentoML", "bento", wrapped=True),
@@ -51,10 +55,8 @@ SERVERS = [
 
 @contextmanager
 def running(server: Server, tuning: Tuning) -> Iterator[tuple[str, psutil.Process]]:
-    """The URL that it will answer at, and its first process; no process of it is left afterwards."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    """Starts the server; gives its URL and its first process. Ends all its processes on leaving."""
+    port = free_port()
     quiet = {"BENTOML_DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     process = psutil.Popen(
         server.command(port),
@@ -68,11 +70,11 @@ def running(server: Server, tuning: Tuning) -> Iterator[tuple[str, psutil.Proces
     finally:
         family = [process, *process.children(recursive=True)]
         process.terminate()
-        for left in psutil.wait_procs(family, STOP_S)[1]:
-            left.kill()
+        for survivor in psutil.wait_procs(family, STOP_S)[1]:
+            survivor.kill()
         psutil.wait_procs(family, STOP_S)
 
 
 def memory_mb(process: psutil.Process) -> float:
-    """Of all its processes: what each holds for itself, and its share of the rest."""
-    return sum(each.memory_full_info().pss for each in (process, *process.children(recursive=True))) / 2**20
+    """The proportional set size (PSS) of the process and all its children, in MiB."""
+    return sum(part.memory_full_info().pss for part in (process, *process.children(recursive=True))) / 2**20

@@ -1,4 +1,4 @@
-"""What the comparison's calls come to: a row of figures for each server at each load."""
+"""The figures of the comparison: a row for each server at each load."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from loadtests.load.traces import GOOD, GOOD_S
-from loadtests.peers.servers import UNTOLD
+from loadtests.peers.servers import NO_DEADLINES
+from service.engine.workload import good_s
 
 REFUSED = (429, 503)
-SETTLED_S = 5.0  # from a point's start; before, a server has less under way than is cut off at the end
+SETTLED_S = 5.0  # from a point's start to the first answer that counts for goodput: before, the queues are filling
 
 Point = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of a server's calls at a load. A slowdown is a latency over the class's latency alone."""
+    """The figures of a server's calls at a load. A slowdown is a latency over the class's latency alone."""
 
     arrivals: str
     load: float  # of the capacity
@@ -37,12 +37,12 @@ class Row:
 
 
 def row(points: Sequence[Point], measured: Mapping[str, Any]) -> Row:
-    """Of one or more rounds of one server at one load."""
+    """The row of one or more rounds of one server at one load."""
     alone_s = measured["alone_s"]
-    calls = [(name, *call) for point in points for name, each in point["calls"].items() for call in each]
-    answers = [(name, at_s, took_s) for name, at_s, status, took_s in calls if status == 200]
-    refusals = [took_s for _, _, status, took_s in calls if status in REFUSED]
-    good = [(n, at_s + took_s) for n, at_s, took_s in answers if took_s <= max(GOOD * alone_s[n], GOOD_S)]
+    calls = [(name, *call) for point in points for name, calls in point["calls"].items() for call in calls]
+    answers = [(name, at_s, latency_s) for name, at_s, status, latency_s in calls if status == 200]
+    refusals = [latency_s for _, _, status, latency_s in calls if status in REFUSED]
+    good = [(n, at_s + latency_s) for n, at_s, latency_s in answers if latency_s <= good_s(alone_s[n])]
     seconds = points[0]["seconds"]
     good_work_s = sum(alone_s[name] for name, end_s in good if SETTLED_S <= end_s <= seconds)
     quick = min(alone_s, key=lambda name: alone_s[name])
@@ -50,19 +50,19 @@ def row(points: Sequence[Point], measured: Mapping[str, Any]) -> Row:
         **{name: points[0][name] for name in ("arrivals", "load", "server", "seconds")},
         rounds=len(points),
         latency_ms={name: percentiles([1000 * t for n, _, t in answers if n == name], 50, 95, 99) for name in alone_s},
-        quick_slowdown=percentile([took_s / alone_s[n] for n, _, took_s in answers if n == quick], 99),
-        slowdown=percentile([took_s / alone_s[n] for n, _, took_s in answers], 99),
+        quick_slowdown=percentile([latency_s / alone_s[n] for n, _, latency_s in answers if n == quick], 99),
+        slowdown=percentile([latency_s / alone_s[n] for n, _, latency_s in answers], 99),
         good=len(good) / max(1, len(answers)),
         goodput=good_work_s / (seconds - SETTLED_S) / sum(point["capacity"] for point in points),
         refused=len(refusals) / len(calls),
-        refusal_ms=percentile([1000 * took_s for took_s in refusals], 99),
+        refusal_ms=percentile([1000 * latency_s for latency_s in refusals], 99),
         lost=(len(calls) - len(answers) - len(refusals)) / len(calls),
         memory_mb=list(points[0]["memory_mb"]),
     )
 
 
 def percentiles(values: Sequence[float], *shares: float) -> list[float]:
-    """Rounded to three decimals; empty of no values."""
+    """The percentiles of the values, rounded to three decimals; empty without values."""
     return np.percentile(values, shares).round(3).tolist() if len(values) else []
 
 
@@ -71,13 +71,13 @@ def percentile(values: Sequence[float], share: float) -> float | None:
 
 
 def summary(measured: Mapping[str, Any], machine: str) -> dict[str, Any]:
-    """Everything that the page shows, as JSON holds it."""
-    capacity = statistics.median(each["work"] for each in measured["saturated"][UNTOLD.name])
+    """All that the page shows, as JSON."""
+    capacity = statistics.median(run["work"] for run in measured["saturated"][NO_DEADLINES.name])
     return {
         "machine": machine,
         "alone_ms": {name: round(1000 * alone_s, 1) for name, alone_s in measured["alone_s"].items()},
         "saturated": [
-            {"server": server, **(run["tuning"] if server != UNTOLD.name else {}), "work": run["work"] / capacity}
+            {"server": server, **(run["tuning"] if server != NO_DEADLINES.name else {}), "work": run["work"] / capacity}
             for server, runs in measured["saturated"].items()
             for run in runs
         ],
@@ -96,5 +96,5 @@ def groups(points: Sequence[Point]) -> Iterator[list[Point]]:
 
 
 def line(row: Row) -> str:
-    """For the terminal, while the comparison runs."""
+    """A row for the terminal."""
     return f"load {row.load:g}, {row.server}: {row.goodput:.0%} goodput, {row.refused:.0%} refused, {row.latency_ms}"

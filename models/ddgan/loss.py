@@ -13,7 +13,7 @@ from models.ddgan.plan import large_steps, posterior_plan
 from models.schedules import Vector
 
 R1_WEIGHT = 0.3  # γ of the gradient penalty
-R1_EVERY = 8  # batches; the penalty counts so many times
+R1_EVERY = 8  # batches from one penalty to the next, and its factor
 BETAS = (0.0, 0.99)
 DISCRIMINATOR_RATE = 25.0  # times the generator's (Heusel et al. 2017, arXiv 1706.08500)
 
@@ -64,7 +64,7 @@ class Diffusion:
     def generated(self, network: Network, real: Pair, generator: Generator) -> Pair:
         """The pair with x_s drawn from q(x_s | x_t, x0) for the generator's x0."""
         device = real.t.device
-        z = torch.randn((len(real.t), network.latent), generator=generator, device=device) if network.latent else None
+        z = torch.randn((len(real.t), network.z_dim), generator=generator, device=device) if network.z_dim else None
         x0 = network(real.x_t, real.t.float(), real.y, z)
         noise = torch.randn(x0.shape, generator=generator, device=device)
         x_s = self.x_from_x[real.t] * real.x_t + self.x_from_x0[real.t] * x0 + self.noise_std[real.t] * noise
@@ -84,7 +84,7 @@ def generator_loss(discriminator: Discriminator, generated: Pair) -> Tensor:
 def r1_penalty(discriminator: Discriminator, real: Pair) -> Tensor:
     """(γ/2)·E‖∇ D(x_s, x_t, t, y)‖² with respect to a real x_s (Mescheder et al. 2018, arXiv 1801.04406, eq. 9)."""
     x_s = real.x_s.detach().requires_grad_()
-    with sdpa_kernel(SDPBackend.MATH):  # the one kernel of attention that can be differentiated twice
+    with sdpa_kernel(SDPBackend.MATH):  # the only attention kernel that can be differentiated twice
         (gradient,) = torch.autograd.grad(discriminator(*real._replace(x_s=x_s)).sum(), x_s, create_graph=True)
     return R1_WEIGHT / 2 * gradient.square().sum(dim=(1, 2, 3)).mean()
 
@@ -118,14 +118,14 @@ class Objective:
         real = self.diffusion.real(x, y, generator)
         with torch.set_grad_enabled(both):
             generated = self.diffusion.generated(self.network, real, generator)
-        judged = discriminator_loss(self.discriminator, real, generated._replace(x_s=generated.x_s.detach()))
+        loss = discriminator_loss(self.discriminator, real, generated._replace(x_s=generated.x_s.detach()))
         penalty = R1_EVERY * r1_penalty(self.discriminator, real) if batches % R1_EVERY == 0 else 0.0
-        self._update("discriminator", judged + penalty)
+        self._update("discriminator", loss + penalty)
         if both:
             self.discriminator.requires_grad_(False)
             self._update("network", generator_loss(self.discriminator, generated))
             self.discriminator.requires_grad_(True)
-        return judged.item()
+        return loss.item()
 
     def _update(self, player: str, loss: Tensor) -> None:
         self.optimizers[player].zero_grad()

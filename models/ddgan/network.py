@@ -17,15 +17,15 @@ WIDTH = 128  # of the discriminator's last layers
 
 
 class Network(nn.Module):
-    """G(x_t, t, y, z) = clip(GAIN·(α_t·x_t − σ_t·F(x_t, t, y, z))), with `latent` normal numbers z, or without.
+    """G(x_t, t, y, z) = clip(GAIN·(α_t·x_t − σ_t·F(x_t, t, y, z))), with z of `latent` normal numbers; 0: without z.
 
-    The clipping stands for the paper's tanh: what is nearly black or white is so exactly, where a linear output leaves
+    The clipping replaces the paper's tanh: nearly black and white pixels become exact, where a linear output leaves
     grain that a small discriminator overlooks. Its gradient is that of the identity (Bengio et al. 2013, arXiv
-    1308.3432), so that a pixel can come back from either end.
+    1308.3432), so clipped pixels still learn.
 
     z goes through an MLP and, with time and class, scales and shifts the group norms (Xiao et al. 2022, arXiv
-    2112.07804, section 4 and appendix C). With F and time as in `models.ddim.network`, a DDIM's weights make of G the
-    mean of x0 given x_t, but for GAIN; the adversarial training begins there (as Xu et al. 2023, arXiv 2311.09257).
+    2112.07804, section 4 and appendix C). F and time are as in `models.ddim.network`: with a DDIM's weights, G is GAIN
+    times the mean of x0 given x_t. Adversarial training starts from such weights (as Xu et al. 2023, arXiv 2311.09257).
     """
 
     ALIASES: ClassVar = {"label.weight": "unet.class_embedding.weight"}  # in a DDIM's checkpoint
@@ -35,7 +35,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         depth, height, _ = shape
-        self.shape, self.classes, self.latent = shape, classes, latent
+        self.shape, self.classes, self.z_dim = shape, classes, latent
         alphas_cumprod = torch.tensor(schedule["alphas_cumprod"], dtype=torch.float64)
         self.alpha: Tensor
         self.sigma: Tensor
@@ -55,11 +55,11 @@ class Network(nn.Module):
         self.label = nn.Embedding(classes + 1, width)
         if latent:
             last = nn.Linear(width, width)
-            nn.init.normal_(last.weight, std=0.1)  # z matters, and a DDIM's weights are still nearly as good
+            nn.init.normal_(last.weight, std=0.1)  # z has an effect, and the weights of a DDIM still fit
             self.mapping = nn.Sequential(nn.Linear(latent, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor, z: Tensor | None = None) -> Tensor:
-        """x (n, C, H, W), t (n,) timesteps from 0, y (n,) int64 labels, z (n, latent) → x0 (n, C, H, W)."""
+        """x (n, C, H, W), t (n,) timesteps from 0, y (n,) int64 labels, z (n, z_dim) → x0 (n, C, H, W)."""
         style = self.label(y)
         if z is not None:
             style = style + self.mapping(z / z.square().mean(dim=1, keepdim=True).add(1e-8).sqrt())
@@ -71,20 +71,20 @@ class Network(nn.Module):
 
 
 def angle_time(alphas_cumprod: Tensor) -> Tensor:
-    """The times at which `models.ddim`'s schedule has these ᾱ = cos² φ, as its network is told them, float32."""
+    """The times, float32, that the network of `models.ddim` gets for these ᾱ = cos² φ on its schedule."""
     edge = math.asin(EDGE)
     angle = alphas_cumprod.sqrt().acos()
     return ((angle - edge) / (math.pi / 2 - 2 * edge) * (TIMESTEPS - 1)).clamp(min=0).float()
 
 
 class Discriminator(nn.Module):
-    """D(x_s, x_t, t, y): whether x_s, one step nearer the data than x_t, is from the data; a logit (n,).
+    """D(x_s, x_t, t, y): the logit (n,) that x_s, one step nearer the data than x_t, is from the data.
 
-    It is the generator's U-Net on its way down, and starts with the weights that the generator starts with: those of a
-    DDIM see through noise from the first batch on (Xu et al. 2023, arXiv 2311.09257).
+    It is the encoder half of the generator's U-Net, with the generator's initial weights. Those of a DDIM can read
+    noisy images from the first batch on (Xu et al. 2023, arXiv 2311.09257).
     """
 
-    unet: Any  # its parts are called one by one
+    unet: Any  # diffusers' U-Net, of which `forward` calls the parts
     time: Tensor
     batches: Tensor
 
@@ -112,7 +112,7 @@ class Discriminator(nn.Module):
         for block in self.unet.down_blocks:
             hidden, _ = block(hidden, style)
         hidden = self.unet.mid_block(hidden, style)
-        # The spread within the batch as one more channel: a generator without spread is seen (Karras et al. 2018).
+        # The spread within the batch as one more channel detects a generator without spread (Karras et al. 2018).
         spread = hidden.std(dim=0, correction=0).mean().expand_as(hidden[:, :1])
         hidden = leaky_relu(self.last(torch.cat([hidden, spread], dim=1)), SLOPE).mean(dim=(2, 3))
         # A projection discriminator (Miyato & Koyama 2018) for the class.

@@ -1,4 +1,4 @@
-"""DDGAN's plans: as many steps as the generator was trained for, or fewer, by the posterior of a longer jump.
+"""DDGAN's plans: the steps that the generator was trained for, or fewer of them, by the posterior of a longer jump.
 
 The schedule is `{"alphas_cumprod": [ᾱ_0, …, ᾱ_{T−1}]}` with T as small as 4.
 """
@@ -15,15 +15,16 @@ __all__ = ["POINTS", "SOLVERS", "large_steps", "max_steps", "posterior_plan"]
 
 
 def large_steps(timesteps: int) -> Vector:
-    """ᾱ = cos² φ at `timesteps` timesteps, float64, the angle φ growing evenly to that of DDIM's last: large β.
+    """ᾱ = cos² φ at `timesteps` timesteps, float64, at evenly spaced angles φ up to that of DDIM's last timestep.
 
-    With the paper's own (Xiao et al. 2022, arXiv 2112.07804, appendix C) three of four timesteps of so small an image
-    are noise to the eye, and the discriminator can hardly tell the generator anything.
+    With the paper's own schedule (Xiao et al. 2022, arXiv 2112.07804, appendix C), small images look like noise at
+    three of four timesteps. Then the generator can learn little from the discriminator.
     """
     return np.cos(np.arange(1, timesteps + 1) / timesteps * np.arccos(EDGE)) ** 2
 
 
 def posterior_plan(schedule: Schedule, steps: int) -> Plan:
+    """Posterior sampling at trailing timesteps. Raises ValueError for more steps than timesteps."""
     return posterior(*trailing_grid(schedule["alphas_cumprod"], steps))
 
 

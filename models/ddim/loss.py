@@ -23,8 +23,8 @@ def network_settings(_size: int) -> dict[str, Any]:
 def loss(network: NoisePredictor, x: Tensor, y: Tensor, generator: Generator) -> Tensor:
     """L_γ (Song et al. 2020, arXiv 2010.02502, eq. 5): E γ_t·‖ε − ε̂(α_t·x + σ_t·ε, t, y)‖², a mean over pixels.
 
-    γ_t = 1/α_t², which weighs the errors of v = α_t·ε − σ_t·x alike at all t (Salimans & Ho 2022, arXiv 2202.00512,
-    section 4). With γ = 1 the first steps from noise, on which a sampler without fresh noise depends, hardly count.
+    γ_t = 1/α_t² gives errors of v = α_t·ε − σ_t·x the same weight at all t (Salimans & Ho 2022, arXiv 2202.00512,
+    section 4). With γ = 1 the first steps from noise hardly count, though deterministic samplers depend on them.
     x (n, C, H, W) in [−1, 1]; the timesteps and the noise come from `generator`.
     """
     t = torch.randint(len(network.alpha), (len(x),), generator=generator, device=x.device)

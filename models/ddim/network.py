@@ -11,11 +11,10 @@ from models.unet import FOLD, small_unet
 
 
 class NoisePredictor(nn.Module):
-    """ε̂(x_t, t, y) = σ_t·x_t + α_t·F(x_t, t, y), with F what a subclass predicts.
+    """ε̂(x_t, t, y) = σ_t·x_t + α_t·F(x_t, t, y), where a subclass predicts F.
 
-    The skip makes the prediction exact in what it need not learn: where the noise is nearly all of x_t, ε̂ ≈ x_t, and
-    the error of x0 = (x_t − σ_t·ε̂)/α_t is that of F, not 1/α_t times it (the preconditioning idea of Karras et al.
-    2022, arXiv 2206.00364, section 5). Training is still on ε̂.
+    The skip is exact where x_t is nearly all noise: there ε̂ ≈ x_t. So the error of x0 = (x_t − σ_t·ε̂)/α_t is that of F,
+    not 1/α_t times it (the preconditioning of Karras et al. 2022, arXiv 2206.00364, section 5). The loss is still on ε̂.
     """
 
     def __init__(self, schedule: dict[str, Any]) -> None:
@@ -38,7 +37,7 @@ class NoisePredictor(nn.Module):
 
 
 class Network(NoisePredictor):
-    """With a U-Net for F."""
+    """A noise predictor with a U-Net for F."""
 
     def __init__(self, *, shape: tuple[int, int, int], classes: int, schedule: dict[str, Any], channels: list[int]):
         """`shape` is (C, H, W) of an image; label `classes` (one past the last) means "no class"."""

@@ -1,4 +1,4 @@
-"""First the autoencoder, then, with it frozen, the moments of its latents, then a diffusion model of them."""
+"""Trains in three phases: the autoencoder, then the moments of its latents, then a diffusion model of the latents."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ Z_CHANNELS = 4  # of a latent
 SCHEDULE: dict[str, Any] = {**ddim.SCHEDULE, "clip": 1.0}
 OBJECTIVE: dict[str, Any] = {"alpha": 10.0, "autoencoder_images": 120_000}
 
-MOMENTS_IMAGES = 10_000  # that the moments are taken over
+MOMENTS_IMAGES = 10_000  # over which the moments are computed
 
 
 def network_settings(size: int) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def autoencoder_loss(network: Network, x: Tensor, alpha: float, generator: Gener
 
 
 class Progress(nn.Module):
-    """How far training is, and the running moments of the latents, a channel each."""
+    """The number of images that training has seen, and the running moments of the latents by channel."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Progress(nn.Module):
             self.register_buffer(name, torch.zeros(channels, dtype=torch.float64))
 
     def add(self, latents: Tensor) -> None:
-        """Takes (n, C, H, W) into the moments."""
+        """Adds latents (n, C, H, W) to the moments."""
         values = latents.double().transpose(0, 1).flatten(1)
         self.count += values.shape[1]
         self.total += values.sum(dim=1)
@@ -80,7 +80,7 @@ class Objective:
 
     def __init__(self, network: Network, learning_rate: float, *, alpha: float, autoencoder_images: int) -> None:
         self.network = network
-        self.diffusion = ddim.Objective(network, learning_rate)  # its optimizer has the autoencoder's weights too
+        self.diffusion = ddim.Objective(network, learning_rate)  # its optimizer also has the autoencoder's weights
         self.autoencoder = nn.ModuleList([network.encoder, network.decoder])
         self.progress = Progress(len(network.mean)).to(network.mean.device)
         self.modules: dict[str, nn.Module] = {"network": network, "progress": self.progress}
@@ -89,16 +89,16 @@ class Objective:
         self.autoencoder_images = autoencoder_images
 
     def step(self, x: Tensor, y: Tensor, generator: Generator) -> float:
-        """Returns the loss of what is trained at this point; 0 while the moments are taken."""
-        seen = int(self.progress.images)
+        """Returns the loss of the current phase; 0 while the moments are computed."""
+        images_before = int(self.progress.images)
         self.progress.images += len(x)
-        self.autoencoder.requires_grad_(seen < self.autoencoder_images)
-        self.network.mixer.requires_grad_(seen >= self.autoencoder_images)
-        if seen < self.autoencoder_images:
+        self.autoencoder.requires_grad_(images_before < self.autoencoder_images)
+        self.network.mixer.requires_grad_(images_before >= self.autoencoder_images)
+        if images_before < self.autoencoder_images:
             for group in self.diffusion.optimizer.param_groups:
-                group["lr"] *= 0.5 * (1 + math.cos(math.pi * seen / self.autoencoder_images))
+                group["lr"] *= 0.5 * (1 + math.cos(math.pi * images_before / self.autoencoder_images))
             return self.diffusion.update(autoencoder_loss(self.network, x, self.alpha, generator))
-        if seen < self.autoencoder_images + MOMENTS_IMAGES:
+        if images_before < self.autoencoder_images + MOMENTS_IMAGES:
             with torch.no_grad():
                 self.progress.add(self.network.encoder(x))
             self.progress.normalise(self.network)

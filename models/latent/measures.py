@@ -1,4 +1,4 @@
-"""What `./run evaluate` measures of a latent model beside its images: its autoencoder on the test set."""
+"""The figures of `./run evaluate` for a latent model: the errors of its autoencoder on the test set."""
 
 from typing import Any
 
@@ -18,5 +18,5 @@ def evaluate(network: Network, x: Tensor, _: Tensor) -> dict[str, Any]:
         autoencoder_errors(network, images, Generator().manual_seed(batch))
         for batch, images in enumerate(x.split(BATCH_SIZE))
     ]
-    consistency, reconstruction = (torch.cat(each).mean().item() for each in zip(*errors, strict=True))
+    consistency, reconstruction = (torch.cat(batches).mean().item() for batches in zip(*errors, strict=True))
     return {"autoencoder": {"reconstruction": reconstruction, "consistency": consistency}}

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from models.ddim.network import NoisePredictor
-from models.unet import check_size
 
 REDUCTION = 4  # of height and width, by the encoder
 GROUPS = 8  # of a group norm
@@ -17,7 +16,7 @@ MODULATIONS = 6  # of a block: scale, shift and gate of each of its two branches
 
 
 class Network(NoisePredictor):
-    """DDIM's ε̂(z_t, t, y) on normalised latents z, with the way there, `encode`, and back, `decode`."""
+    """DDIM's ε̂(z_t, t, y) on normalised latents z; `encode` and `decode` convert images to latents and back."""
 
     def __init__(
         self,
@@ -30,9 +29,10 @@ class Network(NoisePredictor):
         tokens_width: int,
         blocks: int,
     ) -> None:
-        """`shape` and `state_shape` are (C, H, W) of an image and of its latent; `width` is the autoencoder's, and
-        `tokens_width` and `blocks` are those of the mixer that predicts the noise."""
-        check_size(shape[1], REDUCTION * PATCH)
+        """`shape` and `state_shape` are (C, H, W) of an image and of its latent.
+
+        `width` is the autoencoder's; `tokens_width` and `blocks` are those of the mixer that predicts the noise.
+        """
         if any(side != REDUCTION * reduced for side, reduced in zip(shape[1:], state_shape[1:], strict=True)):
             raise ValueError(f"a latent's sides are 1/{REDUCTION} of an image's: not {state_shape} for {shape}")
         super().__init__(schedule)
@@ -66,7 +66,7 @@ class Mixer(nn.Module):
     """F(z, t, y): an MLP-Mixer (Tolstikhin et al. 2021, arXiv 2105.01601) on PATCH × PATCH tokens of a latent.
 
     Time and class modulate each block, whose gates start at 0 (adaLN-Zero of Peebles & Xie 2023, arXiv 2212.09748,
-    section 3.2). A small U-Net on so small a latent spends its time between its many kernels; this one has few.
+    section 3.2). On small latents a U-Net is slowed down by its many small kernels; a mixer has few.
     """
 
     def __init__(self, shape: tuple[int, int, int], classes: int, width: int, blocks: int) -> None:
@@ -97,7 +97,7 @@ class Mixer(nn.Module):
 
 
 class MixerBlock(nn.Module):
-    """Mixes the tokens, channel by channel, then the channels, token by token; each beside a way past it."""
+    """Mixes the tokens in each channel, then the channels in each token, both with a residual connection."""
 
     def __init__(self, tokens: int, width: int) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ __all__ = ["POINTS", "SOLVERS", "langevin_plan", "max_steps"]
 
 
 def langevin_plan(schedule: Schedule, steps: int, *, step_size: float) -> Plan:
+    """Langevin dynamics with one step at each of `steps` trailing timesteps."""
     return langevin(*trailing_grid(schedule["alphas_cumprod"], steps), step_size=step_size, clip=clip(schedule))
 
 

@@ -15,7 +15,7 @@ OBJECTIVE: dict[str, Any] = {}
 
 MAX_GRADIENT_NORM = 1.0
 LEVELS = 256  # values of a pixel
-ENDS_SHARE = 32  # one image in so many trains the prior and reconstruction terms: they reach two scalars only
+SUBSAMPLE = 32  # one image in 32 trains the prior and reconstruction terms, whose gradients reach two scalars only
 
 
 def network_settings(_size: int) -> dict[str, Any]:
@@ -44,30 +44,32 @@ def bound(network: Network, x: Tensor, y: Tensor, generator: Generator, *, times
         s = (u * timesteps).floor() / timesteps
         gamma_s, gamma_t = network.schedule(s), network.schedule(s + 1 / timesteps)
         diffusion = timesteps / 2 * torch.expm1(gamma_t - gamma_s) * _squared_error(network, x, y, eps, gamma_t)
-    return Bound(*(_bits(term, x) for term in (*_ends(network, x, generator), diffusion)))
+    return Bound(*(_bits(term, x) for term in (*_prior_and_reconstruction(network, x, generator), diffusion)))
 
 
 def backward(network: Network, x: Tensor, y: Tensor, generator: Generator) -> Bound:
     """Adds the gradients of the continuous-time bound to the parameters' `grad`; returns the terms, detached.
 
-    The network and the endpoints γ_0 and γ_1 get the gradient of the bound. The shape of the schedule between them does
-    not change its expectation, and gets the gradient of its variance: that of E[L²], 2·L·∇L for each image (appendix
-    I.2). It passes through h(t) and h'(t) alone: cut loose there, one backward pass through the network serves both.
+    The network and the endpoints γ_0 and γ_1 get the gradient of the bound. The schedule's shape between them does not
+    change the bound's expectation. It gets the gradient of the variance, 2·L·∇L for each image (appendix I.2). It acts
+    through h(t) and h'(t) alone: with the graph cut there, one backward pass through the network serves both.
     """
     u, eps = _times_and_noise(x, generator)
-    unit = network.schedule.unit(u)
-    h, dh = cut = [value.detach().requires_grad_() for value in unit]
-    diffusion = _bits(_continuous(network, x, y, eps, h, dh), x)
-    some = x[: max(1, len(x) // ENDS_SHARE)]
-    prior, reconstruction = (_bits(term, x) for term in _ends(network, some, generator))
+    h, dh = network.schedule.unit(u)
+    h_cut, dh_cut = h.detach().requires_grad_(), dh.detach().requires_grad_()
+    diffusion = _bits(_continuous(network, x, y, eps, h_cut, dh_cut), x)
+    subsample = x[: max(1, len(x) // SUBSAMPLE)]
+    prior, reconstruction = (_bits(term, x) for term in _prior_and_reconstruction(network, subsample, generator))
     (prior.mean() + reconstruction.mean() + diffusion.mean()).backward()
+    assert h_cut.grad is not None
+    assert dh_cut.grad is not None
     weight = 2 * diffusion.detach()
-    torch.autograd.backward(unit, [weight * value.grad for value in cut if value.grad is not None])
+    torch.autograd.backward([h, dh], [weight * h_cut.grad, weight * dh_cut.grad])
     return Bound(prior.detach(), reconstruction.detach(), diffusion.detach())
 
 
 def _times_and_noise(x: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """A time in [0, 1) an image, evenly apart over the batch from one random start (appendix I.1), and ε like x."""
+    """A time in [0, 1) for each image, evenly spaced from one random start (appendix I.1), and ε shaped like x."""
     n, device = len(x), x.device
     u = (torch.rand(1, generator=generator, device=device) + torch.arange(n, device=device) / n) % 1
     return u, torch.randn(x.shape, generator=generator, device=device)
@@ -85,7 +87,7 @@ def _squared_error(network: Network, x: Tensor, y: Tensor, eps: Tensor, gamma: T
     return (eps - network(alpha * x + sigma * eps, gamma, y)).square().sum(dim=(1, 2, 3))
 
 
-def _ends(network: Network, x: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+def _prior_and_reconstruction(network: Network, x: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """KL(q(z_1 | x) ‖ N(0, I)) and −log p(x | z_0), in nats an image.
 
     p(x | z_0) is, for each dimension, a softmax over the pixel values of the densities q(z_0 | value) (eq. 8).
@@ -93,7 +95,7 @@ def _ends(network: Network, x: Tensor, generator: Generator) -> tuple[Tensor, Te
     alpha_1, sigma_1 = alpha_sigma(network.schedule.gamma_1)
     variance = sigma_1**2
     prior = 0.5 * (variance + (alpha_1 * x) ** 2 - 1 - variance.log()).sum(dim=(1, 2, 3))
-    # Dividing z_0 = α_0·x + σ_0·ε by α_0 leaves x + e^{γ_0/2}·ε, and the values as they are.
+    # z_0 = α_0·x + σ_0·ε divided by α_0 is x + e^{γ_0/2}·ε, and the pixel values stay as they are.
     deviation = torch.exp(0.5 * network.schedule.gamma_0)
     eps = torch.randn(x.shape, generator=generator, device=x.device)
     values = torch.linspace(-1, 1, LEVELS, device=x.device)

@@ -1,4 +1,4 @@
-"""What `./run evaluate` measures of a variational diffusion model beside its images: the bound on the test set."""
+"""The figures of `./run evaluate` for a variational diffusion model: the bound on the test set."""
 
 from typing import Any
 

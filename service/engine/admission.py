@@ -1,8 +1,7 @@
-"""Which jobs are accepted: in predicted work, refused at once where they could not be answered in time. Pure.
+"""Admission control by predicted work: which jobs are accepted, and which are refused at once. Pure.
 
-A deadline is guaranteed if `Scheduler.predicted_ends` meets it and every deadline guaranteed before. Guaranteed jobs
-also add up: each needs what is left of its work in what is left of its time, and together they may need at most
-MAX_PROMISED_UTILIZATION of the machine. docs/design.md has the reasons.
+A deadline is guaranteed if `Scheduler.predicted_ends` meets it and every deadline guaranteed before. The utilisation by
+guaranteed jobs, their work over their remaining time, is at most MAX_PROMISED_UTILIZATION: see docs/design.md.
 """
 
 import math
@@ -19,7 +18,7 @@ MAX_PROMISED_UTILIZATION = 0.8  # of the machine, by guaranteed jobs
 
 
 class Admission:
-    """Decides by what the scheduler has already."""
+    """Decides by the scheduler's accepted jobs. Limits are in images, and in seconds of the machine's work."""
 
     def __init__(
         self, scheduler: Scheduler, max_queued_images: int, max_backlog_s: float, max_request_s: float = math.inf
@@ -35,7 +34,7 @@ class Admission:
         self.scheduler.add(job)
 
     def quote(self, job: Job, now: float) -> float:
-        """When the job would be due if it came now. Raises what `admit` raises. Changes nothing."""
+        """The due time that the job would get now. Raises what `admit` raises. Changes nothing."""
         work_s = self.scheduler.work_s(job)
         if work_s > self.max_request_s:
             raise TooMuchWork(work_s, self.max_request_s, n=job.n, steps=job.steps)
@@ -53,7 +52,7 @@ class Admission:
         return self._seconds(self.scheduler.counts.steps_left)
 
     def _check_queue(self, job: Job, work_s: float, due_s: float) -> None:
-        """Counts only what is due before the job: it does not wait for the rest, however much that is."""
+        """Raises Overloaded if the jobs due before this one exceed a limit; it does not wait for the others."""
         queued, backlog_s = self.scheduler.counts.unfinished.total(), self.backlog_s()
         more_s = work_s / min(job.n, self.scheduler.workers)
         if queued + job.n * job.rows <= self.max_queued_images and backlog_s + more_s <= self.max_backlog_s:
@@ -72,7 +71,7 @@ class Admission:
             raise Overloaded(f"{before_s:.1f} s of work are queued; {more_s:.1f} s more are too much", over_s)
 
     def _seconds(self, steps_left: Mapping[str, int]) -> float:
-        """Of so many steps by model, shared by the workers."""
+        """Seconds of these row steps, by model, shared by the workers."""
         scheduler = self.scheduler
         return sum(n * scheduler.row_s(model) for model, n in steps_left.items()) / scheduler.workers
 
@@ -85,7 +84,7 @@ class Admission:
             raise Overloaded("accepted deadlines already use the capacity of the machine", self.backlog_s())
 
     def _promised_utilization(self, now: float) -> float:
-        """The share of the machine that guaranteed jobs need until their deadlines."""
+        """The utilisation of the machine by guaranteed jobs until their deadlines."""
         rows_per_s = defaultdict[str, float](float)  # by model
         for job in self.scheduler.jobs:
             if job.deadline_s < math.inf:
@@ -96,7 +95,7 @@ class Admission:
     def _broken(self, job: Job, due_s: float, now: float) -> list[Job]:
         """The jobs that might miss their deadlines: this one, or guaranteed ones that may end later because of it.
 
-        Its rows ride along with those before it, so it may delay all jobs behind the first of its model.
+        Its rows join the batches of its model's earlier jobs, so it may delay all jobs behind the first of them.
         """
         jobs = self.scheduler.jobs
         place = bisect_right(jobs, due_s, key=lambda other: other.due_s)

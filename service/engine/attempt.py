@@ -1,4 +1,4 @@
-"""One step of one batch on a runtime, and what it gives. It needs no lock: a running row belongs to its worker."""
+"""One step of one batch on a runtime, and its result. It needs no lock: a running row belongs to its worker."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,6 +12,8 @@ from service.engine.runtime import Array, Runtime, States
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
+    """The states after a step, and the pictures that come of it, (C, H, W) each."""
+
     x: States
     x0: States
     pixels: dict[Image, Array]  # of the images that finish with this step

@@ -1,17 +1,20 @@
-"""What a step costs: seconds by model and number of rows, measured at warm-up and kept current. Pure."""
+"""The cost model: seconds of a step by model and number of rows, measured at warm-up and kept current. Pure."""
 
 import math
 from bisect import bisect_left
 from collections.abc import Mapping
 
 PRIOR_ROW_S = 1e-3  # a row's share of a step of a model that was never measured
-WEIGHT = 0.1  # of a new measurement, and so the most by which ln(seconds) moves at once
-LOCAL_SHARE = 0.2  # of that weight: for the measured size alone. The rest is for all: what slows one slows all
-THROUGHPUT_TARGET = 0.95  # of the best throughput: a larger batch costs latency and gains less than the rest
+WEIGHT = 0.1  # of a new measurement: one measurement changes ln(seconds) by at most this
+LOCAL_SHARE = 0.2  # of that weight is for the measured size; the rest is for all sizes, which mostly slow down together
+THROUGHPUT_TARGET = 0.95  # of the best throughput: larger batches cost latency and gain less than the remaining share
 
 
 class Curve:
-    """Knots (rows, seconds), the first of one row; linear between them, and in proportion past the last."""
+    """Seconds by rows: linear between knots (rows, seconds), and proportional to the rows past the last knot.
+
+    The first knot is at one row.
+    """
 
     def __init__(self, knots: Mapping[int, float]) -> None:
         self.rows = sorted(knots)
@@ -19,10 +22,11 @@ class Curve:
         self._set([knots[rows] for rows in self.rows])
 
     def seconds(self, rows: int) -> float:
+        """Seconds of one step of `rows` rows."""
         return self._by_rows[rows] if rows < len(self._by_rows) else self._by_rows[-1] * rows / self.rows[-1]
 
     def observe(self, rows: int, seconds: float) -> None:
-        """Moves all knots, and the nearest ones some more, towards a measurement: in logarithms and clipped."""
+        """Moves all knots towards a measurement, the nearest ones most; the logarithmic error is clipped to ±1."""
         error = WEIGHT * min(max(math.log(seconds / self.seconds(rows)), -1), 1)
         left, right, share = self._place(rows)
         near = {left: 1 - share, right: share} if left < right else {right: 1.0}
@@ -54,24 +58,25 @@ class Curve:
 
 
 class Costs:
-    """A curve a model."""
+    """The curves of all models."""
 
     def __init__(self) -> None:
         self._curves: dict[str, Curve] = {}
 
     def set(self, model: str, curve: Mapping[int, float]) -> None:
-        """Seconds a step by rows, as measured at warm-up; the smallest number of rows is 1."""
+        """Sets a model's seconds a step by rows, as measured at warm-up; the smallest number of rows is 1."""
         self._curves[model] = Curve(curve)
 
     def observe(self, model: str, rows: int, seconds: float) -> None:
+        """Updates a model's curve by a measured step; starts one for a model without."""
         if model not in self._curves:
             self.set(model, {1: seconds / rows, rows: seconds})
         self._curves[model].observe(rows, seconds)
 
     def seconds(self, model: str, rows: int) -> float:
-        """Of one step of `rows` rows."""
+        """Seconds of one step of `rows` rows."""
         return self._curves[model].seconds(rows) if model in self._curves else PRIOR_ROW_S * rows
 
     def efficient_batch_size(self, model: str, most: int) -> int:
-        """The smallest batch of at most `most` rows that is nearly as efficient as any; `most` if not measured."""
+        """The smallest batch of at most `most` rows with nearly the best throughput; `most` if not measured."""
         return self._curves[model].efficient_batch_size(most) if model in self._curves else most

@@ -1,4 +1,4 @@
-"""Denoising without a service: jobs with a model's defaults, and all their steps one after the other."""
+"""Denoising without a service: jobs with a model's defaults, and a loop over all their steps."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def default_job(
     seed: int = 0,
     n: int = 1,
 ) -> Job:
-    """A job on this model; what is not named has the model's default, and the label that of "no class"."""
+    """A job on this model. Missing arguments have the model's defaults; the label's is "no class"."""
     solver = solver or bundle.default_solver
     return Job(
         id="",

@@ -14,16 +14,17 @@ from service.engine import noise
 from service.engine.runtime import Array, State, StepInputs, unguided
 
 Priority = Literal["low", "normal", "high"]
+MAX_IMAGES = 64  # of a request
 
 T_COLUMN, NOISE_COLUMN = Step._fields.index("t"), Step._fields.index("noise_std")
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A step that an image has taken, and the clean image that it predicts, where the caller asked for previews."""
+    """A step that an image has taken, with the clean image that it predicts if the caller wants previews."""
 
-    image: int
-    index: int  # 1 for the first
+    image: int  # its index
+    index: int  # of the step; 1 for the first
     of: int
     preview: Array | None  # (C, H, W) in about [−1, 1]
 
@@ -37,11 +38,12 @@ class Job:
     model: str  # digest of the model that it runs on
     coefficients: Array  # (steps, 9): a row a step, columns as `models.step.Step`
     shape: tuple[int, int, int]  # of an image's state
-    z_dim: int  # how many numbers z the network takes a step
+    z_dim: int  # dimension of the network's z; 0: none
     label: int  # the number of classes means "no class"
     seed: int
     n: int
     submitted_s: float
+    first_index: int = 0  # of its images: they are a part of those that the seed has
     guidance: float = 1.0  # w of classifier-free guidance, ε = ε(no class) + w·(ε(class) − ε(no class)); 1: without
     no_label: int = 0  # what `label` is for "no class"; read with guidance
     priority: Priority = "normal"
@@ -59,7 +61,7 @@ class Job:
 
     def __post_init__(self) -> None:
         self.steps_left = self.n * self.steps
-        self.images = [Image(self, index) for index in range(self.n)]
+        self.images = [Image(self, self.first_index + i) for i in range(self.n)]
         self.unfinished = self.n
 
     @property
@@ -69,25 +71,25 @@ class Job:
 
     @property
     def rows(self) -> int:
-        """Of a batch, that an image takes."""
+        """Rows of a batch for each image: two with guidance."""
         return 1 if self.guidance == 1 else 2
 
     @property
     def longest_left(self) -> int:
-        """Steps that the image farthest from its end still takes."""
+        """The largest number of steps left of any image."""
         return self.steps_left if self.n == 1 else max(image.steps_left for image in self.images)
 
 
 @dataclass(eq=False, slots=True)
 class Image:
-    """One image on its way: after `step` steps its state is x, and x0 is the clean state predicted last."""
+    """One image in progress: x is its state after `step` steps, and x0 the clean state predicted last."""
 
     job: Job
     index: int
     step: int = 0
     begun: bool = False
     running: bool = False  # in a batch that has not come back
-    x: State | None = None  # None: x_T is not drawn yet, so that a waiting image holds no memory
+    x: State | None = None  # None: x_T is not drawn yet, so a waiting image holds no memory
     x0: State | None = None
     pixels: Array = field(init=False)  # when finished: (C, H, W) in about [−1, 1]
 
@@ -97,7 +99,7 @@ class Image:
         self.x0 = np.zeros_like(self.x)
 
     def advance(self, x: State, x0: State) -> None:
-        """Takes the results of a step."""
+        """Sets the results of a step."""
         self.x, self.x0 = x, x0
         self.step += 1
 
@@ -151,7 +153,7 @@ class Batch:
         return [0, *accumulate(image.job.rows for image in self.images)][:-1]
 
     def inputs(self) -> StepInputs:
-        """The inputs of the step. Draws the rows' noise, which takes its time: not for the holder of a lock."""
+        """The inputs of the step. It draws the rows' noise, which takes too long for the holder of a lock."""
         job = self.images[0].job
         for image in self.images:
             if image.x is None:
@@ -187,12 +189,12 @@ class Batch:
         return drawn
 
     def _guidance(self) -> dict[str, NDArray[Any]]:
-        """Which rows are pairs, and what each takes of its own output and of its pair's."""
-        alone = unguided(self.rows)
-        pair, weights = alone["pair"], alone["weights"]
+        """`pair` and `weights` of `StepInputs`: the rows of a guided image are a pair."""
+        inputs = unguided(self.rows)
+        pair, weights = inputs["pair"], inputs["weights"]
         for row, image in zip(self.first_rows, self.images, strict=True):
             if image.job.rows == 2:
                 w = image.job.guidance
                 pair[row : row + 2] = row + 1, row
                 weights[row : row + 2] = (w, 1 - w), (1 - w, w)
-        return alone
+        return inputs

@@ -1,6 +1,6 @@
-"""The engine: a loop over steps, in a few threads. Choose a batch, run its step, hand on what finished; again.
+"""The engine: worker threads that repeat three actions: choose a batch, run its step, and end the finished jobs.
 
-The workers' networks run beside each other; all else happens under one lock, whose holder owns the jobs.
+The workers' networks run in parallel. All else happens under one lock, whose holder owns the jobs.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ from service.errors import Cancelled, OutOfService, Problem, StepFailed, Unavail
 
 log = structlog.get_logger()
 
-FAILURES = 5  # jobs of a model that fail one after the other, with no successful row between: it is taken out
+FAILURES = 5  # failed jobs of a model in a row, with no successful row between, after which it is out of service
 STOPPED = "the engine stopped; the server's log says why"
 
 
 class Observer(Protocol):
-    """What the engine reports, for metrics."""
+    """Gets the engine's figures, for metrics."""
 
     def stepped(self, method: str, rows: int, finished: int, seconds: float, share: float) -> None: ...
     def busy(self, seconds: float) -> None: ...
@@ -128,7 +128,7 @@ class Engine:
             return self.scheduler.work_s(job)
 
     def install(self, model: str, runtime: Runtime, curve: dict[int, float]) -> None:
-        """Takes a model into service that was loaded: with seconds of a step by rows."""
+        """Takes a loaded model into service; `curve` is its seconds a step by rows."""
         with self._changed:
             self.runtimes[model] = runtime
             self.scheduler.costs.set(model, curve)
@@ -136,7 +136,7 @@ class Engine:
             self.out_of_service.discard(model)
 
     def retain(self, models: set[str]) -> None:
-        """Lets go of the runtimes of all other models, but of those that an accepted job still needs."""
+        """Drops the runtimes of all other models, except those that an accepted job still needs."""
         with self._changed:
             needed = models | {job.model for job in self.jobs}
             for model in set(self.runtimes) - needed:
@@ -148,7 +148,7 @@ class Engine:
         return not self._closed
 
     def images(self, which: Literal["active", "waiting"]) -> int:
-        """How many the scheduler has; none once the engine has stopped, whatever broke it."""
+        """How many images the scheduler has; 0 once the engine has stopped, as the scheduler may be what broke."""
         with self._changed:
             return 0 if self._closed else getattr(self.scheduler, which)
 
@@ -161,18 +161,18 @@ class Engine:
             raise Unavailable(f"{job.method} was replaced; send the request again")
 
     def _work(self) -> None:
-        """A worker's life."""
+        """A worker's thread: runs batches until the engine stops."""
         try:
             while (batch := self._next_batch()) is not None:
                 start_s = self.clock()
                 self._run(batch)
                 self.observer.busy((self.clock() - start_s) / self.scheduler.workers)
-        except Exception as error:  # a bug of ours: nothing more can be trusted, yet every job gets its answer
+        except Exception as error:  # a bug of ours: the state may be wrong, but every job must get an answer
             with self._changed:
                 self._abandon(error)
 
     def _next_batch(self) -> Batch | None:
-        """The next batch, waiting for one; None when all is done."""
+        """The next batch, after waiting for one; None once the engine has stopped."""
         with self._changed:
             self._idle += 1
             while not self._closed:
@@ -190,7 +190,7 @@ class Engine:
         return None
 
     def _run(self, batch: Batch) -> None:
-        """Takes the batch's step; if that fails, each row's by itself, so that only what fails alone is lost."""
+        """Takes the batch's step. If it fails, it takes each image's step alone, so that only faulty jobs are lost."""
         try:
             result = attempt(batch, self.runtimes[batch.model], self.clock)
         except Exception as error:
@@ -230,7 +230,7 @@ class Engine:
                 image.release()
 
     def _lose(self, batch: Batch, error: Exception) -> None:
-        """The step of a single row failed: its job ends, and a model that does nothing but fail goes out of service."""
+        """Ends the job of an image whose step failed alone; a model that keeps failing goes out of service."""
         job = batch.images[0].job
         log.error("step failed", method=batch.method, request=job.id, exc_info=error)
         batch.images[0].release()
@@ -240,7 +240,7 @@ class Engine:
         keeps_failing = self._failures[job.model] == FAILURES
         if keeps_failing:
             log.critical("model taken out of service", method=job.method, failures=FAILURES)
-            self.out_of_service.add(job.model)  # before the caller can know of the failure, and ask again
+            self.out_of_service.add(job.model)  # before the caller gets the failure, and may send another request
         self._fail([job], StepFailed(f"a step of {batch.method} failed; the server's log says why"))
         if keeps_failing:
             self._fail([other for other in self.jobs if other.model == job.model], OutOfService(job.method))
@@ -255,7 +255,7 @@ class Engine:
     def _fail(self, jobs: Iterable[Job], error: Exception) -> None:
         """Ends these jobs with an error; the others go on."""
         for job in jobs:
-            idle = [image for image in job.images if not image.running]  # a worker reads the others' states
+            idle = [image for image in job.images if not image.running]  # a worker still reads the other states
             self.scheduler.drop(job)
             job.error = error
             self._finish(job)
@@ -263,7 +263,7 @@ class Engine:
                 image.release()
 
     def _abandon(self, error: Exception) -> None:
-        """Ends every job with an error, and asks nothing of the scheduler, which may be what is broken."""
+        """Ends every job with an error, without the scheduler, which may be what broke."""
         log.critical("the engine stopped", exc_info=error)
         self._closed = True
         for job in list(self.jobs):

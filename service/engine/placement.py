@@ -1,4 +1,4 @@
-"""A model in its place: a bundle, the device that computes it, and what of both decides the bits of an image."""
+"""A bundle and the device that computes it; both decide the bits of an image."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,13 @@ from bundle.loading import Bundle
 
 @dataclass(frozen=True, eq=False)
 class Placement:
+    """A model as it is served."""
+
     bundle: Bundle
-    device: str  # what computes it, in which precision and batch sizes
-    digest: str  # SHA-256 of all that decides the images: the bundle's own, and the device's where that has a say
+    device: str  # its name, with precision and batch sizes if it is a GPU
+    digest: str  # SHA-256 of all that decides the images: the bundle's own on the CPU, with the device's on a GPU
 
     @property
     def name(self) -> str:
-        """What callers name as `method`."""
+        """The name that callers give as `method`."""
         return self.bundle.manifest.name

@@ -1,4 +1,4 @@
-"""The seam between the engine and what computes: a test passes a fake, a GPU brings its own."""
+"""The interface between the engine and a runtime, which computes steps: on the CPU, on a GPU, or in a test."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
-State = Any  # a row's x or x0: an Array (C, H, W), or a token for one that the runtime keeps on its device
+State = Any  # a row's x or x0: an Array (C, H, W), or a handle of one that the runtime keeps on its device
 
 
 class States(Protocol):
-    """x or x0 of the rows of a batch: on the host, or tokens for what the runtime keeps on its device."""
+    """x or x0 of the rows of a batch: on the host, or handles of states that the runtime keeps on its device."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -26,7 +26,7 @@ class States(Protocol):
         ...
 
     def is_finite(self) -> bool:
-        """Whether all numbers are finite, as far as it is known: a device may find out when it decodes them."""
+        """False if a number is known not to be finite; a device may only know when it decodes the states."""
         ...
 
 
@@ -94,20 +94,20 @@ class HostStates:
         return HostStates(self.array[rows])
 
     def is_finite(self) -> bool:
-        # One product is quicker than a look at each number. It is infinite too where large numbers are finite.
+        # One product is faster than testing each number. It also overflows for large finite numbers, hence the second.
         return bool(np.isfinite(np.vdot(self.array, self.array)) or np.isfinite(self.array).all())
 
 
 def stack(rows: Sequence[State] | Array) -> Array:
-    """Rows on the host as one array."""
+    """Rows (C, H, W) on the host as one array (n, C, H, W)."""
     if isinstance(rows, np.ndarray):
         return rows
-    together = np.empty((len(rows), *rows[0].shape), dtype=np.float32)
-    for place, row in zip(together, rows, strict=True):  # np.stack takes three times as long
-        place[...] = row
-    return together
+    stacked = np.empty((len(rows), *rows[0].shape), dtype=np.float32)
+    for target, row in zip(stacked, rows, strict=True):  # np.stack takes three times as long
+        target[...] = row
+    return stacked
 
 
 def unguided(rows: int) -> dict[str, NDArray[Any]]:
-    """`pair` and `weights` of rows without guidance: each names itself, and takes its own output as it is."""
+    """`pair` and `weights` of rows without guidance: each is its own pair, with the weights 1 and 0."""
     return {"pair": np.arange(rows, dtype=np.int64), "weights": np.tile(np.array([1, 0], dtype=np.float32), (rows, 1))}

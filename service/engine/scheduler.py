@@ -18,17 +18,17 @@ from service.engine.runtime import States
 
 DUE_FACTOR: dict[Priority, float] = {"high": 15.0, "normal": 50.0, "low": 200.0}  # due time over work
 ADMISSION_MARGIN = 1.25  # on predicted work, where a deadline depends on it
-YIELD_MARGIN = 1.5  # the same, where a guaranteed job yields for the sake of throughput
-MIN_YIELD_STEPS = 8  # steps of the fuller batch: a job with less work left than that does not yield
+YIELD_MARGIN = 1.5  # on predicted work, where a guaranteed job yields to increase the throughput
+MIN_YIELD_STEPS = 8  # of the fuller batch: a job with less work left than these steps does not yield
 
 
 @dataclass
 class Counts:
-    """What is unfinished: rows of images by model, those in a batch that has not come back, and their steps; images."""
+    """What is unfinished: rows of images and their steps by model, and images."""
 
-    unfinished: Counter[str] = field(default_factory=Counter)
-    running: Counter[str] = field(default_factory=Counter)
-    steps_left: Counter[str] = field(default_factory=Counter)
+    unfinished: Counter[str] = field(default_factory=Counter)  # rows
+    running: Counter[str] = field(default_factory=Counter)  # rows in a batch that has not come back
+    steps_left: Counter[str] = field(default_factory=Counter)  # of all rows
     images: int = 0
     waiting: int = 0  # images not begun
 
@@ -68,7 +68,7 @@ class Counts:
 class Scheduler:
     """Jobs in order of their due times, and of arrival where those are equal; images of a job in order of index.
 
-    `workers` is how many steps run at a time. An image that has begun holds memory: at most `max_active` do.
+    `workers` is the number of steps at a time. Images that have begun hold memory: at most `max_active` begin.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class Scheduler:
         self.counts = Counts()
 
     def add(self, job: Job) -> None:
+        """Queues an accepted job, whose `due_s` is set."""
         insort(self.jobs, job, key=lambda other: other.due_s)
         self.counts.add(job)
 
@@ -105,7 +106,7 @@ class Scheduler:
         return self.costs.efficient_batch_size(model, self.max_batch)
 
     def work_s(self, job: Job) -> float:
-        """Seconds that what is left of a job takes alone, on one worker."""
+        """Seconds of a job's remaining steps, alone on one worker."""
         left = [image.steps_left for image in job.images if not image.finished]
         most, total_s = max(1, self.efficient_batch_size(job.model) // job.rows), 0.0
         while left:
@@ -116,7 +117,7 @@ class Scheduler:
         return total_s
 
     def row_s(self, model: str) -> float:
-        """Seconds of a row's share of a step, if the workers share the model's unfinished images."""
+        """A row's share of a step, in seconds, if the workers share the model's unfinished images."""
         rows = math.ceil(self.counts.unfinished[model] / self.workers)
         rows = min(max(rows, 1), self.efficient_batch_size(model))
         return self.costs.seconds(model, rows) / rows
@@ -124,19 +125,19 @@ class Scheduler:
     def predicted_ends(
         self, order: Sequence[Job], unfinished: Mapping[str, int], now: float, margin: float = ADMISSION_MARGIN
     ) -> Iterator[tuple[Job, float]]:
-        """A bound of when each job with a deadline ends, for jobs in this order and `unfinished` rows by model.
+        """An upper bound of the end of each job with a deadline, for jobs in this order and `unfinished` rows by model.
 
-        A job waits only while every worker is busy with what is due before it. So it ends within the step under way,
-        the work before it shared by the workers, and its own work alone (Graham 1969). Rows of its own model before it
-        are in full batches, else it would ride along. Batches of another model may be less than full: then each step of
-        that model's longest job counts as one with all of its rows.
+        A job waits only while every worker is busy with earlier due jobs. So it ends within the running step, the work
+        before it shared by the workers, and its own work alone (Graham 1969). Earlier rows of its own model are in full
+        batches, or the job would share one. Batches of another model may not be full: then each step of that model's
+        longest job counts as a step with all of its rows.
         """
         full_s = {model: self._step_s(model, rows) for model, rows in unfinished.items()}
         row_s = {model: self.row_s(model) for model in unfinished}
         running = self.counts.running.items()
         now += max((self._step_s(model, rows) for model, rows in running if rows), default=0.0)
         before_s = 0.0
-        slack_s = dict.fromkeys(unfinished, 0.0)  # what the model's steps before may take beyond their rows' shares
+        slack_s = dict.fromkeys(unfinished, 0.0)  # by which a model's earlier steps may exceed their rows' shares
         last = max((i for i, job in enumerate(order) if job.deadline_s < math.inf), default=-1)
         for job in order[: last + 1]:
             model = job.model
@@ -147,9 +148,9 @@ class Scheduler:
             slack_s[model] = max(slack_s[model], job.longest_left * (full_s[model] - row_s[model]))
 
     def next_batch(self, now: float, idle: int = 1) -> Batch | None:
-        """Rows of the model whose turn it is, in order of due times; None when none is ready.
+        """The next batch, of images of one model in order of due times; None if no image is ready.
 
-        As many as improve throughput, or fewer where that leaves some for each of the `idle` workers or keeps a
+        It has as many rows as improve throughput, or fewer to leave rows for each of the `idle` workers, or to meet a
         deadline.
         """
         first = next((job for job in self.jobs if any(map(self._may_step, job.images))), None)
@@ -171,9 +172,9 @@ class Scheduler:
         return batch
 
     def advance(self, batch: Batch, x: States, x0: States) -> list[Image]:
-        """Gives each row its new state, x and x0 (n, C, H, W); returns the images that finished.
+        """Gives each image its new state, from x and x0 (n, C, H, W); returns the images that finished.
 
-        A row whose job was dropped meanwhile is passed over.
+        Images whose job was dropped meanwhile are skipped.
         """
         finished = []
         for row, image in zip(batch.first_rows, batch.images, strict=True):
@@ -190,7 +191,7 @@ class Scheduler:
         return finished
 
     def drop(self, job: Job) -> None:
-        """Forgets what is left of a job."""
+        """Removes an unfinished job."""
         if job not in self.jobs:
             return
         self.jobs.remove(job)
@@ -237,9 +238,9 @@ class Scheduler:
         return first_rows(images, most)
 
     def _affordable(self, images: list[Image], now: float) -> int:
-        """How many of the images fit: those of other jobs ride along unless the longer step breaks a row's deadline.
+        """How many of the images fit: images of other jobs join unless the longer step breaks a row's deadline.
 
-        All of them, if one breaks in any case: smaller batches would do less work, and so break the next.
+        All of them fit if a deadline breaks in any case: smaller batches would do less work, and break the next one.
         """
         own = sum(image.job is images[0].job for image in images)
         guaranteed = [(n, image) for n, image in enumerate(images, start=1) if image.job.deadline_s < math.inf]
@@ -258,6 +259,6 @@ class Scheduler:
 
 
 def first_rows(images: list[Image], most: int) -> list[Image]:
-    """As many of the images as have at most this many rows together; one, if it has more."""
+    """The first images with at most `most` rows together, and at least one image."""
     count = bisect_right([*accumulate(image.job.rows for image in images)], most)
     return images[: max(1, count)]

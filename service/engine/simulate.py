@@ -1,7 +1,7 @@
 """Compares policies on a trace in virtual time: python -m service.engine.simulate [--load 0.8 1.5] [--requests 2000]
 
-The scheduler is the service's own; a policy is a rule for due times, or the service's admission. The machine costs what
-its curve says, on each of its workers, give or take --noise.
+The scheduler is the service's own. A policy is a rule for due times, or the service's admission. A step takes the
+seconds of the machine's curve on each worker, times a random factor with --noise.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from service.engine.costs import Costs
 from service.engine.jobs import Batch, Job
 from service.engine.runtime import HostStates
 from service.engine.scheduler import DUE_FACTOR, Scheduler
+from service.engine.workload import MIX, good_s
 from service.errors import Overloaded
 
 Rule = Callable[[Job, float, float], float]  # of a job, its arrival and its work, seconds: its due time
@@ -28,20 +29,22 @@ RULES: dict[str, Rule] = {
     "shortest first": lambda job, now, work_s: work_s,
     "ours": lambda job, now, work_s: min(job.deadline_s, now + DUE_FACTOR[job.priority] * work_s),
 }
-MIX = [("a", 4, 0.4), ("b", 20, 0.3), ("c", 50, 0.2), ("b", 250, 0.1)]  # model, steps, share
-# ddim on one thread of the build machine, some time ago
-CURVE = {1: 0.00235, 2: 0.0042, 4: 0.0076, 8: 0.0143, 16: 0.0271}
+CURVE = {1: 0.00235, 2: 0.0042, 4: 0.0076, 8: 0.0143, 16: 0.0271}  # of ddim, on one thread of a machine with two
+CURVES = {kind.method: CURVE for kind in MIX}
 WORKERS = 2
-GOOD, GOOD_S = 5.0, 0.1  # an answer is good within so many times what it takes alone, or so many seconds
+ROW_S = min(seconds / rows for rows, seconds in CURVE.items()) / WORKERS  # a row's share of the machine at capacity
 
 
 @dataclass(frozen=True)
 class Arrival:
+    """A job that is submitted at a time."""
+
     at_s: float
     job: Job
 
 
 def job(method: str, steps: int, n: int = 1, at_s: float = 0.0, deadline_s: float = math.inf) -> Job:
+    """A job with all that the policy reads, and no numbers to compute."""
     return Job(
         id="",
         method=method,
@@ -63,15 +66,15 @@ def simulate(
     rule: Rule | Admission,
     noise: float = 0.0,
 ) -> list[Job]:
-    """Runs all that is let in to its end; returns those jobs, `finished_s` filled in. A rule lets in all.
+    """Runs every accepted job to its end, and returns them with `finished_s` set. A rule accepts every job.
 
-    A step takes what the scheduler's costs say at first, times the exponential of a normal number with the standard
-    deviation `noise`; the scheduler observes it.
+    A step takes the seconds of the scheduler's initial costs, times the exponential of a normal number with the
+    standard deviation `noise`. The scheduler observes the result.
     """
     rng, truth = np.random.default_rng(0), deepcopy(scheduler.costs)
     order = count()
     events: list[tuple[float, int, tuple[Batch, float] | Job]] = [
-        (each.at_s, next(order), each.job) for each in arrivals
+        (arrival.at_s, next(order), arrival.job) for arrival in arrivals
     ]
     accepted, idle = list[Job](), scheduler.workers
     while events:
@@ -81,13 +84,13 @@ def simulate(
             idle += 1
             state = HostStates(np.zeros((batch.rows, 1, 1, 1), dtype=np.float32))
             scheduler.costs.observe(batch.model, batch.rows, seconds)
-            for done in dict.fromkeys(image.job for image in scheduler.advance(batch, state, state)):
-                if done.steps_left == 0:
-                    done.finished_s = now
+            for job in dict.fromkeys(image.job for image in scheduler.advance(batch, state, state)):
+                if job.steps_left == 0:
+                    job.finished_s = now
         elif admitted(event, scheduler, rule, now):
             accepted.append(event)
         if events and events[0][0] == now:
-            continue  # all that happens at once, before a batch is chosen
+            continue  # handle all events of this moment before choosing a batch
         while idle and (chosen := scheduler.next_batch(now, idle)) is not None:
             idle -= 1
             seconds = truth.seconds(chosen.model, chosen.rows)
@@ -97,6 +100,7 @@ def simulate(
 
 
 def admitted(job: Job, scheduler: Scheduler, rule: Rule | Admission, now: float) -> bool:
+    """Adds the job to the scheduler; False if it is refused."""
     try:
         if isinstance(rule, Admission):
             rule.admit(job, now)
@@ -109,6 +113,7 @@ def admitted(job: Job, scheduler: Scheduler, rule: Rule | Admission, now: float)
 
 
 def costs(curves: Mapping[str, Mapping[int, float]]) -> Costs:
+    """The cost model of these curves, seconds by rows, by model."""
     costs = Costs()
     for model, curve in curves.items():
         costs.set(model, curve)
@@ -116,53 +121,49 @@ def costs(curves: Mapping[str, Mapping[int, float]]) -> Costs:
 
 
 def trace(load: float, requests: int, seed: int = 0, deadlines: float = 0.0) -> list[Arrival]:
-    """Poisson arrivals of the mix at `load` times what the machine can do; this share of them say a deadline."""
+    """Poisson arrivals of the mix at `load` times the machine's capacity; the share `deadlines` has a deadline."""
     rng = np.random.default_rng(seed)
-    row_s = min(seconds / rows for rows, seconds in CURVE.items()) / WORKERS
-    mean_s = sum(steps * share for _, steps, share in MIX) * row_s / load
+    mean_s = sum(kind.steps * kind.share for kind in MIX) * ROW_S / load
     times = rng.exponential(mean_s, requests).cumsum().tolist()
-    kinds = rng.choice(len(MIX), requests, p=[share for _, _, share in MIX]).tolist()
-    said = (rng.random(requests) < deadlines).tolist()
-    return [
-        Arrival(at_s, job(model, steps, at_s=at_s, deadline_s=at_s + good_s(steps) if says else math.inf))
-        for at_s, (model, steps, _), says in zip(times, (MIX[kind] for kind in kinds), said, strict=True)
-    ]
+    kinds = [MIX[index] for index in rng.choice(len(MIX), requests, p=[kind.share for kind in MIX])]
+    have_deadlines = (rng.random(requests) < deadlines).tolist()
+    arrivals = []
+    for at_s, kind, has_deadline in zip(times, kinds, have_deadlines, strict=True):
+        deadline_s = at_s + good_s(kind.steps * CURVE[1]) if has_deadline else math.inf
+        arrivals.append(Arrival(at_s, job(kind.method, kind.steps, at_s=at_s, deadline_s=deadline_s)))
+    return arrivals
 
 
-def good_s(steps: int) -> float:
-    return max(GOOD * steps * CURVE[1], GOOD_S)
-
-
-def row(arrivals: Sequence[Arrival], done: Sequence[Job]) -> str:
-    """Slowdowns, and the share of the machine that went into good answers."""
-    took = np.array([each.finished_s - each.submitted_s for each in done])
-    steps = np.array([each.steps for each in done])
-    slow = took / (steps * CURVE[1])
-    good = took <= [good_s(k) for k in steps]
-    passed_s = max(arrivals[-1].at_s, max(each.finished_s for each in done))
-    row_s = min(seconds / rows for rows, seconds in CURVE.items()) / WORKERS
-    figures = np.percentile(slow, 50), np.percentile(slow, 99), np.percentile(slow[steps == 4], 99), slow.max()
-    shares = good.mean(), steps[good].sum() * row_s / passed_s, len(done) / len(arrivals)
+def row(arrivals: Sequence[Arrival], finished: Sequence[Job]) -> str:
+    """The table's cells: slowdowns (latency over latency alone), shares of good answers, goodput and acceptance."""
+    latency_s = np.array([job.finished_s - job.submitted_s for job in finished])
+    steps = np.array([job.steps for job in finished])
+    slowdown = latency_s / (steps * CURVE[1])
+    good = latency_s <= [good_s(alone_s) for alone_s in steps * CURVE[1]]
+    duration_s = max(arrivals[-1].at_s, max(job.finished_s for job in finished))
+    short = slowdown[steps == 4]
+    figures = np.percentile(slowdown, 50), np.percentile(slowdown, 99), np.percentile(short, 99), slowdown.max()
+    shares = good.mean(), steps[good].sum() * ROW_S / duration_s, len(finished) / len(arrivals)
     return " | ".join([*(f"{figure:.1f}" for figure in figures), *(f"{share:.0%}" for share in shares)])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--load", type=float, nargs="+", default=[0.5, 0.8, 0.95, 1.5, 3.0])
-    parser.add_argument("--requests", type=int, default=2000)
-    parser.add_argument("--deadlines", type=float, default=0.0, help="share of the requests that say one")
-    parser.add_argument("--backlog-s", type=float, default=60.0)
+    parser.add_argument("--load", type=float, nargs="+", default=[0.5, 0.8, 0.95, 1.5, 3.0], help="shares of capacity")
+    parser.add_argument("--requests", type=int, default=2000, help="number of requests at each load")
+    parser.add_argument("--deadlines", type=float, default=0.0, help="share of the requests with a deadline")
+    parser.add_argument("--backlog-s", type=float, default=60.0, help="largest backlog of the admission, seconds")
     parser.add_argument("--noise", type=float, default=0.0, help="standard deviation of the logarithm of a step's time")
     options = parser.parse_args()
     print("| load | policy | p50 slowdown | p99 | p99 of 4 steps | largest | good | goodput | accepted |")
     print("|---|---|---|---|---|---|---|---|---|")
     for load in options.load:
         for name in (*RULES, "ours, admitting"):
-            scheduler = Scheduler(16, costs(dict.fromkeys("abc", CURVE)), WORKERS)
+            scheduler = Scheduler(16, costs(CURVES), WORKERS)
             rule = RULES.get(name) or Admission(scheduler, 4096, options.backlog_s)
             arrivals = trace(load, options.requests, deadlines=options.deadlines)
-            done = simulate(arrivals, scheduler, rule, options.noise)
-            print(f"| {load} | {name} | {row(arrivals, done)} |")
+            finished = simulate(arrivals, scheduler, rule, options.noise)
+            print(f"| {load} | {name} | {row(arrivals, finished)} |")
 
 
 if __name__ == "__main__":

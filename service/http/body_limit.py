@@ -9,7 +9,7 @@ import asyncio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BodyTooLarge, MalformedBody, Problem, RequestTimeout
+from service.errors import BodyTooLarge, EncodedBody, MalformedBody, Problem, RequestTimeout
 from service.http.problem_responses import answer
 from service.telemetry.metrics import Metrics
 
@@ -31,7 +31,7 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         try:
-            body = await self._read(Headers(scope=scope).get("content-length", ""), receive)
+            body = await self._read(Headers(scope=scope), receive)
         except Problem as problem:
             await answer(problem, scope["path"], self.metrics)(scope, receive, send)
             return
@@ -42,8 +42,11 @@ class BodyLimit:
 
         await self.app(scope, replay, send)
 
-    async def _read(self, declared: str, receive: Receive) -> bytes:
-        """The whole body. Raises BodyTooLarge, RequestTimeout, or MalformedBody where the client goes away."""
+    async def _read(self, headers: Headers, receive: Receive) -> bytes:
+        """The whole body. Raises EncodedBody, BodyTooLarge, RequestTimeout, or MalformedBody where it is cut off."""
+        coding, declared = headers.get("content-encoding", ""), headers.get("content-length", "")
+        if coding.lower() not in ("", "identity"):
+            raise EncodedBody(coding)
         if declared.isdecimal() and (len(declared) > 18 or int(declared) > self.max_bytes):  # int() has a limit too
             raise BodyTooLarge(self.max_bytes)
         try:

@@ -3,109 +3,38 @@
 https://github.com/open-inference/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
 
 from service.engine.placement import Placement
 from service.errors import NotJson, UnknownVersion, quoted
 from service.http import oip_tensors, responses
+from service.http.oip_schemas import (
+    Error,
+    IndexEntry,
+    IndexRequest,
+    InferResponse,
+    Live,
+    ModelConfig,
+    ModelMetadata,
+    ModelReady,
+    Ready,
+    Server,
+    TensorConfig,
+    TensorMetadata,
+)
 from service.http.routes import RequestOrigin, State
 from service.requests.encoding import RAW
 from service.requests.generation import Generation
 
-EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository"]
+EXTENSIONS = ["binary_tensor_data", "model_configuration"]
 PLATFORM = "onnxruntime_onnx"
 VERSION = "1"  # of each model: a bundle has one at a time, and its digest says which
 
 
-class Error(BaseModel):
-    error: str
-
-
-class Live(BaseModel):
-    live: bool
-
-
-class Ready(BaseModel):
-    ready: bool
-
-
-class Server(BaseModel):
-    name: str
-    version: str
-    extensions: list[str]
-
-
-class TensorMetadata(BaseModel):
-    name: str
-    datatype: str
-    shape: list[int]
-
-
-class ModelMetadata(BaseModel):
-    name: str
-    versions: list[str]
-    platform: str
-    inputs: list[TensorMetadata]
-    outputs: list[TensorMetadata]
-
-
-class TensorConfig(BaseModel):
-    name: str
-    data_type: str
-    dims: list[int]
-    optional: bool = False
-
-
-class ModelConfig(BaseModel):
-    name: str
-    platform: str
-    backend: str
-    max_batch_size: int = 0  # rows are batched here, step by step; a request has no such dimension
-    input: list[TensorConfig]
-    output: list[TensorConfig]
-
-
-class ModelReady(BaseModel):
-    name: str
-    ready: bool
-
-
-class OutputData(BaseModel):
-    name: str
-    shape: list[int]
-    datatype: str
-    parameters: dict[str, Any] = {}
-    data: list[float] = []
-
-
-class InferResponse(BaseModel):
-    model_name: str
-    model_version: str
-    id: str
-    parameters: dict[str, Any]
-    outputs: list[OutputData]
-
-
-class IndexRequest(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    ready: Annotated[bool, Field(description="only models that are ready")] = False
-
-
 EVERY = IndexRequest()
-
-
-class IndexEntry(BaseModel):
-    name: str
-    version: str
-    state: Literal["READY", "UNAVAILABLE"]
-    reason: str
-
-
 ERROR: dict[str, Any] = {"description": "An error", "model": Error}
 BODIES = ("application/json", "application/octet-stream")
 BINARY = {BODIES[1]: {"schema": {"type": "string", "format": "binary"}}}
@@ -179,7 +108,10 @@ async def metadata(model: Found) -> ModelMetadata:
         name=model.name,
         versions=[VERSION],
         platform=PLATFORM,
-        inputs=[TensorMetadata(name=name, datatype=kind, shape=[1]) for name, kind in oip_tensors.INPUTS.items()],
+        inputs=[
+            TensorMetadata(name=name, datatype=datatypes[0], shape=[1])
+            for name, datatypes in oip_tensors.inputs(model).items()
+        ],
         outputs=[TensorMetadata(name=oip_tensors.OUTPUT, datatype="FP32", shape=[-1, *model.bundle.manifest.shape])],
     )
 
@@ -187,14 +119,14 @@ async def metadata(model: Found) -> ModelMetadata:
 @models.get("/config")
 async def config(model: Found) -> ModelConfig:
     """Inputs and output of a model, in Triton's form."""
-    kinds = {name: "STRING" if kind == "BYTES" else kind for name, kind in oip_tensors.INPUTS.items()}
+    types = {name: datatypes[0].replace("BYTES", "STRING") for name, datatypes in oip_tensors.inputs(model).items()}
     images = TensorConfig(name=oip_tensors.OUTPUT, data_type="TYPE_FP32", dims=[-1, *model.bundle.manifest.shape])
     return ModelConfig(
         name=model.name,
         platform=PLATFORM,
         backend="onnxruntime",
         input=[
-            TensorConfig(name=name, data_type=f"TYPE_{kind}", dims=[1], optional=True) for name, kind in kinds.items()
+            TensorConfig(name=name, data_type=f"TYPE_{type}", dims=[1], optional=True) for name, type in types.items()
         ],
         output=[images],
     )
@@ -215,9 +147,10 @@ async def infer(request: Request, state: State, origin: RequestOrigin, model: Fo
     if content_type.partition(";")[0].strip().lower() not in BODIES:
         raise NotJson(f"the content type is {quoted(content_type)}; send {' or '.join(BODIES)}")
     header_length = request.headers.get(oip_tensors.HEADER_LENGTH)
-    body, generate_request = oip_tensors.parse(model.name, await request.body(), header_length)
-    generation = Generation.begin(state, origin, generate_request, RAW)
-    result = await generation.result()
+    body, generate_request = oip_tensors.parse(model, await request.body(), header_length)
+    with responses.renaming(lambda field: field.removeprefix("settings.")):  # each is an input of its own
+        generation = Generation.begin(state, origin, generate_request, RAW)
+        result = await generation.result()
     shape = (generation.sampling.n, *model.bundle.manifest.shape)
     images = np.frombuffer(result.files[0], dtype="<f4").reshape(shape)
     parameters = {"seed": generation.sampling.seed, "digest": generation.model.digest}

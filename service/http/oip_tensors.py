@@ -5,95 +5,43 @@ is JSON, of the length that a header says, and behind it the bytes of those tens
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
+from service.engine.placement import Placement
 from service.engine.runtime import Array
 from service.errors import MAX_ERRORS, FieldError, InvalidRequest, MalformedBody, quoted
+from service.http.oip_schemas import InferRequest, InputTensor
 from service.http.problem_responses import invalid
 from service.requests.request import GenerateRequest
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-INPUTS = {  # each optional, of shape [1]
-    "steps": "INT32",
-    "seed": "UINT64",
-    "class_label": "INT32",
-    "n": "INT32",
-    "eta": "FP32",
-    "solver": "BYTES",
-    "deadline_ms": "INT32",
-    "priority": "BYTES",
+INPUTS: dict[str, tuple[str, ...]] = {  # each optional, of shape [1]
+    "steps": ("INT32",),
+    "seed": ("UINT64",),
+    "class_label": ("INT32", "BYTES"),  # a number or a name
+    "n": ("INT32",),
+    "index": ("INT32",),
+    "solver": ("BYTES",),
+    "deadline_ms": ("INT32",),
+    "priority": ("BYTES",),
 }
 DTYPES = {"INT32": "<i4", "UINT64": "<u8", "FP32": "<f4"}
+FP32_MAX = float(np.finfo(np.float32).max)
 OUTPUT = "images"
-MAX_ITEMS = 64  # of a list; pydantic would go through any number of wrong ones, and has three errors for each
+HINTS = {"timeout": "the input deadline_ms is", "priority": "the input priority is"}
 
 
-class Wire(BaseModel):
-    model_config = ConfigDict(strict=True)
+def inputs(model: Placement) -> dict[str, tuple[str, ...]]:
+    """The datatypes of a model's inputs, by name; metadata has the first. Each setting of its solvers is an input."""
+    settings = [name for solver in model.bundle.family.SOLVERS.values() for name in solver.settings]
+    return {**dict.fromkeys(settings, ("FP32",)), **INPUTS}
 
 
-class TensorParameters(Wire):
-    binary_data_size: Annotated[int | None, Field(ge=0, description="size of the tensor in the binary part, bytes")] = (
-        None
-    )
-
-
-class InputTensor(Wire):
-    name: str
-    shape: Annotated[list[int], Field(max_length=MAX_ITEMS)]
-    datatype: str
-    parameters: TensorParameters = TensorParameters()
-    data: Annotated[list[int | float | str], Field(max_length=MAX_ITEMS)] | None = None
-
-
-class OutputParameters(Wire):
-    binary_data: bool | None = None
-
-
-class OutputTensor(Wire):
-    name: Literal["images"]
-    parameters: OutputParameters = OutputParameters()
-
-
-class RequestParameters(Wire):
-    binary_data_output: bool = False
-
-
-class InferRequest(Wire):
-    """`steps`, `seed`, `class_label`, `n`, `eta`, `solver`, `deadline_ms` and `priority` are inputs, each optional."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "inputs": [
-                        {"name": "steps", "shape": [1], "datatype": "INT32", "data": [20]},
-                        {"name": "seed", "shape": [1], "datatype": "UINT64", "data": [7]},
-                        {"name": "class_label", "shape": [1], "datatype": "INT32", "data": [3]},
-                    ]
-                }
-            ]
-        }
-    )
-
-    id: Annotated[str, Field(max_length=256)] = ""
-    parameters: RequestParameters = RequestParameters()
-    inputs: Annotated[list[InputTensor], Field(max_length=MAX_ITEMS)] = []
-    outputs: Annotated[list[OutputTensor], Field(max_length=MAX_ITEMS)] = []
-
-    @property
-    def wants_binary(self) -> bool:
-        for output in self.outputs:
-            if output.parameters.binary_data is not None:
-                return output.parameters.binary_data
-        return self.parameters.binary_data_output
-
-
-def parse(model: str, body: bytes, header_length: str | None) -> tuple[InferRequest, GenerateRequest]:
+def parse(model: Placement, body: bytes, header_length: str | None) -> tuple[InferRequest, GenerateRequest]:
     """What a body asks for, as it is and as a request. Raises InvalidRequest or MalformedBody."""
     length = len(body)
     if header_length is not None:  # int() refuses some thousands of digits
@@ -104,10 +52,12 @@ def parse(model: str, body: bytes, header_length: str | None) -> tuple[InferRequ
         request = InferRequest.model_validate_json(body[:length])
     except ValidationError as error:
         errors = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_ERRORS]
-        places = [(".".join(map(str, item["loc"])) or "body", item["msg"]) for item in errors]
-        raise InvalidRequest([FieldError(field=field, detail=detail) for field, detail in places]) from error
+        raise InvalidRequest([_field_error(item["loc"], item["type"], item["msg"]) for item in errors]) from error
+    declared = inputs(model)
+    values = _values(request.inputs, declared, body[length:])
+    settings = {name: values.pop(name) for name in declared.keys() - INPUTS.keys() if name in values}
     try:
-        return request, GenerateRequest(method=model, **_fields(request.inputs, body[length:]))
+        return request, GenerateRequest(method=model.name, settings=settings, **values)
     except ValidationError as error:
         raise invalid(error.errors(), GenerateRequest) from error
 
@@ -133,58 +83,77 @@ def answer(
     return header + images.astype("<f4").tobytes(), headers
 
 
-def _fields(inputs: list[InputTensor], binary: bytes) -> dict[str, Any]:
-    """The inputs' values by name. Raises InvalidRequest naming the input and what it may be."""
-    fields: dict[str, Any] = {}
-    for tensor in inputs:
-        _check(tensor, fields)
+def _field_error(place: tuple[int | str, ...], type: str, message: str) -> FieldError:
+    if type == "extra_forbidden":
+        hint = HINTS.get(str(place[-1]))
+        message = "it is not supported" if hint is None else f"it is not supported; {hint}"
+    return FieldError(field=".".join(map(str, place)) or "body", detail=message)
+
+
+def _values(tensors: list[InputTensor], declared: Mapping[str, tuple[str, ...]], binary: bytes) -> dict[str, Any]:
+    """The inputs' values by name. Raises InvalidRequest naming the input and what it may be, or MalformedBody."""
+    values: dict[str, Any] = {}
+    for tensor in tensors:
+        if tensor.name in values:
+            raise InvalidRequest.of(tensor.name, "it is there twice", None)
+        _check(tensor, declared)
         size = tensor.parameters.binary_data_size
         if size is None:
-            fields[tensor.name] = _from_json(tensor)
+            values[tensor.name] = _from_json(tensor)
         else:
-            fields[tensor.name], binary = _from_binary(tensor, binary[:size], size), binary[size:]
+            values[tensor.name], binary = _from_binary(tensor, binary[:size], size), binary[size:]
     if binary:
         raise MalformedBody(f"{len(binary)} bytes behind the JSON belong to no input")
-    return fields
+    return values
 
 
-def _check(tensor: InputTensor, before: Mapping[str, Any]) -> None:
-    if tensor.name not in INPUTS:
-        raise InvalidRequest.of(tensor.name, "there is no such input", list(INPUTS))
-    if tensor.name in before:
-        raise InvalidRequest.of(tensor.name, "it is there twice", None)
+def _check(tensor: InputTensor, declared: Mapping[str, tuple[str, ...]]) -> None:
+    if tensor.name not in declared:
+        raise InvalidRequest.of(tensor.name, "there is no such input", list(declared))
     if tensor.shape != [1]:
         raise InvalidRequest.of(tensor.name, f"its shape is {tensor.shape}", [1])
-    if tensor.datatype != INPUTS[tensor.name]:
-        raise InvalidRequest.of(tensor.name, f"its datatype is {tensor.datatype!r}", INPUTS[tensor.name])
+    if tensor.datatype not in declared[tensor.name]:
+        raise InvalidRequest.of(tensor.name, f"its datatype is {tensor.datatype!r}", list(declared[tensor.name]))
     if (tensor.data is None) == (tensor.parameters.binary_data_size is None):
         raise InvalidRequest.of(tensor.name, "it needs either data or a binary_data_size", None)
 
 
-def _from_json(tensor: InputTensor) -> Any:
+def _from_json(tensor: InputTensor) -> int | float | str:
     if tensor.data is None or len(tensor.data) != 1:
         raise InvalidRequest.of(tensor.name, f"it has {len(tensor.data or [])} elements", "one element")
     (value,) = tensor.data
-    if tensor.datatype != "FP32" or not isinstance(value, float):  # an integer has any length, and means itself
+    if tensor.datatype == "BYTES":
+        if isinstance(value, str):
+            return value
+        raise InvalidRequest.of(tensor.name, "its element is not a string", {"type": "string"})
+    if tensor.datatype == "FP32":
+        return _fp32(tensor.name, value)
+    limits = np.iinfo(DTYPES[tensor.datatype])
+    if isinstance(value, int) and limits.min <= value <= limits.max:
         return value
-    with np.errstate(over="ignore"):  # infinity is refused with the other numbers out of range
-        return _shortest(np.float32(value))
+    allowed = {"type": "integer", "minimum": int(limits.min), "maximum": int(limits.max)}
+    raise InvalidRequest.of(tensor.name, f"its element is not of {tensor.datatype}", allowed)
 
 
-def _from_binary(tensor: InputTensor, content: bytes, size: int) -> Any:
+def _from_binary(tensor: InputTensor, content: bytes, size: int) -> int | float | str:
     if len(content) != size:
         raise MalformedBody(f"{tensor.name} has {len(content)} bytes behind the JSON, not {size}")
     if tensor.datatype == "BYTES":  # each element has its length before it
         if size < 4 or int.from_bytes(content[:4], "little") != size - 4:
             raise InvalidRequest.of(tensor.name, "its bytes are not one element", "a length of 4 bytes, then the bytes")
-        return content[4:].decode(errors="replace")
+        try:
+            return content[4:].decode()
+        except UnicodeDecodeError:
+            raise InvalidRequest.of(tensor.name, "its bytes are not UTF-8", None) from None
     dtype = np.dtype(DTYPES[tensor.datatype])
     if size != dtype.itemsize:
         raise InvalidRequest.of(tensor.name, f"it has {size} bytes", f"one {tensor.datatype}")
     (value,) = np.frombuffer(content, dtype)
-    return _shortest(value) if tensor.datatype == "FP32" else int(value)
+    return _fp32(tensor.name, value) if tensor.datatype == "FP32" else int(value)
 
 
-def _shortest(value: np.float32) -> float:
+def _fp32(name: str, value: Any) -> float:
     """0.37 for the float32 nearest to it, so that it means the same as in a request that says 0.37."""
-    return float(str(value))
+    if isinstance(value, str) or not abs(value) <= FP32_MAX:
+        raise InvalidRequest.of(name, "its element is not a finite FP32", {"type": "number"})
+    return float(str(np.float32(value)))

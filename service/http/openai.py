@@ -1,19 +1,19 @@
 """OpenAI's image generation, as its clients speak it: a method is a model, and a class's name is the prompt.
 
-https://platform.openai.com/docs/api-reference/images/create; `seed` and `num_inference_steps` as vLLM-Omni has them.
+https://platform.openai.com/docs/api-reference/images/create; `seed` and `num_inference_steps` as vLLM-Omni has them,
+and `index`, `solver` and `settings` as `POST /generate` has them.
 """
 
 import base64
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Response
 from fastapi.sse import EventSourceResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from service.engine.jobs import Progress
+from service.engine.jobs import MAX_IMAGES, Progress
 from service.engine.placement import Placement
 from service.errors import InvalidRequest, Problem
 from service.http import problem_responses, responses, streaming
@@ -21,7 +21,7 @@ from service.http.routes import RequestOrigin, State
 from service.http.schemas import Timing
 from service.requests.encoding import one_each
 from service.requests.generation import Generation, Origin
-from service.requests.request import MAX_IMAGES, MAX_SEED, GenerateRequest
+from service.requests.request import MAX_INDEX, MAX_SEED, GenerateRequest
 from service.requests.state import ServiceState
 
 NAMES = {"method": "model", "steps": "num_inference_steps", "class_label": "prompt"}  # by what they are here
@@ -44,7 +44,7 @@ class ImageRequest(BaseModel):
     )
 
     model: Annotated[str, Field(description="a method, as `GET /v1/models` lists them")]
-    prompt: Annotated[str, Field(description="the name of a class, as `GET /methods` lists them")]
+    prompt: Annotated[str, Field(description="class: its name, or its number in digits if no class has that name")]
     n: Annotated[int | None, Field(ge=1, le=MAX_IMAGES, description="number of images; 1 in a stream")] = 1
     size: Annotated[str | None, Field(description="size of the model, e.g. `32x32`, or `auto`")] = "auto"
     response_format: Annotated[
@@ -57,6 +57,9 @@ class ImageRequest(BaseModel):
     num_inference_steps: Annotated[
         int | None, Field(ge=1, description="network evaluations an image; default: the model's recommended number")
     ] = None
+    index: Annotated[int | None, Field(ge=0, le=MAX_INDEX, description="index of the first image of the seed")] = 0
+    solver: Annotated[str | None, Field(description="sampler; default: the model's first solver")] = None
+    settings: Annotated[dict[str, FiniteFloat] | None, Field(description="settings of the solver, by name")] = None
     background: Annotated[Literal["auto", "opaque"] | None, Field(description="accepted and ignored")] = None
     moderation: Annotated[str | None, Field(description="accepted and ignored")] = None
     output_compression: Annotated[int | None, Field(description="accepted and ignored")] = None
@@ -112,10 +115,11 @@ async def generate(body: ImageRequest, state: State, origin: RequestOrigin) -> R
     """Generate images of a class: the same bytes as `POST /generate`."""
     model = state.models.find(body.model)
     check(body, model)
-    generation = begin(state, origin, body)
-    if body.stream:
-        return EventSourceResponse(stream(generation, body.partial_images or 0), headers=responses.headers(generation))
-    result = await generation.result()
+    with responses.renaming(lambda field: NAMES.get(field, field)):
+        generation = begin(state, origin, body)
+        if body.stream:
+            return stream(generation, body.partial_images or 0)
+        result = await generation.result()
     response = ImagesResponse(
         created=int(time.time()),
         data=[ImageData(b64_json=base64.b64encode(file).decode()) for file in result.files],
@@ -148,6 +152,7 @@ class ImageEvents:
         self.partial_images = partial_images
         self.sent = 0
         self.picture = {
+            "seed": generation.sampling.seed,
             "background": "opaque",
             "output_format": generation.request.format,
             "quality": "auto",
@@ -173,19 +178,16 @@ class ImageEvents:
         return streaming.event(name, {"type": name, "created_at": int(time.time()), **self.picture, **data})
 
 
-def stream(generation: Generation, partial_images: int) -> AsyncIterator[bytes]:
-    """Raises what streaming.stream raises."""
+def stream(generation: Generation, partial_images: int) -> EventSourceResponse:
+    """Raises what streaming.respond raises."""
     every = max(1, generation.sampling.steps // (partial_images + 1)) if partial_images else None
     request = generation.request.model_copy(update={"preview_every": every})
     generation = replace(generation, request=request)
-    return streaming.stream(generation, ImageEvents(generation, partial_images))
+    return streaming.respond(generation, ImageEvents(generation, partial_images), responses.headers(generation))
 
 
 def check(body: ImageRequest, model: Placement) -> None:
     """Raises InvalidRequest for what OpenAI's fields may say and these models cannot."""
-    classes = model.bundle.manifest.classes
-    if body.prompt not in classes:
-        raise InvalidRequest.of("prompt", f"{body.model} has no class {body.prompt!r}", classes)
     if body.size not in (None, "auto", size(model)):
         raise InvalidRequest.of("size", f"{body.model} has images of one size", ["auto", size(model)])
     if body.stream and body.n not in (None, 1):
@@ -193,20 +195,19 @@ def check(body: ImageRequest, model: Placement) -> None:
 
 
 def begin(state: ServiceState, origin: Origin, body: ImageRequest) -> Generation:
-    """Raises what Generation.begin does, its fields by the names that they have here."""
+    """Raises what Generation.begin does."""
     request = GenerateRequest(
         method=body.model,
         class_label=body.prompt,
         n=body.n or 1,
+        index=body.index or 0,
         steps=body.num_inference_steps,
         seed=body.seed,
+        solver=body.solver,
+        settings=body.settings,
         format=body.output_format or "png",
     )
-    try:
-        return Generation.begin(state, origin, request, one_each(request.format))
-    except InvalidRequest as error:
-        named = [each.model_copy(update={"field": NAMES.get(each.field, each.field)}) for each in error.errors]
-        raise InvalidRequest(named) from error
+    return Generation.begin(state, origin, request, one_each(request.format))
 
 
 def describe(model: Placement) -> Model:

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
-from service.http.oip_tensors import InferRequest
+from service.http.oip_schemas import InferRequest
 from service.http.openai import ImageRequest
 from service.requests.request import GenerateRequest
 

@@ -3,14 +3,15 @@
 import base64
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import mimeparse
 import orjson
 
 from service.engine.jobs import Job
 from service.engine.placement import Placement
-from service.errors import NotAcceptable
+from service.errors import InvalidRequest, NotAcceptable
 from service.http.schemas import (
     GeneratedImage,
     GenerateResponse,
@@ -44,6 +45,15 @@ def negotiate(accept: str) -> str:
 def encoding_for(media_type: str, format: Format) -> Encoding:
     """How an answer of this media type holds its images; an event stream ends in the JSON answer."""
     return one_for_all(FORMATS[media_type]) if media_type in FORMATS else one_each(format)
+
+
+@contextmanager
+def renaming(name: Callable[[str], str]) -> Iterator[None]:
+    """Gives the fields of an InvalidRequest the names that a protocol has for them."""
+    try:
+        yield
+    except InvalidRequest as error:
+        raise error.renamed(name) from error
 
 
 def headers(generation: Generation) -> dict[str, str]:
@@ -87,7 +97,7 @@ def json(generation: Generation, files: Sequence[bytes], timing: Timing) -> byte
         class_label=classes[sampling.label] if sampling.label < len(classes) else None,
         images=[
             GeneratedImage(index=i, data=base64.b64encode(file).decode(), sha256=hashlib.sha256(file).hexdigest())
-            for i, file in enumerate(files)
+            for i, file in enumerate(files, start=sampling.index)
         ],
         timing=timing,
         model=ModelRef(name=model.name, digest=model.digest),

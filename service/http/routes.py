@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 from asgi_correlation_id import correlation_id
 from fastapi import APIRouter, Depends, Header, Request, Response
-from fastapi.sse import EventSourceResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.errors import ProblemDetails
@@ -76,8 +75,7 @@ async def generate(
     if is_match(generation.tag, if_none_match):
         return Response(status_code=304, headers=headers)
     if media_type == responses.EVENTS:
-        events = streaming.GenerateEvents(generation)
-        return EventSourceResponse(streaming.stream(generation, events), headers=headers)
+        return streaming.respond(generation, streaming.GenerateEvents(generation), headers)
     result = await generation.result()
     content = result.files[0]
     if media_type == responses.JSON:

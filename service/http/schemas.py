@@ -8,7 +8,7 @@ from service.requests.models import Status
 
 
 class GeneratedImage(BaseModel):
-    index: int
+    index: int = Field(description="index of the image among those of its seed")
     data: str = Field(description="base64 of the file, in the requested format")
     sha256: str = Field(description="SHA-256 of the file's bytes")
 

@@ -11,7 +11,7 @@ from service.settings import Settings
 
 
 def options(app: FastAPI, settings: Settings) -> dict[str, Any]:
-    """For `uvicorn.run` or `uvicorn.Config`, beside the application."""
+    """For `uvicorn.Config`, beside the application and where it listens."""
     connection = partial(
         Connection,
         ConnectionLimit(settings.max_connections),
@@ -20,8 +20,6 @@ def options(app: FastAPI, settings: Settings) -> dict[str, Any]:
         app.state.service.metrics,
     )
     return {
-        "host": settings.host,
-        "port": settings.port,
         "http": connection,
         "ws": "none",
         "log_config": None,

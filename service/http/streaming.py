@@ -1,23 +1,30 @@
-"""An answer as a stream of server-sent events, while it is computed; a protocol's encoder says what each event says."""
+"""An answer as a stream of server-sent events, while it is computed. An encoder gives them a protocol's form."""
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
 import orjson
 import structlog
-from fastapi.sse import format_sse_event
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 
 from service.engine.jobs import Job, Progress
 from service.errors import Problem
 from service.http import responses
+from service.http.pending_steps import PendingSteps
 from service.http.schemas import Timing
 from service.requests.encoding import encode
 from service.requests.generation import Generation
 from service.requests.request import Format
 
 log = structlog.get_logger()
+
+PING_S = 15.0  # proxies commonly close a connection that is silent for a minute
+HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",  # nginx passes each event on at once
+}
 
 
 class EventEncoder(Protocol):
@@ -64,26 +71,31 @@ def event(name: str, data: dict[str, Any]) -> bytes:
     return format_sse_event(event=name, data_str=orjson.dumps(data).decode())
 
 
-def stream(generation: Generation, encoder: EventEncoder) -> AsyncIterator[bytes]:
+def respond(generation: Generation, encoder: EventEncoder, headers: Mapping[str, str]) -> EventSourceResponse:
     """Starts the job. A refusal is raised here, before the answer has begun; what fails later is an event."""
-    job, updates = generation.job(), asyncio.Queue[Progress | None]()
+    job, steps = generation.job(), PendingSteps()
     loop = asyncio.get_running_loop()
-    job.watch = lambda progress: loop.call_soon_threadsafe(updates.put_nowait, progress)
+    job.watch = lambda progress: loop.call_soon_threadsafe(steps.put, progress)
     accepted = generation.submit(job, generation.state.engine.submit)
     ended = asyncio.create_task(generation.wait(accepted))
-    ended.add_done_callback(lambda _: updates.put_nowait(None))  # after the last step: the loop keeps the order
-    return _events(generation, encoder, ended, updates)
+    ended.add_done_callback(lambda _: steps.end())  # after the last step: the loop keeps the order
+    return EventSourceResponse(_events(generation, encoder, ended, steps), headers={**headers, **HEADERS})
 
 
 async def _events(
-    generation: Generation, encoder: EventEncoder, ended: asyncio.Task[Job], updates: asyncio.Queue[Progress | None]
+    generation: Generation, encoder: EventEncoder, ended: asyncio.Task[Job], steps: PendingSteps
 ) -> AsyncIterator[bytes]:
+    loop = asyncio.get_running_loop()
     try:
-        if content := encoder.accepted():
-            yield content
-        while (progress := await updates.get()) is not None:
-            if content := encoder.step(progress, await _preview(progress, encoder.preview_format)):
+        if accepted := encoder.accepted():
+            yield accepted
+        ping_s = loop.time() + PING_S
+        while (content := await _next_event(encoder, steps, ping_s)) is not None:
+            if not content and loop.time() >= ping_s:
+                content = KEEPALIVE_COMMENT
+            if content:
                 yield content
+                ping_s = loop.time() + PING_S
         job = await ended
         files = await generation.files(job)
         yield encoder.completed(files, responses.timing(job, generation.origin.arrived_s))
@@ -94,6 +106,16 @@ async def _events(
         yield encoder.failed(Problem("an error of the server's own; its log says which"))
     finally:
         ended.cancel()
+
+
+async def _next_event(encoder: EventEncoder, steps: PendingSteps, until_s: float) -> bytes | None:
+    """The event of the next step, empty where there is none by `until_s`; None after the last step."""
+    try:
+        async with asyncio.timeout_at(until_s):
+            progress = await steps.get()
+    except TimeoutError:
+        return b""
+    return None if progress is None else encoder.step(progress, await _preview(progress, encoder.preview_format))
 
 
 async def _preview(progress: Progress, format: Format) -> str | None:

@@ -17,7 +17,7 @@ from service.registry.reloads import Reloads
 from service.registry.warmup import fill, warm_up
 from service.registry.watch import Fingerprint, fingerprint
 from service.requests.models import Readiness, Status
-from service.runtimes.placement import Device
+from service.runtimes.choice import Device
 from service.telemetry.metrics import Metrics
 
 log = structlog.get_logger()

@@ -4,12 +4,17 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from service.engine.jobs import Priority
+from service.engine.jobs import MAX_IMAGES, Priority
 
-MAX_IMAGES = 64
 MAX_SEED = 2**64 - 1
+MAX_INDEX = 2**31 - 1  # an INT32, as the Open Inference Protocol has numbers
 
 Format = Literal["png", "jpeg", "webp", "npy"]
+
+CLASS_LABEL = (
+    "class: an integer is its number in the order of `GET /methods`, from 0; a string is its name, or its number in "
+    "digits if no class has that name. Null or absent: no class"
+)
 
 
 class GenerateRequest(BaseModel):
@@ -27,9 +32,15 @@ class GenerateRequest(BaseModel):
     ] = None
     seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="drawn and returned if absent")] = None
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES, description="number of images")] = 1
-    class_label: Annotated[
-        int | str | None, Field(description="class, by number or name; null or absent: no class")
-    ] = None
+    index: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=MAX_INDEX,
+            description="index of the first image; a seed has many images, and these are index to index + n − 1",
+        ),
+    ] = 0
+    class_label: Annotated[int | str | None, Field(description=CLASS_LABEL)] = None
     solver: Annotated[str | None, Field(description="sampler; default: the model's first solver")] = None
     settings: Annotated[
         dict[str, FiniteFloat] | None,

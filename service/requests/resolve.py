@@ -2,22 +2,26 @@
 
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from bundle.loading import Bundle
 from models.solvers import Setting, SettingValues
 from service.engine.jobs import Job
 from service.engine.placement import Placement
 from service.errors import InvalidRequest
-from service.requests.request import MAX_SEED, GenerateRequest
+from service.requests.request import GenerateRequest
 
 MAX_ANSWER_SHARE = 0.1  # of a deadline, for encoding and sending the answer
+DRAWN_SEEDS = 2**53  # a drawn seed is below it: JavaScript's numbers are exact up to there, and JSON is read into them
 
 
 class Sampling(BaseModel):
-    """What a request comes to on a model, its defaults filled in: with the digest, all that decides the images."""
+    """What a request comes to on a model, its defaults filled in: with the digest, all that decides the images.
+
+    Its JSON is part of every ETag: what is added to it stays out of the JSON where it has its default.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -29,6 +33,7 @@ class Sampling(BaseModel):
     label: int
     seed: int
     n: int
+    index: int = Field(0, exclude_if=lambda index: index == 0)  # of the first image
 
 
 def resolve(model: Placement, request: GenerateRequest) -> Sampling:
@@ -49,8 +54,9 @@ def resolve(model: Placement, request: GenerateRequest) -> Sampling:
         solver=solver,
         settings=_settings(solver, bundle.solvers[solver].settings, request),
         label=_label(bundle, request.class_label),
-        seed=secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed,
+        seed=secrets.randbelow(DRAWN_SEEDS) if request.seed is None else request.seed,
         n=request.n,
+        index=request.index,
     )
 
 
@@ -74,6 +80,7 @@ def job_of(
         label=sampling.label,
         seed=sampling.seed,
         n=sampling.n,
+        first_index=sampling.index,
         submitted_s=submitted_s,
         priority=request.priority,
         deadline_s=submitted_s + within_s - min(answer_s, MAX_ANSWER_SHARE * within_s),
@@ -90,15 +97,17 @@ def has_class(bundle: Bundle, class_label: int | str | None) -> bool:
 
 
 def _label(bundle: Bundle, class_label: int | str | None) -> int:
+    """The number of a class: an integer is the number itself, a string first of all a name, then a number in digits."""
     classes = bundle.manifest.classes
     if class_label is None:
         return len(classes)
-    if isinstance(class_label, str) and class_label in classes:
-        return classes.index(class_label)
-    if isinstance(class_label, int) and 0 <= class_label < len(classes):
-        return class_label
     if not classes:
         raise InvalidRequest.of("class_label", f"{bundle.manifest.name} has no classes", None)
+    numbers = range(len(classes))
+    spellings: list[Sequence[int | str]] = [numbers, classes, [str(number) for number in numbers]]
+    for labels in spellings:
+        if class_label in labels:
+            return labels.index(class_label)
     allowed = {"min": 0, "max": len(classes) - 1, "names": classes}
     raise InvalidRequest.of("class_label", f"{bundle.manifest.name} has no class {class_label!r}", allowed)
 
@@ -117,4 +126,5 @@ def _settings(solver: str, settings: Mapping[str, Setting], request: GenerateReq
         low, high = settings[name].low, settings[name].high
         if not low <= value <= high:
             raise InvalidRequest.of(fields[name], f"{value} is outside", {"min": low, "max": high})
-    return tuple((name, float(values.get(name, setting.default))) for name, setting in settings.items())
+    # Adding 0 makes 0 of −0, which would be another request with the same images.
+    return tuple((name, values.get(name, setting.default) + 0.0) for name, setting in settings.items())

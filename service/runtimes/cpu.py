@@ -1,6 +1,9 @@
 """The runtime of a CPU: ONNX Runtime."""
 
+from typing import Any
+
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from bundle.loading import Bundle
 from service.engine.runtime import Array, HostStates, States, StepInputs, unguided
@@ -20,11 +23,15 @@ class OrtRuntime:
         self._decode = None if decode is None else ort.InferenceSession(decode, options, providers)
 
     def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
+        x_new, x0 = self._step.run(["x_new", "x0"], self.graph_inputs(inputs))
+        return HostStates(x_new), HostStates(x0)
+
+    def graph_inputs(self, inputs: StepInputs) -> dict[str, NDArray[Any]]:
+        """The inputs that the step graph has, by name: an older graph has fewer, and fewer columns of coefficients."""
         arrays = {**unguided(len(inputs.t)), **inputs.arrays()} if "pair" in self._inputs else inputs.arrays()
         arrays = {name: array for name, array in arrays.items() if name in self._inputs}
         arrays["coefficients"] = arrays["coefficients"][:, : self._inputs["coefficients"][1]]
-        x_new, x0 = self._step.run(["x_new", "x0"], arrays)
-        return HostStates(x_new), HostStates(x0)
+        return arrays
 
     def decode(self, states: States) -> Array:
         assert isinstance(states, HostStates)

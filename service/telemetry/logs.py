@@ -1,4 +1,4 @@
-"""Structured logs: one line an event, on stderr, with the request id where there is one; uvicorn's lines too."""
+"""Structured logs on stderr, uvicorn's included: one line for each event, with the request id if there is one."""
 
 import logging
 import sys
@@ -23,6 +23,7 @@ def configure(settings: Settings) -> None:
         if settings.log_format == "json"
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
+    escape = [] if settings.log_format == "json" else [_escape]  # JSON does it itself
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -37,10 +38,27 @@ def configure(settings: Settings) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *escape, renderer],
         )
     )
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+
+
+def _escape(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    r"""Writes what does not print as \x1b or \n, so that no caller's text moves the cursor or makes a line of its own.
+
+    The lines of a traceback stay lines, indented. What is not a string is shown by `repr`, which does the same.
+    """
+    for name, value in event.items():
+        if name == "exception":
+            event[name] = "\n".join(f"  {_printable(line)}" for line in value.split("\n"))
+        elif isinstance(value, str):
+            event[name] = _printable(value)
+    return event
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _add_request_id(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

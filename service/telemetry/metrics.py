@@ -1,4 +1,4 @@
-"""What Prometheus sees. A registry for each app, so that two apps in one process do not mix."""
+"""The metrics for Prometheus, in a registry for each app, so that two apps in one process do not mix."""
 
 from collections.abc import Mapping
 
@@ -14,6 +14,8 @@ BATCH_BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128)
 
 
 class Metrics:
+    """All metrics. It is the engine's `Observer`."""
+
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
@@ -52,7 +54,7 @@ class Metrics:
         )
         self.requested_steps = Histogram(
             "trilemma_requested_steps",
-            "Steps of each request, also by default",
+            "Steps of each request, explicit or by default",
             ["method", "solver"],
             buckets=PLAN_BUCKETS,
             registry=registry,
@@ -81,6 +83,13 @@ class Metrics:
         self.queue_limit = Gauge(
             "trilemma_queue_limit_images", "Largest number of images accepted and not finished", registry=registry
         )
+        self.workers = Gauge("trilemma_workers", "Network steps at a time at most", registry=registry)
+        self.processors = Gauge(
+            "trilemma_usable_processors", "Processors that affinity and cgroups let it use", registry=registry
+        )
+        self.memory_limit = Gauge(
+            "trilemma_memory_limit_bytes", "Memory that the machine, cgroups and rlimits let it use", registry=registry
+        )
         self.failed_bundles = Gauge("trilemma_failed_bundles", "Refused bundles", registry=registry)
         self.model_info = Gauge(
             "trilemma_model_info",
@@ -96,7 +105,7 @@ class Metrics:
         )
 
     def stepped(self, method: str, rows: int, finished: int, seconds: float, share: float) -> None:
-        """A step of a batch, in one worker, which is this share of the machine."""
+        """Counts a step of a batch on one worker, which is the share `share` of the machine."""
         self.step_seconds.labels(method).observe(seconds)
         self.batch_size.labels(method).observe(rows)
         self.steps.labels(method).inc(rows)
@@ -104,14 +113,14 @@ class Metrics:
         self.network_seconds.inc(seconds * share)
 
     def busy(self, seconds: float) -> None:
-        """A worker had work for this share of the time of all workers."""
+        """Counts seconds with work, of one worker divided by the number of workers."""
         self.busy_seconds.inc(seconds)
 
     def missed_deadline(self, method: str) -> None:
         self.missed_deadlines.labels(method).inc()
 
     def publish_models(self, models: Mapping[str, Placement]) -> None:
-        """The models that are served, and each number that was measured of them, in place of those before."""
+        """Replaces the published models by these, with all their measured figures."""
         self.model_info.clear()
         self.measured.clear()
         for name, model in models.items():

@@ -1,6 +1,6 @@
-"""The paths that machines ask every few seconds: open without a key, logged at debug level, and without a span.
+"""The paths that machines poll every few seconds: they need no key, are logged at debug level, and have no span.
 
-A proxy keeps them from the world.
+A proxy must not expose them.
 """
 
 PROBES = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})

@@ -1,5 +1,7 @@
-"""A request's life as OpenTelemetry spans. FastAPI makes the request's own span and sends all of them, where
-`--trace` asks for it, to the collector that `OTEL_EXPORTER_OTLP_ENDPOINT` names; without it this costs nothing."""
+"""The parts of a request as OpenTelemetry spans, with `--trace`; without it they cost nothing.
+
+FastAPI creates the request's own span, and exports all spans to the collector at `OTEL_EXPORTER_OTLP_ENDPOINT`.
+"""
 
 import time
 
@@ -13,7 +15,7 @@ tracer = trace.get_tracer("trilemma")
 
 
 def telemetry(enabled: bool) -> TelemetryConfig:
-    """Spans of requests alone: Prometheus has the metrics, and stderr the log."""
+    """FastAPI's telemetry: spans of requests only, as Prometheus gets the metrics and stderr the log."""
     return {
         "tracing": enabled,
         "auto_configure": enabled,
@@ -25,7 +27,7 @@ def telemetry(enabled: bool) -> TelemetryConfig:
 
 
 def record(job: Job, answered_s: float) -> None:
-    """The job's times as children of the request's span: waiting, taking steps, becoming files."""
+    """Records the phases of a job as children of the request's span: queue, steps and encoding."""
     request = trace.get_current_span()
     if not request.is_recording():
         return

@@ -1,7 +1,6 @@
 """A real Prometheus over a real server, both processes of their own."""
 
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import pytest
 import uvicorn
 import yaml
 
+from loadtests.server_process import free_port
 from service.app import create_app
 from service.http.server import options
 from service.settings import Settings
@@ -28,8 +28,8 @@ WITHIN_S = 120
 
 def tool(name: str) -> str:
     """`prometheus` or `promtool`: the machine's own, else Debian's, unpacked into .cache without installing it."""
-    if found := shutil.which(name):
-        return found
+    if installed := shutil.which(name):
+        return installed
     binary = UNPACKED / "usr" / "bin" / name
     if not binary.exists():
         assert shutil.which("apt-get"), f"these tests need {name}: install Prometheus"
@@ -41,14 +41,8 @@ def tool(name: str) -> str:
     return str(binary)
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 def wait_until(holds: Callable[[], Any]) -> Any:
-    """What `holds` returns once it is true; a refused connection counts as false."""
+    """The result of `holds` once it is true; a refused connection counts as false."""
     deadline = time.monotonic() + WITHIN_S
     while time.monotonic() < deadline:
         try:
@@ -96,7 +90,7 @@ def in_this_process(bundles: Path, runtime: ToyRuntime | None = None, **settings
 def service() -> Iterator[str]:
     """The URL of the real server over the shipped bundles."""
     url = f"http://127.0.0.1:{(port := free_port())}"
-    # A queue this short is soon full, which a dashboard shows.
+    # So short a queue fills quickly, and the dashboards have refusals to show.
     command = [sys.executable, "-m", "service", "--port", str(port), "--max-queued-images", "64", "--threads", "1"]
     with running([*command, "--log-level", "warning"], f"{url}/readyz"):
         yield url

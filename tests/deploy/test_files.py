@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deploy.grafana.dashboards import DASHBOARDS, FOLDER, written
+from deploy.grafana.dashboards import DASHBOARDS, FOLDER, serialised
+from deploy.standins import stand_in
 from tests.conftest import REPOSITORY
 from tests.deploy.conftest import DEPLOY, tool
 
@@ -49,6 +50,58 @@ def test_every_folder_that_a_container_mounts_is_there() -> None:
         assert source in COMPOSE["volumes"] or (REPOSITORY / source).is_dir(), source
 
 
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_a_container_that_is_broken_into_can_do_little(name: str) -> None:
+    service = COMPOSE["services"][name]
+    assert service["read_only"]
+    assert "/tmp" in service["tmpfs"]  # noqa: S108
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["pids_limit"] <= 256
+    assert service["mem_limit"]
+    assert not service["user"].startswith(("0", "root"))
+    assert not {"privileged", "cap_add", "network_mode", "pid", "ipc", "userns_mode", "devices"} & set(service)
+    writable = [mount for mount in service.get("volumes", []) if not mount.endswith(":ro")]
+    assert {mount.partition(":")[0] for mount in writable} <= set(COMPOSE["volumes"])
+
+
+def test_nobody_can_log_in_to_grafana_and_it_calls_nobody() -> None:
+    settings = COMPOSE["services"]["grafana"]["environment"]
+    off = ["AUTH_BASIC_ENABLED", "NEWS_NEWS_FEED_ENABLED", "SNAPSHOTS_EXTERNAL_ENABLED"]
+    off += [f"ANALYTICS_{name}" for name in ("REPORTING_ENABLED", "CHECK_FOR_UPDATES", "CHECK_FOR_PLUGIN_UPDATES")]
+    on = ["AUTH_DISABLE_LOGIN_FORM", "SECURITY_DISABLE_INITIAL_ADMIN_CREATION", "PLUGINS_PREINSTALL_DISABLED"]
+    assert {name: settings[f"GF_{name}"] for name in [*off, *on]} == {
+        **dict.fromkeys(off, "false"),
+        **dict.fromkeys(on, "true"),
+    }
+    assert "GF_AUTH_ANONYMOUS_ORG_ROLE" not in settings  # a viewer's, by default
+    assert not [name for name in settings if "PASSWORD" in name]
+
+
+def test_every_image_that_is_pulled_is_named_by_its_digest() -> None:
+    pulled = [service["image"] for service in COMPOSE["services"].values() if "build" not in service]
+    pulled += re.findall(r"^ARG (?:PYTHON|CUDA)=(.+)$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
+    assert len(pulled) == 4
+    for image in pulled:
+        assert re.fullmatch(r"docker\.io/[a-z/]+:[\w.-]+@sha256:[0-9a-f]{64}", image), image
+    stages = re.findall(r"^FROM (\S+)", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
+    assert set(stages) == {"${PYTHON}", "${CUDA}", "packages"}
+
+
+def test_the_docs_say_how_to_find_a_digest_and_use_another_base() -> None:
+    base = re.search(r"^ARG PYTHON=([^@]+)@", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
+    docs = "\n".join(path.read_text() for path in (REPOSITORY / "docs").glob("*.md"))
+    assert base
+    assert f"image={base[1]}\n" in docs
+    assert "docker buildx imagetools inspect --format '{{.Manifest.Digest}}' \"$image\"" in docs
+    assert "docker build --build-arg PYTHON=" in docs
+
+
+def test_the_stand_in_for_prometheus_has_the_version_that_users_get() -> None:
+    override = yaml.safe_load((DEPLOY / "compose.host.yml").read_text())["services"]
+    assert override["prometheus"]["image"] == stand_in(COMPOSE["services"]["prometheus"]["image"])
+
+
 def test_prometheus_scrapes_the_port_that_the_image_listens_on() -> None:
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     targets = [
@@ -82,7 +135,7 @@ def test_every_alert_has_its_runbook_entry(alert: dict[str, dict[str, str]]) -> 
 @pytest.mark.parametrize("board", DASHBOARDS, ids=lambda board: board["uid"])
 def test_the_dashboard_that_grafana_reads_is_the_one_in_the_tables(board: dict[str, str]) -> None:
     path = FOLDER / f"{board['uid']}.json"
-    assert path.read_text() == written(board), "run: python deploy/grafana/dashboards.py"
+    assert path.read_text() == serialised(board), "run: python -m deploy.grafana.dashboards"
 
 
 def test_the_dashboards_lead_to_each_other_and_to_a_source_that_is_provided() -> None:

@@ -1,4 +1,4 @@
-"""The network that is exported against the one that was trained."""
+"""The fused network against the one that was trained."""
 
 import copy
 import warnings
@@ -10,7 +10,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-from export.fuse import GroupNorm, Residual, SelfAttention, lean
+from export.fuse import GroupNorm, Residual, SelfAttention, fuse
 from models.unet import small_unet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -26,7 +26,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 
 def random(network: nn.Module) -> nn.Module:
-    """Every parameter drawn, as many begin at 0 or 1."""
+    """The network with random parameters: many of them start at 0 or 1, where an error would not show."""
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.3, generator=generator)
@@ -48,11 +48,11 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def count(network: nn.Module, kind: type[nn.Module]) -> int:
-    return sum(isinstance(each, kind) for each in network.modules())
+    return sum(isinstance(module, kind) for module in network.modules())
 
 
 def graph(network: nn.Module) -> list[str]:
-    """The kinds of its nodes as they are exported."""
+    """The operators of its exported graph, one for each node."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(network, inputs(), opset_version=20, dynamo=True, verbose=False)
@@ -61,10 +61,10 @@ def graph(network: nn.Module) -> list[str]:
     return [node.op_type for node in nodes]
 
 
-def test_it_gives_what_the_network_gives_and_leaves_that_as_it_was() -> None:
+def test_the_fused_network_computes_the_same_and_leaves_the_original_unchanged() -> None:
     network = random(small_unet(**SMALL))
     before = copy.deepcopy(network.state_dict())
-    exported = lean(network)
+    exported = fuse(network)
     assert count(exported, Residual) == 8
     assert count(exported, SelfAttention) == 4
     torch.testing.assert_close(exported(*inputs()).sample, network(*inputs()).sample, rtol=1e-4, atol=1e-4)
@@ -72,17 +72,17 @@ def test_it_gives_what_the_network_gives_and_leaves_that_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("how", OTHERS.values(), ids=OTHERS)
-def test_a_block_that_it_does_not_know_stays(how: dict[str, Any]) -> None:
+def test_a_block_of_another_configuration_is_not_replaced(how: dict[str, Any]) -> None:
     network = random(other(**how))
-    exported = lean(network)
+    exported = fuse(network)
     assert count(exported, GroupNorm) > 0
     torch.testing.assert_close(exported(*inputs()).sample, network(*inputs()).sample, rtol=1e-4, atol=1e-4)
 
 
-def test_its_graph_has_fewer_nodes_and_enlarges_nothing_before_a_convolution() -> None:
+def test_its_graph_has_fewer_nodes_and_no_resize_before_a_convolution() -> None:
     network = random(small_unet(**SMALL))
-    plain, exported = graph(network), graph(lean(network))
+    plain, exported = graph(network), graph(fuse(network))
     assert len(exported) < 0.75 * len(plain)
     assert "Resize" in plain
     assert "Resize" not in exported
-    assert exported.count("Gemm") == 3  # two of the time's embedding, and one for all that it scales and shifts
+    assert exported.count("Gemm") == 3  # two of the time embedding, and one for the modulations of all blocks

@@ -1,4 +1,4 @@
-"""`--target cuda` in full, and what every target shares: tolerance, what is unchanged, what is refused."""
+"""`--target cuda` in full, and what every target shares: the tolerance, unchanged engines, refused options."""
 
 import json
 import shutil
@@ -14,15 +14,14 @@ from bundle.files import BundleError
 from bundle.gpu_manifest import MAGNITUDE, Engines
 from bundle.loading import Bundle, load
 from export import accuracy
-from export import gpu_bundle as export_engines
 from export.__main__ import main
-from export.gpu_bundle import Order, make, with_magnitude
-from export.step_module import PLAIN
+from export.gpu_bundle import BuildOptions, build, runtime_version, with_magnitude
 from export.tensorrt_builder import EngineError
 from service.engine.denoise import first_step
+from service.runtimes.cpu import OrtRuntime
 from tests.conftest import REPOSITORY
 
-ORDER = Order("cuda", "fp16", buckets=[1, 4])
+OPTIONS = BuildOptions("cuda", "fp16", buckets=[1, 4])
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +31,7 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    """The latent model, which has two graphs, asked for two steps."""
+    """The latent model, which has two graphs, with two steps by default."""
     folder = tmp_path / "latent"
     shutil.copytree(REPOSITORY / "bundles" / "latent", folder, ignore=shutil.ignore_patterns("cuda", "tensorrt*"))
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -45,70 +44,70 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def test_a_bundle_gets_its_engines_and_they_load(bundle: Bundle) -> None:
-    made, new = make(bundle, ORDER)
+    engines, new = build(bundle, OPTIONS)
     assert new
     assert {path.name for path in (bundle.folder / "cuda").iterdir()} == {
         gpu_manifest.MANIFEST,
         "step.onnx",
         "decode.onnx",
     }
-    assert gpu_manifest.load(bundle) == (bundle.folder / "cuda", made)
-    assert made.buckets_agree is None
-    assert set(made.accuracy.by_solver) == set(bundle.family.SOLVERS)
-    assert 0 < min(made.accuracy.by_solver.values()) <= max(made.accuracy.by_solver.values()) <= 0.01
-    assert load(bundle.folder).manifest.digest == bundle.manifest.digest  # of the bundle itself nothing changed
+    assert gpu_manifest.load(bundle) == (bundle.folder / "cuda", engines)
+    assert engines.buckets_agree is None
+    assert set(engines.accuracy.by_solver) == set(bundle.family.SOLVERS)
+    assert 0 < min(engines.accuracy.by_solver.values()) <= max(engines.accuracy.by_solver.values()) <= 0.01
+    assert load(bundle.folder).manifest.digest == bundle.manifest.digest  # the bundle itself did not change
 
 
-def test_the_same_order_builds_nothing_and_another_does(bundle: Bundle) -> None:
-    first, _ = make(bundle, ORDER)
+def test_the_same_options_build_nothing_and_others_do(bundle: Bundle) -> None:
+    first, _ = build(bundle, OPTIONS)
     before = contents(bundle.folder)
-    assert make(bundle, ORDER) == (first, False)
+    assert build(bundle, OPTIONS) == (first, False)
     assert contents(bundle.folder) == before
-    for order in (Order("cuda", "fp16", buckets=[1, 8]), Order("cuda", "fp32", buckets=[1, 8])):
-        made, new = make(bundle, order)
+    for options in (BuildOptions("cuda", "fp16", buckets=[1, 8]), BuildOptions("cuda", "fp32", buckets=[1, 8])):
+        engines, new = build(bundle, options)
         assert new
-        assert made.digest != first.digest
+        assert engines.digest != first.digest
 
 
-def test_a_damaged_engine_is_made_anew_and_not_served(bundle: Bundle) -> None:
-    make(bundle, ORDER)
+def test_a_damaged_engine_is_built_again_and_not_served(bundle: Bundle) -> None:
+    build(bundle, OPTIONS)
     path = bundle.folder / "cuda" / "decode.onnx"
     content = path.read_bytes()
     path.write_bytes(content[:-1])
     with pytest.raises(BundleError, match=r"decode\.onnx: it has \d+ bytes"):
         gpu_manifest.load(bundle)
-    assert make(bundle, ORDER)[1]
+    assert build(bundle, OPTIONS)[1]
     assert path.read_bytes() == content
 
 
-def test_images_that_are_off_are_refused_and_what_was_there_stays(
+def test_images_with_too_large_an_error_are_refused_and_the_old_engines_stay(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make(bundle, ORDER)
+    build(bundle, OPTIONS)
     before = contents(bundle.folder)
     monkeypatch.setattr(accuracy, "TOLERANCE", 1e-6)
-    with pytest.raises(EngineError, match=r"in fp16 the images of solver 'ddim' are off .* more than 1e-06"):
-        make(bundle, ORDER)
+    with pytest.raises(EngineError, match=r"in fp16 the images of solver 'ddim' differ .* more than 1e-06"):
+        build(bundle, OPTIONS)
     assert contents(bundle.folder) == before
-    assert make(bundle, Order("cuda", "fp32"))[0].accuracy.by_solver["ddim"] == 0
+    assert build(bundle, BuildOptions("cuda", "fp32"))[0].accuracy.by_solver["ddim"] == 0
 
 
 def test_images_that_are_not_numbers_are_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accuracy, "images", lambda *_: np.full(3, np.nan, dtype=np.float32))
-    with pytest.raises(EngineError, match="off those in fp32 by nan"):
-        make(bundle, ORDER)
+    with pytest.raises(EngineError, match="differ from those in fp32 by nan"):
+        build(bundle, OPTIONS)
     assert not (bundle.folder / "cuda").exists()
 
 
 def test_engines_of_another_export_of_the_bundle_are_not_served(bundle: Bundle) -> None:
-    made, _ = make(bundle, ORDER)
-    made.sources["step.onnx"] = "0" * 64
-    made.write(bundle.folder / "cuda")
+    engines, _ = build(bundle, OPTIONS)
+    engines.sources["step.onnx"] = "0" * 64
+    engines.write(bundle.folder / "cuda")
     with pytest.raises(BundleError, match=r"of another step\.onnx: export it again"):
         gpu_manifest.load(bundle)
 
 
-def test_a_bundle_without_engines_says_how_to_make_them(bundle: Bundle) -> None:
+def test_the_error_for_a_bundle_without_engines_names_the_command(bundle: Bundle) -> None:
     with pytest.raises(BundleError, match=r"\./run export .*latent --target cuda"):
         gpu_manifest.load(bundle)
 
@@ -121,21 +120,20 @@ def test_a_manifest_that_cannot_be_read_is_named(bundle: Bundle, content: str) -
         gpu_manifest.load(bundle)
 
 
-def test_what_was_measured_does_not_decide_the_digest_and_all_else_does(bundle: Bundle) -> None:
-    made, _ = make(bundle, ORDER)
-    described = json.loads(made.model_dump_json())
+def test_measurements_do_not_change_the_digest_and_all_else_does(bundle: Bundle) -> None:
+    engines, _ = build(bundle, OPTIONS)
+    described = json.loads(engines.model_dump_json())
     for field, value in (("buckets_agree", True), ("graphs", {})):
-        assert Engines.model_validate({**described, field: value}).digest == made.digest
+        assert Engines.model_validate({**described, field: value}).digest == engines.digest
     deciding = {"version": "0", "precision": "fp32", "buckets": [1], "files": {}, "target": "tensorrt"}
     for field, value in deciding.items():
-        assert Engines.model_validate({**described, field: value}).digest != made.digest
+        assert Engines.model_validate({**described, field: value}).digest != engines.digest
 
 
 def test_the_magnitude_is_finite_where_a_row_is(bundle: Bundle) -> None:
     model = with_magnitude(onnx.load(bundle.step_file))
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    inputs = first_step(bundle, 4).arrays()
-    inputs["coefficients"] = inputs["coefficients"][:, : PLAIN.columns]
+    inputs = OrtRuntime(bundle, threads=1).graph_inputs(first_step(bundle, 4))
     inputs["x"][1, 0, 0, 0] = np.nan
     inputs["noise"][2, 0, 0, 0] = np.inf
     inputs["coefficients"][2, -1] = 1
@@ -146,10 +144,10 @@ def test_the_magnitude_is_finite_where_a_row_is(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--target", "cuda", "--precision", "bf16"], "bf16 is for TensorRT"),
-        (["--target", "cuda", "--architectures", "sm_90"], "for every architecture: name none"),
+        (["--target", "cuda", "--architectures", "sm_90"], "for every architecture: do not name any"),
         (["--target", "cuda", "--buckets", "4,1"], "each larger than the one before: not [4, 1]"),
         (["--target", "cuda", "--buckets", "0,1"], "not [0, 1]"),
         (["--target", "tensorrt-rtx"], "--target tensorrt-rtx needs the package tensorrt-rtx-cu13"),
@@ -158,22 +156,25 @@ def test_the_magnitude_is_finite_where_a_row_is(bundle: Bundle) -> None:
         (["--target", "cuda", "--buckets", "many"], "invalid numbers value: 'many'"),
     ],
 )
-def test_what_cannot_be_ordered_is_an_error_that_names_it(
-    bundle: Bundle, options: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_options_that_do_not_go_together_are_an_error_that_names_them(
+    bundle: Bundle,
+    options: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("sys.argv", ["export", str(bundle.folder), *options])
     before = contents(bundle.folder)
     with pytest.raises(SystemExit):
         main()
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert message in capsys.readouterr().err.splitlines()[-1]
     assert contents(bundle.folder) == before
 
 
-def test_the_command_says_what_it_made(
+def test_the_command_prints_what_it_built(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["export", str(bundle.folder), "--target", "cuda"])
     for word in ("built", "unchanged"):
         main()
-        said = capsys.readouterr().out
-        assert f"latent/cuda: {word}, cuda {export_engines.runtime_version()}, fp16, 2 files, " in said
+        assert f"latent/cuda: {word}, cuda {runtime_version()}, fp16, 2 files, " in capsys.readouterr().out

@@ -101,8 +101,8 @@ def test_the_graph_computes_what_the_module_does(exported: tuple[Path, Path], ro
     inputs = random_inputs(card, rows, seed=99)
     with torch.no_grad():
         expected = StepModule(network)(*map(torch.from_numpy, inputs.values()))
-    for actual, wanted in zip(step_arrays(OrtRuntime(load(target), threads=1), inputs), expected, strict=True):
-        np.testing.assert_allclose(actual, wanted.numpy(), atol=1e-4)
+    for actual, output in zip(step_arrays(OrtRuntime(load(target), threads=1), inputs), expected, strict=True):
+        np.testing.assert_allclose(actual, output.numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 32])
@@ -121,7 +121,7 @@ def test_the_images_are_what_the_network_decodes(exported: tuple[Path, Path], ro
 
 
 @pytest.mark.parametrize("change", [0.1, np.nan])
-def test_a_graph_that_is_off_is_refused_and_the_old_bundle_stays(
+def test_a_graph_that_differs_from_pytorch_is_refused_and_the_old_bundle_stays(
     exported: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: float
 ) -> None:
     source, target = tmp_path / "checkpoint", tmp_path / "bundle"
@@ -134,7 +134,7 @@ def test_a_graph_that_is_off_is_refused_and_the_old_bundle_stays(
             parameter.add_(change)
     checkpoint.save(source, card, network.state_dict())
     monkeypatch.setattr(export_bundle, "trace", lambda _module, _inputs, outputs: graphs[len(outputs)])
-    with pytest.raises(ExportError, match="off PyTorch by"):
+    with pytest.raises(ExportError, match="differs from PyTorch by"):
         export(source, target)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "bundle"}
@@ -159,8 +159,8 @@ def test_a_shipped_bundle_is_its_checkpoint(folder: Path) -> None:
         inputs = random_inputs(card, rows, seed=100 + rows)
         with torch.no_grad():
             expected = module(*map(torch.from_numpy, inputs.values()))
-        for actual, wanted in zip(step_arrays(runtime, inputs), expected, strict=True):
-            assert np.abs(actual - wanted.numpy()).max() <= bundle.manifest.parity.tolerance
+        for actual, output in zip(step_arrays(runtime, inputs), expected, strict=True):
+            assert np.abs(actual - output.numpy()).max() <= bundle.manifest.parity.tolerance
 
 
 @pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda path: path.name)
@@ -174,8 +174,8 @@ def test_every_step_of_a_shipped_bundles_trajectory_is_its_checkpoints(folder: P
         with torch.no_grad():
             expected = module(*map(torch.from_numpy, inputs.values()))
         x, x0 = step_arrays(runtime, inputs)
-        for actual, wanted in zip((x, x0), expected, strict=True):
-            assert np.abs(actual - wanted.numpy()).max() <= bundle.manifest.parity.tolerance
+        for actual, output in zip((x, x0), expected, strict=True):
+            assert np.abs(actual - output.numpy()).max() <= bundle.manifest.parity.tolerance
         for image, state, clean in zip(images, x, x0, strict=True):
             image.advance(state, clean)
 
@@ -183,8 +183,8 @@ def test_every_step_of_a_shipped_bundles_trajectory_is_its_checkpoints(folder: P
 @pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda path: path.name)
 def test_a_shipped_model_is_small(folder: Path) -> None:
     _, network = checkpoint.load(folder)
-    weights = {name: each for name, each in network.named_parameters() if not name.startswith(("encoder", "decoder"))}
-    assert sum(each.numel() for each in weights.values()) <= 2_000_000  # the decoder is beside them
+    denoiser = [weight for name, weight in network.named_parameters() if not name.startswith(("encoder", "decoder"))]
+    assert sum(weight.numel() for weight in denoiser) <= 2_000_000
     assert sum(path.stat().st_size for path in (REPOSITORY / "bundles" / folder.name).iterdir()) <= 10e6
 
 

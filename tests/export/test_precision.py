@@ -1,4 +1,4 @@
-"""Fewer bits: which nodes get them, and that the emulation rounds where they would."""
+"""Lower precision: which nodes get it, and that the emulation rounds where they would."""
 
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from bundle.gpu_manifest import Precision
 from bundle.loading import Bundle, load
 from export.precision import KEPT, LOW, SUMS, WEIGHTED, convert, emulate, inner, key
 from service.engine.denoise import first_step
+from service.runtimes.cpu import OrtRuntime
 from tests.conftest import SHIPPED
 
 BUNDLES = [load(path.parent) for path in sorted(SHIPPED.parent.glob("*/manifest.json"))]
@@ -28,7 +29,7 @@ def run(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarra
 
 
 def rounded(values: np.ndarray, precision: Precision) -> np.ndarray:
-    """To the nearest number of so many digits, ties to even, by arithmetic of its own."""
+    """The nearest values with DIGITS digits, ties to even, by arithmetic that is independent of the code's."""
     mantissa, exponent = np.frexp(values.astype(np.float64))
     scale = 2.0 ** (DIGITS[precision] + 1)
     return np.ldexp(np.round(mantissa * scale) / scale, exponent).astype(np.float32)
@@ -112,11 +113,11 @@ def test_a_converted_step_keeps_its_inputs_and_outputs_and_halves_its_weights(
 def test_onnx_runtime_takes_the_fp16_graph_itself_and_agrees_with_the_emulation(bundle: Bundle) -> None:
     model = onnx.load(bundle.step_file)
     converted = convert(model, "fp16")
-    inputs = first_step(bundle, 4).arrays()
+    inputs = OrtRuntime(bundle, threads=1).graph_inputs(first_step(bundle, 4))
     exact, itself, emulated = (run(m, inputs)[1] for m in (model, converted, emulate(converted, "fp16")))
-    off = np.abs(exact - emulated).max()
-    assert 0 < off < 0.05
-    assert np.abs(itself - exact).max() < 2 * off
+    error = np.abs(exact - emulated).max()
+    assert 0 < error < 0.05
+    assert np.abs(itself - exact).max() < 2 * error
 
 
 def test_a_shared_weight_is_kept_for_the_node_that_stays_in_float32() -> None:

@@ -23,9 +23,9 @@ def test_each_row_takes_the_step_of_its_own_coefficients_time_and_label() -> Non
     arguments = [torch.from_numpy(values) for values in (x, t, y, noise, x0_prev, coefficients)]
     without_z = StepModule(Toy())(*arguments)
     with_z = StepModule(Toy())(*arguments, torch.from_numpy(z))
-    for latent, (x_new, x0) in ((0 * z, without_z), (z, with_z)):
+    for style, (x_new, x0) in ((0 * z, without_z), (z, with_z)):
         for row, (P, Q, c, R, S, T, H, N) in enumerate(coefficients):
-            out = np.sin(x[row]) + t[row] + y[row] + latent[row].sum()
+            out = np.sin(x[row]) + t[row] + y[row] + style[row].sum()
             expected = np.clip(P * x[row] + Q * out, -c, c)
             np.testing.assert_allclose(x0[row], expected, rtol=1e-12)
             expected = R * x[row] + S * expected + T * out + H * x0_prev[row] + N * noise[row]

@@ -21,14 +21,14 @@ def export(*arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="session")
 def gpu_environment() -> Path:
     """The folder of the environment with TensorRT, onnxruntime-gpu and cuda-bindings, made on first use."""
-    made = export("--target", "cuda", "--help")
-    assert made.returncode == 0, made.stderr
+    ended = export("--target", "cuda", "--help")
+    assert ended.returncode == 0, ended.stderr
     return REPOSITORY / ".venv-gpu"
 
 
 @pytest.fixture(scope="session")
 def in_gpu_environment(gpu_environment: Path) -> Run:
-    """Runs Python there, with a folder of libraries that the loader is to look into first."""
+    """Runs Python there, with a folder of libraries that the loader searches first."""
 
     def run(*arguments: object, libraries: Path | str = "") -> subprocess.CompletedProcess[str]:
         changes = {"PYTHONPATH": str(REPOSITORY), "LD_LIBRARY_PATH": str(libraries), "CUDA_VISIBLE_DEVICES": ""}

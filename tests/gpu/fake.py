@@ -1,7 +1,7 @@
-"""A fake GPU: a driver that checks what it is asked and does it in NumPy, as late as it may, and a network for it.
+"""A fake GPU: a driver that checks its calls and executes them in NumPy, as late as it may, and a network for it.
 
-Nothing of a stream is done before somebody waits for an event of it. So what the host overwrites too early, or what
-one stream needs of another without waiting for it, gives other images.
+It executes nothing of a stream before somebody waits for an event of it. So memory that the host overwrites too early,
+or that one stream reads of another without waiting for it, changes the images.
 """
 
 from collections import defaultdict
@@ -27,7 +27,7 @@ Step = Callable[[Arrays], tuple[Any, Any]]
 
 @dataclass
 class FakeDriver:
-    """A `Driver`. `calls` has the name of every call, `launched` of what a graph or a call did."""
+    """A `Driver`. `calls` has the name of every call."""
 
     memory: int = 1 << 30
     name: str = "a fake sm_00"
@@ -36,8 +36,8 @@ class FakeDriver:
     blocks: dict[Address, Bytes] = field(default_factory=dict)
     pinned: list[Bytes] = field(default_factory=list)
     queues: dict[Stream, list[Operation]] = field(default_factory=lambda: defaultdict(list))
-    recorded: dict[Event, tuple[Stream, int]] = field(default_factory=dict)  # how much of a stream comes before it
-    done: dict[Stream, int] = field(default_factory=lambda: defaultdict(int))
+    recorded: dict[Event, tuple[Stream, int]] = field(default_factory=dict)  # a stream, and its operations before it
+    executed: dict[Stream, int] = field(default_factory=lambda: defaultdict(int))  # operations of each stream
     graphs: dict[CudaGraph, list[Operation]] = field(default_factory=dict)
     capturing: tuple[Stream, list[Operation]] | None = None
     fails_at: int | None = None  # the synchronisation, counted from now, that reports an error
@@ -64,7 +64,7 @@ class FakeDriver:
         return memory
 
     def at(self, address: Address, size: int) -> Bytes:
-        """Device memory, which is all within what was allocated."""
+        """Device memory, which must lie within an allocation."""
         for start, block in self.blocks.items():
             if start <= address < start + len(block):
                 assert address - start + size <= len(block), "past the end of an allocation"
@@ -117,11 +117,11 @@ class FakeDriver:
         self._run(*self.recorded[event])
 
     def _run(self, stream: Stream, until: int) -> None:
-        while self.done[stream] < until:
-            self.done[stream] += 1
-            self.queues[stream][self.done[stream] - 1]()
+        while self.executed[stream] < until:
+            self.executed[stream] += 1
+            self.queues[stream][self.executed[stream] - 1]()
 
-    # --- what is done
+    # --- operations
 
     def upload(self, to: Address, source: Bytes, stream: Stream) -> None:
         assert self._is_pinned(source), "the device reads memory that is not page-locked"
@@ -158,7 +158,7 @@ class FakeDriver:
     def begin_capture(self, stream: Stream) -> None:
         self.calls.append("begin_capture")
         assert self.capturing is None
-        assert self.done[stream] == len(self.queues[stream]), "a capture begins while something is under way"
+        assert self.executed[stream] == len(self.queues[stream]), "a capture begins while something is under way"
         self.capturing = stream, []
 
     def end_capture(self, stream: Stream) -> CudaGraph:
@@ -171,11 +171,11 @@ class FakeDriver:
         return graph
 
     def launch(self, graph: CudaGraph, stream: Stream) -> None:
-        def operation() -> None:
-            for each in self.graphs[graph]:
-                each()
+        def launch_all() -> None:
+            for operation in self.graphs[graph]:
+                operation()
 
-        self.enqueue("launch", stream, operation)
+        self.enqueue("launch", stream, launch_all)
 
 
 def following(inputs: StepInputs, x: States, x0: States, **changes: Any) -> StepInputs:
@@ -193,7 +193,7 @@ class FakeNetwork:
         self.driver, self.shape, self.step = driver, shape, step
         self.buckets, self.capturable = buckets, capturable
         self.bound: dict[int, dict[str, Address]] = {}
-        self.ran: list[int] = []  # rows of each step that was really done
+        self.ran: list[int] = []  # rows of each step that was executed
 
     def bind(self, bucket: int, addresses: dict[str, Address], stream: Stream) -> None:
         assert bucket in self.buckets
@@ -209,13 +209,14 @@ class FakeNetwork:
     def _run(self, bucket: int) -> None:
         self.ran.append(bucket)
         addresses = self.bound[bucket]
-        fields = {each.name: each for each in self.shape.fields if not each.name.endswith("_at")}
+        fields = [field for field in self.shape.fields if not field.name.endswith("_at")]
 
         def state(name: str) -> NDArray[Any]:
             return self.driver.array(addresses[name], (bucket, *self.shape.state), np.float32)
 
         inputs = {
-            name: self.driver.array(addresses[name], (bucket, *each.shape), each.dtype) for name, each in fields.items()
+            field.name: self.driver.array(addresses[field.name], (bucket, *field.shape), field.dtype)
+            for field in fields
         }
         x_new, x0 = self.step({**inputs, "x": state("x"), "x0_prev": state("x0_prev")})
         state("x_new")[:], state("x0")[:] = x_new, x0
@@ -257,9 +258,9 @@ class InFakeMemory:
     capturable = True
     driver: FakeDriver
 
-    def __init__(self, path: Path, made: Engines, *, graphs: bool) -> None:
+    def __init__(self, path: Path, engines: Engines, *, graphs: bool) -> None:
         self.session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-        self.graph = made.graphs[path.name]
+        self.graph = engines.graphs[path.name]
         self.bound: dict[int, dict[str, Address]] = {}
 
     def compute(self, inputs: Arrays) -> list[NDArray[Any]]:
@@ -275,8 +276,8 @@ class InFakeMemory:
             return self.driver.array(self.bound[bucket][name], (bucket, *shape[1:]), np.dtype(dtype))
 
         def operation() -> None:
-            inputs = {each.name: array(each.name, each.shape, each.dtype) for each in self.graph.inputs}
-            for each, value in zip(self.graph.outputs, self.compute(inputs), strict=True):
-                array(each.name, each.shape, each.dtype)[:] = value
+            inputs = {tensor.name: array(tensor.name, tensor.shape, tensor.dtype) for tensor in self.graph.inputs}
+            for tensor, value in zip(self.graph.outputs, self.compute(inputs), strict=True):
+                array(tensor.name, tensor.shape, tensor.dtype)[:] = value
 
         self.driver.enqueue("network", stream, operation)

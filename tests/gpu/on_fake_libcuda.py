@@ -1,7 +1,7 @@
 """Run by test_cuda.py in the GPU's environment, over the fake libcuda.so: real bindings, real NVRTC, no GPU.
 
-A shipped model's images, computed by ONNX Runtime on the CPU between the driver's calls, must be those of the CPU's own
-runtime; and a step made of copies alone, which can be captured, must give the rows that it is to.
+ONNX Runtime computes a shipped model on the CPU between the driver's calls: the images must be those of the CPU's own
+runtime. A step of copies alone, which can be captured, must give the expected rows.
 """
 
 import ctypes
@@ -45,7 +45,7 @@ class OnTheCpu:
 
     def enqueue(self, bucket: int, stream: Stream) -> None:
         at = self.bound[bucket]
-        fields = {each.name: each for each in self.shape.fields}
+        fields = {field.name: field for field in self.shape.fields}
         inputs = {n: array(at[n], (bucket, *fields[n].shape), fields[n].dtype) for n in at.keys() & fields.keys()}
         state = (bucket, *self.shape.state)
         states = {name: array(at[name], state, np.float32) for name in ("x", "x0_prev")}
@@ -108,16 +108,16 @@ def captures(driver: CudaDriver, bundle: Bundle) -> None:
 
 
 def errors_name_the_call(driver: CudaDriver) -> None:
-    for call, said in (
+    for call, message in (
         (lambda: driver.allocate(1 << 40), "cuMemAlloc: CUDA_ERROR_OUT_OF_MEMORY"),
         (lambda: compiled("sm_1"), "rows.cu for sm_1: "),
     ):
-        heard = ""
+        raised = ""
         try:
             call()
         except DriverError as error:
-            heard = str(error)
-        assert said in heard, heard
+            raised = str(error)
+        assert message in raised, raised
 
 
 if __name__ == "__main__":

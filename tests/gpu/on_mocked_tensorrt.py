@@ -33,18 +33,18 @@ def says(error: type[Exception], text: str, function: Any, *arguments: Any) -> N
     try:
         function(*arguments)
     except error as raised:
-        heard = str(raised)
-    assert text in heard, heard
+        message = str(raised)
+    assert text in message, message
 
 
 if __name__ == "__main__":
-    folder, made = gpu_manifest.load(load(Path(sys.argv[1])))
-    path, graph = folder / "step.engine", made.graphs["step.engine"]
+    folder, engines = gpu_manifest.load(load(Path(sys.argv[1])))
+    path, graph = folder / "step.engine", engines.graphs["step.engine"]
     names = [tensor.name for tensor in (*graph.inputs, *graph.outputs)]
     addresses = {name: 256 * i for i, name in enumerate(names, start=1)}
     engine, context, config = mocked()
     driver = MagicMock(allocate=MagicMock(return_value=4096))
-    network = TensorRtNetwork(driver, path, made)
+    network = TensorRtNetwork(driver, path, engines)
     trt.Runtime.return_value.deserialize_cuda_engine.assert_called_once_with(path.read_bytes())
     driver.allocate.assert_called_once_with(1000)
     network.bind(1, addresses, STREAM)
@@ -70,5 +70,5 @@ if __name__ == "__main__":
     context.set_input_shape.return_value = False
     says(DriverError, "TensorRT takes no batch of 1", network.bind, 1, addresses, STREAM)
     trt.Runtime.return_value.deserialize_cuda_engine.return_value = None
-    says(BundleError, "step.engine: TensorRT cannot load it", TensorRtNetwork, driver, path, made)
+    says(BundleError, "step.engine: TensorRT cannot load it", TensorRtNetwork, driver, path, engines)
     print("ok")

@@ -32,18 +32,18 @@ def test_nvcc_compiles_every_cuda_source_where_it_is_there(architecture: str, tm
 
 
 @pytest.mark.parametrize(
-    ("hidden", "said"), [(True, "finds no GPU"), (False, "cuInit: ")], ids=["no device", "no driver"]
+    ("hidden", "message"), [(True, "finds no GPU"), (False, "cuInit: ")], ids=["no device", "no driver"]
 )
-def test_a_gpu_that_is_not_there_is_an_error_at_start(
-    in_gpu_environment: Run, fake_libcuda: Path, hidden: bool, said: str, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_gpu_is_an_error_at_start(
+    in_gpu_environment: Run, fake_libcuda: Path, hidden: bool, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_NO_GPU", "1")
     libraries = fake_libcuda if hidden else ""
     ended = in_gpu_environment("-m", "service", "--device", "cuda", "--port", "0", libraries=libraries)
-    assert ended.returncode == 1
-    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == 2
+    *_, line = ended.stderr.splitlines()
     assert line.startswith("./run serve: --device cuda: ")
-    assert said in line
+    assert message in line
 
 
 SESSION = """
@@ -61,8 +61,8 @@ def refusal(run: Run, hollow_cuda: Path, options: dict[str, str]) -> str:
 
 
 def test_the_cuda_provider_takes_its_options_and_misses_the_gpu(in_gpu_environment: Run, hollow_cuda: Path) -> None:
-    said = refusal(in_gpu_environment, hollow_cuda, OPTIONS)
-    assert said.endswith("asked for cudaSetDevice"), said
+    errors = refusal(in_gpu_environment, hollow_cuda, OPTIONS)
+    assert errors.endswith("asked for cudaSetDevice"), errors
 
 
 @pytest.mark.parametrize(

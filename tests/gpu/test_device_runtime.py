@@ -1,4 +1,4 @@
-"""The runtime of a GPU over a fake one: whole requests give the images that they give on the CPU."""
+"""The runtime of a GPU over a fake GPU: whole requests give the images that they give on the CPU."""
 
 import asyncio
 import gc
@@ -32,7 +32,7 @@ IMAGES = 64
 
 
 class Fixture:
-    """A runtime on a fake GPU, and what it is made of."""
+    """A runtime on a fake GPU, with its driver and network."""
 
     def __init__(
         self,
@@ -48,12 +48,12 @@ class Fixture:
         self.runtime = DeviceRuntime(
             self.driver, self.network, None, self.shape, images=images, buckets=buckets, graphs=graphs
         )
-        self.made = len(self.driver.calls)
+        self._calls_of_init = len(self.driver.calls)
 
     @property
     def calls(self) -> list[str]:
-        """Since the runtime was made."""
-        return self.driver.calls[self.made :]
+        """The driver's calls since the runtime was created."""
+        return self.driver.calls[self._calls_of_init :]
 
     @property
     def free_places(self) -> int:
@@ -61,10 +61,10 @@ class Fixture:
 
 
 def finished(engine: Engine, jobs: list[Job]) -> list[Job | BaseException]:
-    """How each ended; the engine is started and stopped."""
+    """The jobs, or their exceptions; starts and stops the engine."""
 
     async def all_of_them() -> list[Job | BaseException]:
-        return await asyncio.gather(*(run(engine, each) for each in jobs), return_exceptions=True)
+        return await asyncio.gather(*(run(engine, job) for job in jobs), return_exceptions=True)
 
     engine.start()
     ended = asyncio.run(all_of_them())
@@ -76,32 +76,31 @@ def engine_over(toy: Bundle, runtime: DeviceRuntime, max_batch: int = 8) -> Engi
     return new_engine({toy.manifest.digest: runtime}, max_batch=max_batch, max_queued_images=IMAGES)
 
 
-WAYS: list[dict[str, Any]] = [{}, {"graphs": False}, {"capturable": False}, {"buckets": (8,)}]
+OPTIONS: list[dict[str, Any]] = [{}, {"graphs": False}, {"capturable": False}, {"buckets": (8,)}]
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
-def test_requests_that_share_batches_get_the_images_that_each_gets_alone_on_a_cpu(
-    toy: Bundle, way: dict[str, Any]
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_requests_that_share_batches_get_the_images_of_each_alone_on_a_cpu(
+    toy: Bundle, options: dict[str, Any]
 ) -> None:
-    gpu = Fixture(**way)
-    for done, request in zip(
-        finished(engine_over(toy, gpu.runtime), [job(toy, **each) for each in REQUESTS]), REQUESTS, strict=True
-    ):
-        assert isinstance(done, Job)
-        for image, expected in zip(done.images, alone(job(toy, **request)), strict=True):
+    gpu = Fixture(**options)
+    results = finished(engine_over(toy, gpu.runtime), [job(toy, **request) for request in REQUESTS])
+    for result, request in zip(results, REQUESTS, strict=True):
+        assert isinstance(result, Job)
+        for image, expected in zip(result.images, alone(job(toy, **request)), strict=True):
             np.testing.assert_array_equal(image.pixels, expected)
 
 
-def test_nothing_is_allocated_after_it_is_made_and_a_step_is_one_launch(toy: Bundle) -> None:
+def test_nothing_is_allocated_after_the_start_and_a_step_is_one_launch(toy: Bundle) -> None:
     gpu = Fixture()
     engine = engine_over(toy, gpu.runtime)
-    finished(engine, [job(toy, **each) for each in REQUESTS])
+    finished(engine, [job(toy, **request) for request in REQUESTS])
     calls = Counter(gpu.calls)
     assert not calls.keys() & {"allocate", "pin", "event", "begin_capture", "end_capture"}
     assert not calls.keys() & {"gather", "scatter", "network"}  # but within a graph
     steps = sample(engine, "trilemma_step_seconds_count", method="toy")
     images = sum(request["n"] for request in REQUESTS)
-    assert calls["copy"] == steps  # what was uploaded for it becomes the step's own
+    assert calls["copy"] == steps  # of the uploaded inputs into the memory of the running step
     assert steps < calls["launch"] <= steps + images  # one a step, and one when images finish
     assert gpu.driver.calls.count("begin_capture") == 2 * len(BUCKETS)
 
@@ -137,9 +136,9 @@ def test_every_batch_is_padded_to_the_one_bucket_of_strict_mode(toy: Bundle) -> 
 @settings(max_examples=30)
 @given(sizes=st.lists(st.integers(1, 8), min_size=1, max_size=12), data=st.data())
 def test_any_order_of_steps_over_any_rows_gives_what_numpy_gives(sizes: list[int], data: st.DataObject) -> None:
-    """States are chosen at random among all that were made so far, and some come from the host."""
+    """Rows start from random states among the results so far, or from the host."""
     gpu, rng = Fixture(), np.random.default_rng(len(sizes))
-    held: list[tuple[Any, Any, Array, Array]] = []  # x and x0 on the device, and as they should be
+    held: list[tuple[Any, Any, Array, Array]] = []  # x and x0 on the device, and their expected values
     for size in sizes:
         rows = []
         for _ in range(size):
@@ -156,10 +155,10 @@ def test_any_order_of_steps_over_any_rows_gives_what_numpy_gives(sizes: list[int
             "coefficients": rng.random((size, 8), dtype=np.float32),
         }
         device = gpu.runtime.step(StepInputs(x=[row[0] for row in rows], x0_prev=[row[1] for row in rows], **common))
-        wanted = toy_step(
+        expected = toy_step(
             {**common, "x": np.stack([row[2] for row in rows]), "x0_prev": np.stack([row[3] for row in rows])}
         )
-        held = (held + list(zip(*device, *wanted, strict=True)))[-30:]
+        held = (held + list(zip(*device, *expected, strict=True)))[-30:]
     for x, x0, expected_x, expected_x0 in held:
         np.testing.assert_array_equal(gpu.runtime.decode(DeviceStates([x, x0], SHAPE)), [expected_x, expected_x0])
 
@@ -178,20 +177,20 @@ def test_places_come_back_when_requests_end_however_they_end(toy: Bundle) -> Non
 
     asyncio.run(mixed())
     engine.stop()
-    gpu.runtime.decode(HostStates(first_step(toy, 1).arrays()["x"]))  # what the last step left is let go
+    gpu.runtime.decode(HostStates(first_step(toy, 1).arrays()["x"]))  # frees the results of the last step
     gc.collect()
     assert gpu.free_places == at_first
 
 
-def test_there_is_room_at_the_worst_of_moments(toy: Bundle) -> None:
+def test_there_is_room_for_states_in_the_worst_case(toy: Bundle) -> None:
     gpu = Fixture(images=8)
     inputs = first_step(toy, 8)
     inputs = replace(inputs, x0_prev=inputs.x)
     held = gpu.runtime.step(inputs)  # by every image that may be accepted
-    gpu.runtime.step(inputs)  # of a batch that was cancelled: held until it is known whether it is finite
-    now = gpu.runtime.step(inputs)  # its rows come from the host
+    gpu.runtime.step(inputs)  # a cancelled batch, whose results are held until the magnitudes arrive
+    latest = gpu.runtime.step(inputs)  # its rows come from the host
     assert gpu.free_places == 4 * 8  # those of its inputs, and of the cancelled batch
-    for states in (*held, *now):
+    for states in (*held, *latest):
         assert np.isfinite(gpu.runtime.decode(states)).all()
 
 
@@ -206,12 +205,12 @@ def poisoned(inputs: Arrays) -> tuple[Array, Array]:
 def test_only_the_poisoned_request_fails(toy: Bundle, steps: int) -> None:
     gpu = Fixture()
     gpu.network.step = poisoned
-    asked = [{"seed": label, "class_label": label, "n": 2, "steps": steps} for label in (0, 1, 2)]
-    ended = finished(engine_over(toy, gpu.runtime), [job(toy, **each) for each in asked])
-    assert isinstance(ended[1], StepFailed)
-    for done, request in ((ended[0], asked[0]), (ended[2], asked[2])):
-        assert isinstance(done, Job)
-        for image, expected in zip(done.images, alone(job(toy, **request)), strict=True):
+    requests = [{"seed": label, "class_label": label, "n": 2, "steps": steps} for label in (0, 1, 2)]
+    results = finished(engine_over(toy, gpu.runtime), [job(toy, **request) for request in requests])
+    assert isinstance(results[1], StepFailed)
+    for result, request in ((results[0], requests[0]), (results[2], requests[2])):
+        assert isinstance(result, Job)
+        for image, expected in zip(result.images, alone(job(toy, **request)), strict=True):
             np.testing.assert_array_equal(image.pixels, expected)
 
 
@@ -224,7 +223,7 @@ def test_a_step_that_is_refused_does_not_touch_the_one_under_way(toy: Bundle) ->
     np.testing.assert_array_equal(gpu.runtime.decode(x), toy_step(inputs.arrays())[0])
 
 
-def test_an_error_of_the_driver_reaches_the_caller_and_names_the_call(toy: Bundle) -> None:
+def test_a_driver_error_reaches_the_caller_and_names_the_call(toy: Bundle) -> None:
     gpu = Fixture()
     gpu.runtime.step(first_step(toy, 1))
     gpu.driver.fails_at = 0
@@ -232,7 +231,7 @@ def test_an_error_of_the_driver_reaches_the_caller_and_names_the_call(toy: Bundl
         gpu.runtime.step(first_step(toy, 1))
 
 
-def test_a_device_that_is_too_small_is_an_error_when_the_runtime_is_made() -> None:
+def test_a_device_that_is_too_small_is_an_error_when_the_runtime_is_created() -> None:
     driver, shape = FakeDriver(memory=10_000), Shape(SHAPE, SHAPE, 0)
     with pytest.raises(DriverError, match="OUT_OF_MEMORY"):
         DeviceRuntime(
@@ -246,19 +245,19 @@ def test_a_batch_larger_than_every_bucket_is_refused(toy: Bundle) -> None:
 
 
 def test_a_preview_is_the_x0_that_numpy_gives(toy: Bundle) -> None:
-    gpu, asked = Fixture(), job(toy, steps=4, preview_every=1)
-    told: list[Array | None] = []
-    asked.watch = lambda progress: told.append(progress.preview)
-    asked.preview_every = 1
-    finished(engine_over(toy, gpu.runtime), [asked])
-    (image,) = job(toy, steps=4, seed=asked.seed).images
-    for preview in told:
+    gpu, watched = Fixture(), job(toy, steps=4, preview_every=1)
+    previews: list[Array | None] = []
+    watched.watch = lambda progress: previews.append(progress.preview)
+    watched.preview_every = 1
+    finished(engine_over(toy, gpu.runtime), [watched])
+    (image,) = job(toy, steps=4, seed=watched.seed).images
+    for preview in previews:
         take_step([image], ToyRuntime())
         np.testing.assert_array_equal(preview, image.x0)
     assert image.finished
 
 
-def test_the_warm_up_measures_it_as_any_other(toy: Bundle) -> None:
+def test_the_warm_up_measures_it_as_it_does_a_cpu(toy: Bundle) -> None:
     gpu = Fixture()
     assert set(warm_up(gpu.runtime, toy, max_batch=8)) == {1, 2, 4, 8}
 
@@ -279,13 +278,13 @@ def test_a_shipped_model_gives_the_same_bytes_through_the_runtime_of_a_gpu(
     network = FakeNetwork(driver, shape, lambda inputs: step_arrays(cpu, inputs), buckets)
     decoder = FakeDecoder(driver, shape, lambda x: cpu.decode(HostStates(x)), buckets) if bundle.decode_file else None
     gpu = DeviceRuntime(driver, network, decoder, shape, images=IMAGES, buckets=buckets)
-    ended = []
+    images = []
     for runtime in (cpu, gpu):
         jobs = [
             job(bundle, method=manifest.name, seed=seed, n=n, steps=min(steps, bundle.max_steps), class_label=seed)
             for seed, (n, steps) in enumerate([(3, 4), (1, 2), (5, 3)])
         ]
         engine = new_engine({bundle.manifest.digest: runtime}, max_batch=8, max_queued_images=IMAGES)
-        ended.append([image.pixels.tobytes() for done in finished(engine, jobs) for image in done.images])  # type: ignore[union-attr]
-    assert ended[0] == ended[1]
-    assert len(set(ended[0])) == 9
+        images.append([image.pixels.tobytes() for result in finished(engine, jobs) for image in result.images])  # type: ignore[union-attr]
+    assert images[0] == images[1]
+    assert len(set(images[0])) == 9

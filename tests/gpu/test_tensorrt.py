@@ -33,38 +33,38 @@ def copied(source: Path, folder: Path) -> Path:
 
 
 def expected_inputs(bundle: Bundle) -> list[Tensor]:
-    state, latent = list(bundle.manifest.state_shape), bundle.manifest.z_dim
+    state, z_dim = list(bundle.manifest.state_shape), bundle.manifest.z_dim
     shapes = {"x": state, "t": [], "y": [], "noise": state, "x0_prev": state, "coefficients": [8]}
-    if latent:
-        shapes["z"] = [latent]
+    if z_dim:
+        shapes["z"] = [z_dim]
     return [Tensor(name=n, dtype=DTYPES.get(n, "float32"), shape=[-1, *shape]) for n, shape in shapes.items()]
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("source", BUNDLES, ids=lambda path: path.name)
-def test_a_shipped_model_is_built_for_four_architectures_and_then_known(source: Path, tmp_path: Path) -> None:
+def test_a_shipped_model_is_built_for_four_architectures_once(source: Path, tmp_path: Path) -> None:
     folder = copied(source, tmp_path)
     built = export(folder, "--target", "tensorrt-rtx")
     assert built.returncode == 0, built.stderr
     assert "/tensorrt-rtx: built, tensorrt-rtx 1." in built.stdout
     bundle = load(folder)
-    there, made = gpu_manifest.load(bundle)
-    assert there == folder / "tensorrt-rtx"
-    assert (made.precision, tuple(made.buckets), tuple(made.architectures)) == ("fp16", BUCKETS, ARCHITECTURES)
-    step = made.graphs["step.engine"]
+    target, engines = gpu_manifest.load(bundle)
+    assert target == folder / "tensorrt-rtx"
+    assert (engines.precision, tuple(engines.buckets), tuple(engines.architectures)) == ("fp16", BUCKETS, ARCHITECTURES)
+    step = engines.graphs["step.engine"]
     state = [-1, *bundle.manifest.state_shape]
     outputs = {"x_new": state, "x0": state, MAGNITUDE: [-1]}
     assert sorted(step.inputs, key=str) == sorted(expected_inputs(bundle), key=str)
     assert step.outputs == [Tensor(name=n, dtype="float32", shape=shape) for n, shape in outputs.items()]
     if bundle.decode_file:
         images = Tensor(name="images", dtype="float32", shape=[-1, *bundle.manifest.shape])
-        assert made.graphs["decode.engine"].outputs == [images]
-    for graph in made.graphs.values():
+        assert engines.graphs["decode.engine"].outputs == [images]
+    for graph in engines.graphs.values():
         assert graph.profiles == [{t.name: [rows, *t.shape[1:]] for t in graph.inputs} for rows in BUCKETS]
-    before = {path: path.stat().st_mtime_ns for path in there.iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in target.iterdir()}
     again = export(folder, "--target", "tensorrt-rtx")
     assert "/tensorrt-rtx: unchanged, " in again.stdout
-    assert {path: path.stat().st_mtime_ns for path in there.iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in target.iterdir()} == before
 
 
 LATENT = REPOSITORY / "bundles" / "latent"
@@ -120,9 +120,9 @@ from pathlib import Path
 from bundle import gpu_manifest
 from bundle.manifest import BundleError, load
 from service.runtimes.cuda.tensorrt import TensorRtNetwork
-folder, made = gpu_manifest.load(load(Path(sys.argv[1])))
+folder, engines = gpu_manifest.load(load(Path(sys.argv[1])))
 try:
-    TensorRtNetwork(None, folder / "step.engine", made.model_copy(update={"version": sys.argv[2]}))
+    TensorRtNetwork(None, folder / "step.engine", engines.model_copy(update={"version": sys.argv[2]}))
 except BundleError as error:
     print(error)
 """
@@ -131,6 +131,6 @@ except BundleError as error:
 def test_an_engine_of_another_version_says_so_when_it_is_loaded(in_gpu_environment: Run, tmp_path: Path) -> None:
     folder = copied(LATENT, tmp_path)
     assert export(folder, *SMALL).returncode == 0
-    made = gpu_manifest.load(load(folder))[1]
+    engines = gpu_manifest.load(load(folder))[1]
     ended: subprocess.CompletedProcess[str] = in_gpu_environment("-c", LOADS, folder, "1.0.0.1")
-    assert f"step.engine: built by tensorrt_rtx 1.0.0.1, and here is {made.version}: export it again" in ended.stdout
+    assert f"step.engine: built by tensorrt_rtx 1.0.0.1, and here is {engines.version}: export it again" in ended.stdout

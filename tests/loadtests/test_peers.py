@@ -1,4 +1,4 @@
-"""The comparison's parts that need no other server: its pipeline gives our images, its report says what happened."""
+"""The parts of the comparison that need no other server: its pipeline gives our images, and its page the figures."""
 
 import json
 from pathlib import Path
@@ -15,15 +15,15 @@ from tests.conftest import SHIPPED
 
 
 def test_the_others_pipeline_gives_the_bytes_of_the_service() -> None:
-    asked = [
+    requests = [
         {"method": method, "steps": steps, "seed": seed, "class_label": 3}
         for seed, (method, steps) in enumerate([("ddim", 3), ("latent", 5), ("ddim", 7), ("latent", 2)])
     ]
-    made = Pipeline(threads=1)([GenerateRequest.model_validate(each) for each in asked])
+    pngs = Pipeline(threads=1)([GenerateRequest.model_validate(request) for request in requests])
     with TestClient(create_app(Settings(bundles=SHIPPED.parent))) as client:
         while client.get("/readyz").json()["status"] == "starting":
             pass
-        for body, png in zip(asked, made, strict=True):
+        for body, png in zip(requests, pngs, strict=True):
             assert client.post("/generate", json=body, headers={"Accept": "image/png"}).content == png
 
 
@@ -32,7 +32,7 @@ def test_a_row_counts_good_answers_within_the_time_refusals_and_what_was_lost() 
     calls = {
         "a 4": [[6.0, 200, 0.05], [7.0, 200, 0.2], [2.0, 429, 0.01], [3.0, 0, 20.0]],  # good, late, refused, lost
         "b 50": [[4.7, 200, 0.5], [9.9, 200, 0.4], [5.0, 503, 0.03], [6.0, 500, 0.1]],  # good, after the end, ...
-        "c 20": [[4.0, 200, 0.1], [9.0, 200, 0.1]],  # good, but before all was settled; good
+        "c 20": [[4.0, 200, 0.1], [9.0, 200, 0.1]],  # good, but before SETTLED_S; good
     }
     kind = {"arrivals": "poisson", "load": 0.8, "server": "Trilemma"}
     row = summary.row(

@@ -70,7 +70,7 @@ def test_a_real_pair_has_the_marginals_of_the_diffusion() -> None:
 class Oracle(nn.Module):
     """A generator that knows the image."""
 
-    latent = 1
+    z_dim = 1
 
     def forward(self, x: Tensor, _: Tensor, __: Tensor, ___: Tensor) -> Tensor:
         return torch.full_like(x, 0.7)
@@ -191,9 +191,9 @@ def test_a_step_trains_each_player_on_its_own_loss(network: Network) -> None:
 
 def test_the_spread_of_x0_over_z_is_measured_by_timestep() -> None:
     class OnePixel:
-        """z moves one pixel of 16, the more the later the timestep; x_t is seen elsewhere."""
+        """z changes one pixel of 16, more at later timesteps; the result does not depend on x_t there."""
 
-        alpha, sigma, latent = torch.tensor([0.8, 0.6]), torch.tensor([0.6, 0.8]), 1
+        alpha, sigma, z_dim = torch.tensor([0.8, 0.6]), torch.tensor([0.6, 0.8]), 1
 
         def __call__(self, x: Tensor, t: Tensor, y: Tensor, z: Tensor) -> Tensor:
             moved = x.clone()
@@ -203,12 +203,12 @@ def test_the_spread_of_x0_over_z_is_measured_by_timestep() -> None:
     x, y = torch.zeros(100, 1, 4, 4), torch.zeros(100, dtype=torch.int64)
     spread = evaluate(OnePixel(), x, y)["spread"]  # type: ignore[arg-type]
     assert list(spread) == ["t = 1", "t = 2"]
-    for t, found in enumerate(spread.values()):
-        assert found["largest"] == pytest.approx(1 + t, rel=0.05)
-        assert found["pixels"] == pytest.approx(found["largest"] / 4, rel=1e-5)
+    for t, figures in enumerate(spread.values()):
+        assert figures["largest"] == pytest.approx(1 + t, rel=0.05)
+        assert figures["pixels"] == pytest.approx(figures["largest"] / 4, rel=1e-5)
 
 
 def test_without_z_there_is_no_spread() -> None:
     plain = Network(shape=SHAPE, classes=3, schedule=SCHEDULE, channels=[8, 32], latent=0)
     spread = evaluate(plain, torch.zeros(2, *SHAPE), torch.zeros(2, dtype=torch.int64))["spread"]
-    assert {value for found in spread.values() for value in found.values()} == {0.0}
+    assert {value for figures in spread.values() for value in figures.values()} == {0.0}

@@ -65,7 +65,7 @@ def test_a_label_past_no_class_is_refused(network: Network, x: Tensor) -> None:
         network(x, TIMES, torch.full((len(x),), NO_CLASS + 1))
 
 
-def test_the_inner_network_is_told_the_time(network: Network, x: Tensor) -> None:
+def test_the_inner_network_depends_on_the_time(network: Network, x: Tensor) -> None:
     y = torch.zeros(len(x), dtype=torch.int64)
     early, late = (network.unet(blocks_to_channels(x), time, class_labels=y).sample for time in (0, 999))
     assert (early - late).abs().max() > 1e-3

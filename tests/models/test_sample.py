@@ -46,9 +46,9 @@ def test_a_run_broken_off_is_on_the_line_from_its_first_noise_to_the_image() -> 
     images = sample(Knowing(), Plan(plan[:6]), LABELS, SHAPE, latent=0, seed=5)
     start = torch.randn((3, *SHAPE), generator=torch.Generator().manual_seed(5))
     abar_start, abar_end = ABAR[99], ABAR[int(plan[6].t)]  # where the seventh would begin
-    known = (LABELS / 2 - 0.5).view(-1, 1, 1, 1)
-    eps = (start - abar_start**0.5 * known) / (1 - abar_start) ** 0.5
-    torch.testing.assert_close(images, abar_end**0.5 * known + (1 - abar_end) ** 0.5 * eps, rtol=0, atol=1e-4)
+    x0 = (LABELS / 2 - 0.5).view(-1, 1, 1, 1)
+    eps = (start - abar_start**0.5 * x0) / (1 - abar_start) ** 0.5
+    torch.testing.assert_close(images, abar_end**0.5 * x0 + (1 - abar_end) ** 0.5 * eps, rtol=0, atol=1e-4)
 
 
 def test_the_same_seed_gives_the_same_images_whatever_the_global_state() -> None:

@@ -160,10 +160,10 @@ def test_timesteps_by_log_snr_fall_strictly_each_step_near_its_place(abar: Vecto
     assert timesteps[-1] >= 0
     assert (np.diff(timesteps) < 0).all()
     log_snr = np.log(abar / (1 - abar))
-    wanted = np.linspace(log_snr[-1], log_snr[0], steps, endpoint=False)
-    if (step := np.diff(wanted)).size and step[0] > -np.diff(log_snr).min():  # each has a timestep of its own
-        off = np.abs(log_snr[timesteps] - wanted)
-        assert (off <= np.abs(log_snr - wanted[:, None]).min(axis=1) + 1e-12).all()
+    targets = np.linspace(log_snr[-1], log_snr[0], steps, endpoint=False)
+    if (step := np.diff(targets)).size and step[0] > -np.diff(log_snr).min():  # each has a timestep of its own
+        distances = np.abs(log_snr[timesteps] - targets)
+        assert (distances <= np.abs(log_snr - targets[:, None]).min(axis=1) + 1e-12).all()
 
 
 @given(st.data(), st.integers(1, 5000))

@@ -89,7 +89,7 @@ def test_ddim_with_eta_1_takes_the_steps_of_ddpm(steps: int, clip: float, monkey
     scheduler = diffusers_scheduler(DDPMScheduler, schedule_for(steps), steps, clip_sample=np.isfinite(clip))
 
     def step(t: int, x: Tensor, out: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        # It draws the noise itself; and it adds noise of 1e-10, its floor, in a last step that does not begin at t = 0.
+        # It draws the noise itself, and adds its least noise, 1e-10, in a last step that does not begin at t = 0.
         last = t == scheduler.timesteps[-1]
         monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *_, **__: 0 * noise if last else noise)
         result = scheduler.step(out, t, x)

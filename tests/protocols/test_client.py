@@ -9,7 +9,6 @@ import time
 from contextlib import aclosing
 from types import SimpleNamespace
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -108,12 +107,6 @@ def test_the_client_imports_nothing_of_the_service() -> None:
     script = "import sys, trilemma.command; print(*{name.partition('.')[0] for name in sys.modules})"
     output = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, check=True, text=True)
     assert not {"service", "models", "fastapi", "onnxruntime", "pydantic"} & set(output.stdout.split())
-
-
-def test_an_error_that_is_no_problem_is_told_as_it_is() -> None:
-    from trilemma.answers import refusal
-
-    assert str(refusal(httpx.Response(502, text="Bad Gateway"))) == "502 Bad Gateway"
 
 
 def test_a_picture_is_the_file(url: str) -> None:

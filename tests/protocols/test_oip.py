@@ -68,11 +68,7 @@ def test_it_says_what_it_serves(client: InferenceServerClient) -> None:
     assert client.is_model_ready("toy", "1")
     assert not client.is_model_ready("toy", "2")
     assert not client.is_model_ready("other")
-    assert client.get_server_metadata()["extensions"] == [
-        "binary_tensor_data",
-        "model_configuration",
-        "model_repository",
-    ]
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "model_configuration"]
     metadata = client.get_model_metadata("toy")
     assert metadata == client.get_model_metadata("toy", metadata["versions"][0])
     assert metadata["outputs"] == [{"name": "images", "datatype": "FP32", "shape": [-1, 1, 4, 4]}]
@@ -99,9 +95,15 @@ def one(name: str, data: Any, datatype: str | None = None, shape: tuple[int, ...
         ([one("steps", 1001)], ["steps", '"max":1000']),
         ([one("seed", -1)], ["seed", '"maximum":18446744073709551615']),
         ([one("n", 65)], ["n:", '"maximum":64']),
-        ([one("eta", 1.5)], ["eta", '"maximum":1']),
-        ([one("eta", "1")], ["eta", '"maximum":1']),
+        ([one("eta", 1.5)], ["eta: 1.5 is outside", '"max":1.0']),
+        ([one("eta", "1")], ["eta", '"number"']),
         ([one("class_label", 3)], ["class_label", '"names":["zero","one","2"]']),
+        ([one("solver", 5)], ["solver", '"string"']),
+        ([one("class_label", "one")], ["class_label", '"integer"']),
+        ([one("index", -1)], ["index", '"minimum":0']),
+        ([one("n", 2**31)], ["n:", '"maximum":2147483647']),
+        ([one("n", 2.0)], ["n:", '"integer"']),
+        ([one("step_size", 0.5, "FP32")], ["step_size: there is no such input", '"eta"']),
         ([one("solver", "euler")], ["solver", '["ddim","dpmpp_2m"]']),
         ([one("step", 4)], ["step:", '"steps"']),
         ([one("steps", 4, "INT64")], ["steps", '"INT32"']),
@@ -146,6 +148,64 @@ def test_an_eta_that_is_no_number_is_refused(client: InferenceServerClient, valu
     with pytest.raises(InferenceServerException, match="eta") as refused:
         client.infer("toy", tensors(True, eta=value))
     assert refused.value.status() == "400"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"timeout": 1_000_000}, "parameters.timeout: it is not supported; the input deadline_ms is"),
+        ({"priority": 1}, "parameters.priority: it is not supported; the input priority is"),
+        ({"sequence_id": 7, "sequence_start": True}, "parameters.sequence_id: it is not supported"),
+        ({"parameters": {"temperature": 0.5}}, "parameters.temperature: it is not supported"),
+    ],
+)
+def test_a_parameter_that_would_do_nothing_is_refused(
+    client: InferenceServerClient, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InferenceServerException, match=words) as refused:
+        client.infer("toy", tensors(True, steps=2), **options)
+    assert refused.value.status() == "400"
+
+
+def test_classification_and_shared_memory_are_refused(client: InferenceServerClient) -> None:
+    shared_input, shared_output = InferInput("steps", [1], "INT32"), InferRequestedOutput("images")
+    shared_input.set_shared_memory("region", 4)
+    shared_output.set_shared_memory("region", 64)
+    for inputs, output, words in (
+        ([], InferRequestedOutput("images", class_count=3), "outputs.0.parameters.classification: it is not supported"),
+        ([], shared_output, "outputs.0.parameters.shared_memory_region: it is not supported"),
+        ([shared_input], InferRequestedOutput("images"), "inputs.0.parameters.shared_memory_region: it is not"),
+    ):
+        with pytest.raises(InferenceServerException, match=words) as refused:
+            client.infer("toy", inputs, outputs=[output])
+        assert refused.value.status() == "400"
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_a_compressed_body_is_refused_as_such_and_an_answer_is_never_compressed(
+    url: str, client: InferenceServerClient, coding: Any
+) -> None:
+    with pytest.raises(InferenceServerException, match=f"Content-Encoding is '{coding}'; send it as it is") as refused:
+        client.infer("toy", tensors(True, steps=2), request_compression_algorithm=coding)
+    assert refused.value.status() == "415"
+    result = client.infer("toy", tensors(True, steps=2, seed=1), response_compression_algorithm=coding)
+    assert result.as_numpy("images").tobytes() == array(own(url, steps=2, seed=1)).tobytes()
+    for path in ("/generate", "/v1/images/generations", "/v2/models/toy/infer"):
+        answer = httpx.post(f"{url}{path}", content=b"{}", headers={"Content-Encoding": coding})
+        assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "identity")
+    assert httpx.post(f"{url}/generate", json={"method": "toy"}, headers={"Content-Encoding": "identity"}).is_success
+
+
+def test_what_belongs_to_an_extension_that_is_not_claimed_is_a_404(client: InferenceServerClient) -> None:
+    for call in (
+        lambda: client.load_model("toy"),
+        lambda: client.unload_model("toy"),
+        lambda: client.register_system_shared_memory("region", "key", 4),
+        client.get_trace_settings,
+    ):
+        with pytest.raises(InferenceServerException) as missing:
+            call()
+        assert missing.value.status() == "404"
 
 
 def test_what_is_not_there_is_a_404_in_the_protocols_form(client: InferenceServerClient) -> None:

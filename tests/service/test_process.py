@@ -116,10 +116,11 @@ def test_half_a_body_that_was_sent_does_not_hold_up_the_end(tmp_path: Path) -> N
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_it_listens_ends_it_at_once(signum: signal.Signals) -> None:
     script = f"""if True:
-        import signal, time, uvicorn
+        import signal, sys, time, uvicorn
         from service.__main__ import main
 
-        uvicorn.run = lambda *_, **__: (signal.raise_signal({int(signum)}), time.sleep(600))
+        uvicorn.Server.run = lambda *_, **__: (signal.raise_signal({int(signum)}), time.sleep(6000))
+        sys.argv = ["serve", "--port", "0"]
         main()
     """
     assert subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, timeout=60).returncode == 0
@@ -128,29 +129,38 @@ def test_a_signal_before_it_listens_ends_it_at_once(signum: signal.Signals) -> N
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--port", "abc"], "port"),
-        (["--max-batch", "0"], "max_batch"),
+        (["--port", "abc"], "--port"),
+        (["--max-batch", "0"], "--max-batch"),
+        (["--bundles", "/nowhere"], "--bundles"),
+        (["--bundles", __file__], "--bundles"),
+        (["--host", "192.0.2.1", "--port", "0"], "192.0.2.1"),  # of no machine: RFC 5737
         (["--prot", "1"], "--prot"),
         (["--keys", "/nowhere"], "/nowhere"),
     ],
 )
-def test_a_setting_that_cannot_be_meant_ends_it_with_a_message(flags: list[str], message: str) -> None:
-    command = [sys.executable, "-m", "service", *flags]
+def test_a_setting_that_cannot_be_meant_ends_it_with_one_line(flags: list[str], message: str) -> None:
+    command = [sys.executable, "-m", "service", *flags, "--log-level", "error"]
     ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert ended.returncode != 0
-    assert message in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert ended.returncode == 2
+    *usage, line = ended.stderr.splitlines()
+    assert line.startswith("./run serve: ")
+    assert message in line
+    assert not usage or usage[0].startswith("usage: ")
 
 
-def test_a_port_that_is_taken_ends_it_with_an_error(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_found_before_any_model_is_loaded() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        command = [sys.executable, "-m", "service", "--port", port, "--bundles", str(tmp_path)]
+        command = [sys.executable, "-m", "service", "--port", port]
         ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert ended.returncode != 0
-    assert "address already in use" in ended.stderr
+    assert ended.returncode == 2
+    line = ended.stderr.strip()
+    assert line.startswith("./run serve: ")
+    assert "Address already in use" in line
+    assert port in line
+    assert "\n" not in line
 
 
 def test_the_readmes_command_gives_the_same_picture_alone_and_among_thirty_others(

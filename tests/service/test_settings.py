@@ -13,11 +13,11 @@ def test_the_defaults_are_those_of_the_readme() -> None:
     assert settings.bundles.name == "bundles"
 
 
-def test_the_command_line_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TRILEMMA_PORT", "9000")
     monkeypatch.setenv("TRILEMMA_MAX_BATCH", "3")
-    settings = CliApp.run(Settings, cli_args=["--port", "9001", "--bundles", "/elsewhere"])
-    assert (settings.port, settings.max_batch, settings.bundles) == (9001, 3, Path("/elsewhere"))
+    settings = CliApp.run(Settings, cli_args=["--port", "9001", "--bundles", str(tmp_path)])
+    assert (settings.port, settings.max_batch, settings.bundles) == (9001, 3, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a step takes from the host, in one piece of memory, so that one copy brings it to the device."""
+"""The inputs of a step from the host, laid out in one block of memory: one copy uploads all of them."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from service.runtimes.cuda.driver import Bytes
 
 Views = dict[str, NDArray[np.generic]]
 
-ALIGNMENT = 256  # of each field: what TensorRT wants of an address
+ALIGNMENT = 256  # of each field, as TensorRT requires
 
 
 class Field(NamedTuple):
@@ -23,7 +23,7 @@ class Field(NamedTuple):
 
 
 class Arena:
-    """Where each field lies, for so many rows."""
+    """The offset of each field for `rows` rows, and the size of all, in bytes."""
 
     def __init__(self, fields: Sequence[Field], rows: int) -> None:
         self.rows = rows

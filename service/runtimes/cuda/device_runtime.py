@@ -1,11 +1,11 @@
-"""The runtime of a GPU. States stay on the device; a step is one launch, and the host prepares the next one meanwhile.
+"""The runtime of a GPU: states stay on the device, a step is one launch, and the host prepares the next meanwhile.
 
-    host         batch.inputs() of step k+1          | launch k+1, then learn whether the rows of step k are finite
-    copies       ……… upload k+1 (labels, coefficients, noise), beside the computing of step k ………
+    host         batch.inputs() of step k+1          | launch k+1, then read whether the rows of step k are finite
+    copies       ……… upload k+1 (labels, coefficients, noise) while step k computes ………
     compute      step k: gather, network, scatter    | step k+1
 
-`step` returns before the device has done it: what it gives are places, and the engine needs no more to choose the next
-batch. `decode` waits. All memory is taken when the runtime is made, and each batch size's CUDA graph captured then.
+`step` returns places before the device has computed the step, and the engine can choose the next batch. `decode` waits.
+The constructor allocates all memory and captures the CUDA graph of each batch size.
 """
 
 from bisect import bisect_left
@@ -22,11 +22,11 @@ from service.runtimes.cuda.driver import Bytes, CudaGraph, Driver, Network
 from service.runtimes.cuda.state_pool import DISCARD, NUMBER, ZERO, DeviceState, DeviceStates, Pool
 
 COEFFICIENTS = Step._fields.index("noise_std")  # without t, and without the columns that engines do not have yet
-PLACES = ("x_at", "x0_prev_at", "x_new_at", "x0_at")  # of each row, int32: where it is read from, where it is put
+PLACES = ("x_at", "x0_prev_at", "x_new_at", "x0_at")  # of each row, int32: where it is read and written
 
 
 class Shape(NamedTuple):
-    """What a model's rows are."""
+    """The shapes of a model's rows."""
 
     state: tuple[int, int, int]
     image: tuple[int, int, int]
@@ -34,6 +34,7 @@ class Shape(NamedTuple):
 
     @property
     def fields(self) -> list[Field]:
+        """The inputs of a step that the host uploads."""
         z = [Field("z", np.float32, (self.z_dim,))] if self.z_dim else []
         return [
             *(Field(name, np.int32) for name in PLACES),
@@ -46,23 +47,21 @@ class Shape(NamedTuple):
 
 
 class StepSlot:
-    """What step k needs on the host for itself while step k+1 is prepared: there are two, used in turns."""
+    """The host's memory for one step. There are two, used in turns: step k+1 is prepared while step k computes."""
 
     def __init__(self, driver: Driver, arenas: dict[int, Arena], row_bytes: int) -> None:
         most = max(arenas)
         self.inputs = driver.pin(max(arena.size for arena in arenas.values()))
         self.staging = driver.allocate(len(self.inputs))
         self.views = {bucket: arena.views(self.inputs) for bucket, arena in arenas.items()}
-        self.fresh = driver.pin(2 * most * row_bytes)  # rows that come from the host, as x of images that begin
+        self.fresh = driver.pin(2 * most * row_bytes)  # rows from the host, as x of images that begin
         self.magnitudes = driver.pin(most * NUMBER)
         self.uploaded, self.done = driver.event(), driver.event()
-        self.results: list[
-            tuple[DeviceState, DeviceState]
-        ] = []  # x and x0 of the rows; their magnitudes are not known yet
+        self.results: list[tuple[DeviceState, DeviceState]] = []  # x and x0 of rows whose magnitudes are unknown yet
 
 
 class DeviceRuntime:
-    """A `Runtime` for one worker. Raises DriverError, in a later call than that which failed on the device."""
+    """A `Runtime` for one worker. A failure on the device raises DriverError in a later call."""
 
     def __init__(
         self,
@@ -75,15 +74,15 @@ class DeviceRuntime:
         buckets: Sequence[int],
         graphs: bool = True,
     ) -> None:
-        """Room for the states of `images` images; batches of any of `buckets`, which both networks have.
+        """Allocates memory for the states of `images` images, and for batches of `buckets`, which both networks have.
 
-        Without `graphs` every launch is made by itself, which is for comparison.
+        Without `graphs` each launch is made alone, for comparison.
         """
         self._driver, self._step, self._decoder, self._shape = driver, step, decoder, shape
-        self.buckets, self._graphs_wanted = buckets, graphs
+        self.buckets, self._captures = buckets, graphs
         most = max(buckets)
-        # Beside the images' x and x0: a batch's results while the old states are held, those of the batch before it
-        # until their magnitudes are known, and rows that come from the host.
+        # Beside the images' x and x0, places for: the results of a batch while its inputs are held, the results of the
+        # batch before until their magnitudes are known, and rows from the host.
         self._pool = Pool(driver, shape.state, 2 * images + 6 * most)
         self._arenas = {bucket: Arena(shape.fields, bucket) for bucket in buckets}
         row_bytes = self._pool.row_bytes
@@ -95,8 +94,8 @@ class DeviceRuntime:
         self._x, self._x0_prev, self._x_new, self._x0 = (driver.allocate(most * row_bytes) for _ in range(4))
         self._magnitudes = driver.allocate(most * NUMBER)
         self._image_bytes = NUMBER * int(np.prod(shape.image))
-        self._wanted = driver.pin(most * NUMBER)  # which states to decode
-        self._wanted_at = driver.allocate(most * NUMBER)
+        self._selected = driver.pin(most * NUMBER)  # the places of the states to decode
+        self._selected_at = driver.allocate(most * NUMBER)
         self._decode_inputs = driver.allocate(most * row_bytes)
         self._images = driver.allocate(most * self._image_bytes) if decoder else self._decode_inputs
         self._pixels = driver.pin(most * self._image_bytes)
@@ -105,13 +104,13 @@ class DeviceRuntime:
         self._decode_graphs = {bucket: self._prepare_decode(bucket) for bucket in buckets}
 
     def step(self, inputs: StepInputs) -> tuple[DeviceStates, DeviceStates]:
-        """x_new and x0 of rows whose x and x0_prev are each on the device, as an earlier step left it, or on the host.
+        """x_new and x0. Each row's x and x0_prev are on the host, or on the device as results of an earlier step.
 
-        Raises FloatingPointError if a row's own earlier step gave numbers that are not finite.
+        Raises FloatingPointError if the results of a row's own earlier step are not finite.
         """
         rows = len(inputs.x)
         bucket, driver = self._bucket(rows), self._driver
-        slot = self._slots[self._next_slot]  # the one that is not under way
+        slot = self._slots[self._next_slot]  # the other one may still be in use
         x_new, x0 = self._take(rows), self._take(rows)
         sources = self._on_device([*inputs.x, *inputs.x0_prev], slot.fresh)
         views = slot.views[bucket]
@@ -139,11 +138,10 @@ class DeviceRuntime:
         rows, driver = states.shape[0], self._driver
         bucket = self._bucket(rows)
         self._collect_finite(self._before)
-        on_device = self._on_device((states[row] for row in range(rows)), self._slots[0].fresh)  # no step is under way
+        on_device = self._on_device((states[row] for row in range(rows)), self._slots[0].fresh)  # no step is running
         check_finite(on_device)
-        wanted = self._wanted.view(np.int32)
-        wanted[:rows] = [place(state) for state in on_device]
-        driver.upload(self._wanted_at, self._wanted, self._compute)
+        self._selected.view(np.int32)[:rows] = [place(state) for state in on_device]
+        driver.upload(self._selected_at, self._selected, self._compute)
         self._launch(self._decode_graphs, bucket, self._enqueue_decode)
         pixels = self._pixels[: rows * self._image_bytes]
         driver.download(pixels, self._images, self._compute)
@@ -160,7 +158,7 @@ class DeviceRuntime:
         return [self._pool.take() for _ in range(rows)]
 
     def _on_device(self, rows: Iterable[DeviceState | Array], memory: Bytes) -> list[DeviceState | None]:
-        """The rows, those of the host brought to the device by way of `memory`; None for one that is all 0."""
+        """The rows on the device, those of the host uploaded through `memory`; None for a row that is all 0."""
         on_device: list[DeviceState | None] = []
         used = 0
         for row in rows:
@@ -201,11 +199,11 @@ class DeviceRuntime:
         return self._captured(self._enqueue_decode, bucket, self._decoder is None or self._decoder.capturable)
 
     def _captured(self, enqueue: Callable[[int], None], bucket: int, capturable: bool) -> CudaGraph | None:
-        """The graph of what is enqueued, after doing it once: what only the first time sets up is not to be in it."""
+        """The captured graph of `enqueue`. It runs once before, so that the graph does not have one-time set-up."""
         enqueue(bucket)
         self._driver.record(self._decoded, self._compute)
         self._driver.synchronize(self._decoded)
-        if not (capturable and self._graphs_wanted):
+        if not (capturable and self._captures):
             return None
         self._driver.begin_capture(self._compute)
         enqueue(bucket)
@@ -229,23 +227,24 @@ class DeviceRuntime:
 
     def _enqueue_decode(self, bucket: int) -> None:
         pool = self._pool
-        self._driver.gather(self._decode_inputs, pool.address, self._wanted_at, bucket, pool.floats, self._compute)
+        self._driver.gather(self._decode_inputs, pool.address, self._selected_at, bucket, pool.floats, self._compute)
         if self._decoder is not None:
             self._decoder.enqueue(bucket, self._compute)
 
 
 def place(state: DeviceState | None) -> int:
+    """The state's place in the pool; None is the place that is all 0."""
     return ZERO if state is None else state.place
 
 
 def write_places(views: Views, places: Sequence[Sequence[DeviceState | None]]) -> None:
-    """Says where each row is read and put. What only pads the batch reads nothing of anybody's, and goes nowhere."""
-    for name, states, nobody in zip(PLACES, places, (ZERO, ZERO, DISCARD, DISCARD), strict=True):
+    """Writes where each row is read and written, `places` in the order of PLACES; padding reads 0 and is discarded."""
+    for name, states, padding in zip(PLACES, places, (ZERO, ZERO, DISCARD, DISCARD), strict=True):
         views[name][: len(states)] = [place(state) for state in states]
-        views[name][len(states) :] = nobody
+        views[name][len(states) :] = padding
 
 
 def check_finite(states: Iterable[DeviceState | None]) -> None:
-    """Raises FloatingPointError unless all of them are."""
+    """Raises FloatingPointError if one is not finite."""
     if not all(state is None or state.finite for state in states):
         raise FloatingPointError("the step gives numbers that are not finite")

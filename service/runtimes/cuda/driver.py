@@ -1,6 +1,6 @@
-"""The seam below the runtime of a GPU: the few calls it makes of the driver, and of what runs a graph there.
+"""The interface below the runtime of a GPU: the driver's calls that it makes, and those of a network on the device.
 
-Everything that takes a stream returns at once; what was given to one stream happens in that order.
+Calls that take a stream return at once. The operations of one stream run in order.
 """
 
 from typing import NewType, Protocol
@@ -9,37 +9,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 Address = int  # of device memory
-Bytes = NDArray[np.uint8]  # page-locked, so that the device reads and writes it by itself
+Bytes = NDArray[np.uint8]  # page-locked, so that the device can read and write it
 Stream = NewType("Stream", int)
 Event = NewType("Event", int)
-CudaGraph = NewType("CudaGraph", int)  # a captured one, ready to launch
+CudaGraph = NewType("CudaGraph", int)  # captured, and ready to launch
 
 
 class DriverError(RuntimeError):
-    """A call that failed; the message names it."""
+    """A call failed; the message names it."""
 
 
 class Driver(Protocol):
     """One device."""
 
-    name: str  # and its architecture: NVIDIA A100-SXM4-80GB sm_80
+    name: str  # with its architecture: NVIDIA A100-SXM4-80GB sm_80
     architecture: str
 
     def allocate(self, size: int) -> Address:
-        """`size` bytes of device memory, all 0. Raises DriverError if there is not so much."""
+        """`size` bytes of device memory, all 0. Raises DriverError if they are not available."""
         ...
 
-    def pin(self, size: int) -> Bytes: ...
+    def pin(self, size: int) -> Bytes:
+        """`size` bytes of page-locked host memory, all 0."""
+        ...
 
-    def stream(self) -> Stream: ...
+    def stream(self) -> Stream:
+        """A new stream."""
+        ...
 
-    def event(self) -> Event: ...
+    def event(self) -> Event:
+        """A new event."""
+        ...
 
-    def upload(self, to: Address, source: Bytes, stream: Stream) -> None: ...
+    def upload(self, to: Address, source: Bytes, stream: Stream) -> None:
+        """Copies host memory to the device."""
+        ...
 
-    def download(self, to: Bytes, source: Address, stream: Stream) -> None: ...
+    def download(self, to: Bytes, source: Address, stream: Stream) -> None:
+        """Copies device memory to the host."""
+        ...
 
-    def copy(self, to: Address, source: Address, size: int, stream: Stream) -> None: ...
+    def copy(self, to: Address, source: Address, size: int, stream: Stream) -> None:
+        """Copies `size` bytes within the device."""
+        ...
 
     def gather(self, to: Address, pool: Address, places: Address, rows: int, floats: int, stream: Stream) -> None:
         """Row i of `to` becomes row places[i] (int32) of `pool`; a row has `floats` float32."""
@@ -50,27 +62,31 @@ class Driver(Protocol):
         ...
 
     def record(self, event: Event, stream: Stream) -> None:
-        """The event is when all that was given to the stream so far is done."""
+        """The event occurs once all operations of the stream so far have run."""
         ...
 
     def wait(self, stream: Stream, event: Event) -> None:
-        """What is given to the stream from now on happens after the event."""
+        """Later operations of the stream run after the event."""
         ...
 
     def synchronize(self, event: Event) -> None:
-        """Returns after the event. Raises DriverError for what failed before it."""
+        """Returns after the event. Raises DriverError if an operation before it failed."""
         ...
 
     def begin_capture(self, stream: Stream) -> None:
-        """What is given to the stream from now on is not done, but kept."""
+        """Later operations of the stream do not run: they become the graph that `end_capture` returns."""
         ...
 
-    def end_capture(self, stream: Stream) -> CudaGraph: ...
+    def end_capture(self, stream: Stream) -> CudaGraph:
+        """The graph of the operations since `begin_capture`."""
+        ...
 
-    def launch(self, graph: CudaGraph, stream: Stream) -> None: ...
+    def launch(self, graph: CudaGraph, stream: Stream) -> None:
+        """Runs the graph's operations."""
+        ...
 
     def free_memory(self) -> int:
-        """Bytes of the device's memory that nobody has."""
+        """Bytes of the device's memory that are free."""
         ...
 
 
@@ -80,7 +96,9 @@ class Network(Protocol):
     capturable: bool  # whether `enqueue` may be captured; if not, it launches a graph of its own
 
     def bind(self, bucket: int, addresses: dict[str, Address], stream: Stream) -> None:
-        """Where its inputs are, its outputs go and it runs, at this batch size; called once for each."""
+        """Sets the addresses of its inputs and outputs, and its stream, for a batch size; called once for each size."""
         ...
 
-    def enqueue(self, bucket: int, stream: Stream) -> None: ...
+    def enqueue(self, bucket: int, stream: Stream) -> None:
+        """Runs the network at a batch size."""
+        ...

@@ -1,4 +1,4 @@
-"""NVIDIA's driver as `driver.Driver`, by cuda-bindings. Only the GPU's environment has them, so import this late."""
+"""NVIDIA's driver as `driver.Driver`, by cuda-bindings: only the GPU's environment has them, so import it late."""
 
 import ctypes
 import threading
@@ -19,14 +19,14 @@ THREADS = 256  # of a block
 
 
 class CudaDriver:
-    """The first device that CUDA_VISIBLE_DEVICES leaves. Raises DriverError if there is none.
+    """The first device that CUDA_VISIBLE_DEVICES allows. Raises DriverError if there is none.
 
-    It uses the device's primary context, which TensorRT and ONNX Runtime use too. What was made by it goes with it.
+    It uses the device's primary context, as TensorRT and ONNX Runtime do. Its resources are freed with it.
     """
 
     def __init__(self) -> None:
         self._thread = threading.local()
-        self._made: list[tuple[Any, Any]] = []  # and how it is given back
+        self._resources: list[tuple[Any, Any]] = []  # the function that frees each, and its handle
         _call(cu.cuInit, 0)
         if not _call(cu.cuDeviceGetCount):
             raise DriverError("the NVIDIA driver finds no GPU")
@@ -35,15 +35,15 @@ class CudaDriver:
         name = _call(cu.cuDeviceGetName, 256, self._device).partition(b"\0")[0].decode()
         attribute = cu.CUdevice_attribute
         major, minor = (
-            _call(cu.cuDeviceGetAttribute, each, self._device)
-            for each in (
+            _call(cu.cuDeviceGetAttribute, capability, self._device)
+            for capability in (
                 attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
                 attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
             )
         )
         self.architecture = f"sm_{major}{minor}"
         self.name = f"{name} {self.architecture}"
-        weakref.finalize(self, give_back, self._context, self._made).atexit = False
+        weakref.finalize(self, free, self._context, self._resources).atexit = False
         module = self._call(cu.cuModuleLoadData, compiled(self.architecture))
         self._gather = self._call(cu.cuModuleGetFunction, module, b"gather")
         self._scatter = self._call(cu.cuModuleGetFunction, module, b"scatter")
@@ -114,28 +114,28 @@ class CudaDriver:
         self._call(cu.cuLaunchKernel, kernel, blocks, rows, 1, THREADS, 1, 1, 0, stream, (tuple(values), types), 0)
 
     def _make(self, function: Any, *arguments: Any, undo: Any) -> Any:
-        made = self._call(function, *arguments)
-        self._made.append((undo, made))
-        return made
+        handle = self._call(function, *arguments)
+        self._resources.append((undo, handle))
+        return handle
 
     def _call(self, function: Any, *arguments: Any) -> Any:
-        """The call's result, in the device's context, which is a thread's own affair. Raises DriverError."""
+        """The call's result, in the device's context, which each thread has to set. Raises DriverError."""
         if not hasattr(self._thread, "ready"):
             _call(cu.cuCtxSetCurrent, self._context)
             self._thread.ready = True
         return _call(function, *arguments)
 
 
-def give_back(context: Any, made: list[tuple[Any, Any]]) -> None:
-    """Frees and destroys, the last first; in whatever thread the driver was dropped."""
+def free(context: Any, resources: list[tuple[Any, Any]]) -> None:
+    """Frees the resources, the last first, in whichever thread the driver was dropped."""
     _call(cu.cuCtxSetCurrent, context)
-    for undo, each in reversed(made):
-        _call(undo, each)
+    for undo, handle in reversed(resources):
+        _call(undo, handle)
 
 
 @cache
 def compiled(architecture: str) -> bytes:
-    """`rows.cu` for an architecture, as sm_89: a cubin. Raises DriverError with what the compiler says."""
+    """The cubin of `rows.cu` for an architecture, e.g. sm_89. Raises DriverError with the compiler's log."""
     program = _call(nvrtc.nvrtcCreateProgram, SOURCE.read_bytes(), SOURCE.name.encode(), 0, [], [])
     (status,) = nvrtc.nvrtcCompileProgram(program, 1, [f"--gpu-architecture={architecture}".encode()])
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
@@ -148,7 +148,7 @@ def compiled(architecture: str) -> bytes:
 
 
 def _call(function: Any, *arguments: Any) -> Any:
-    """What the call gives beside its status. Raises DriverError naming both, or that there is no driver."""
+    """The call's results without its status. Raises DriverError with the call and its status, or without a driver."""
     try:
         status, *results = function(*arguments)
     except RuntimeError as error:  # cuda-bindings finds no libcuda

@@ -25,7 +25,7 @@ class OrtCudaNetwork:
         self._buckets = engines.buckets
         self._path, self._graph = path, engines.graphs[path.name]
         self._options = provider_options(graphs=graphs, tf32=engines.precision == "tf32")
-        self._session: Any = None  # made when the stream is known
+        self._session: Any = None  # opened once the stream is known
         self._bindings: dict[int, tuple[Any, Any]] = {}
 
     def bind(self, bucket: int, addresses: dict[str, Address], stream: Stream) -> None:
@@ -45,7 +45,7 @@ class OrtCudaNetwork:
 
 
 def provider_options(*, graphs: bool, tf32: bool) -> dict[str, str]:
-    """Of the CUDA provider. Algorithms of convolutions are chosen by rule, the same always, and not by a race."""
+    """Options of the CUDA provider. Convolution algorithms are chosen by a fixed heuristic, not by timing."""
     return {
         "enable_cuda_graph": str(int(graphs)),
         "cudnn_conv_algo_search": "HEURISTIC",
@@ -54,7 +54,7 @@ def provider_options(*, graphs: bool, tf32: bool) -> dict[str, str]:
 
 
 def open_session(path: Path, options: dict[str, str]) -> ort.InferenceSession:
-    """Raises DriverError where ONNX Runtime would compute on the CPU instead, which it says on stderr alone."""
+    """A session on the GPU. Raises DriverError where ONNX Runtime would silently compute on the CPU instead."""
     session_options = ort.SessionOptions()
     session_options.use_deterministic_compute = True
     session_options.log_severity_level = 3

@@ -16,10 +16,10 @@ log = structlog.get_logger()
 
 
 class TensorRtNetwork:
-    """A context for each batch size, so that what is bound stays bound; they share memory, as one runs at a time."""
+    """One context for each batch size, so that each is bound once; they share memory, as one runs at a time."""
 
     def __init__(self, driver: Driver, path: Path, engines: Engines) -> None:
-        """Raises BundleError for an engine that TensorRT, as it is installed here, cannot load."""
+        """Raises BundleError for an engine that the installed TensorRT cannot load."""
         trt = installed(path, engines)
         self._buckets = engines.buckets
         self.capturable = True
@@ -60,14 +60,14 @@ class TensorRtNetwork:
             return self._engine.create_execution_context(managed)
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(managed)
-        # Kernels for a shape are compiled when it is set, and not behind a step's back: a graph would keep the others.
+        # Compile a shape's kernels when it is set: compiled later, they would not be in a captured graph.
         eager = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
         config.dynamic_shapes_kernel_specialization_strategy = eager
         return self._engine.create_execution_context(config)
 
 
 def installed(path: Path, engines: Engines) -> Any:
-    """The module that the engine is for. Raises BundleError if it is not there, or of another version."""
+    """The module that the engine is for. Raises BundleError if it is not installed, or has another version."""
     name = MODULES[engines.target]
     try:
         trt: Any = import_module(name)
@@ -79,7 +79,7 @@ def installed(path: Path, engines: Engines) -> Any:
 
 
 def error_log(trt: Any) -> Any:
-    """A logger that keeps the errors, to be told with what failed."""
+    """A logger that keeps the errors, for the message of what failed."""
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:

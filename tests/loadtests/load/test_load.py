@@ -1,4 +1,4 @@
-"""The load test itself: it sees a wrong answer, and its exit code says what it saw."""
+"""The load test itself: it detects wrong answers, and its exit code says so."""
 
 import base64
 import hashlib
@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from loadtests.load.checks import wrong_images
-from loadtests.load.process_monitor import Reading, Watch
-from loadtests.load.run import steps_asked
+from loadtests.load.process_monitor import ProcessMonitor, Reading
+from loadtests.load.run import mean_steps
 from tests.conftest import REPOSITORY
 
 ONE, TWO = (1, 1, 4, 5), (2, 1, 4, 5)
@@ -62,7 +62,7 @@ def test_a_right_answer_has_nothing_wrong(content: bytes, accept: str, shape: tu
         (answer(png(), sha256="0"), "application/json", ONE),
     ],
 )
-def test_a_wrong_answer_is_seen(content: bytes, accept: str, shape: tuple[int, int, int, int]) -> None:
+def test_a_wrong_answer_is_detected(content: bytes, accept: str, shape: tuple[int, int, int, int]) -> None:
     assert wrong_images(content, accept, shape)
 
 
@@ -72,12 +72,12 @@ def test_a_picture_cut_short_does_not_pass_for_one() -> None:
 
 
 def stream(*steps: tuple[int, int], of: int = 2, preview: bytes | None = None, last: str = "completed") -> bytes:
-    """Events of steps, (image, index) each, and the end."""
-    said = [("queued", {"seed": 7})]
+    """The events of these steps, (image, index) each, and the last event."""
+    events = [("queued", {"seed": 7})]
     drawn = {} if preview is None else {"preview": base64.b64encode(preview).decode()}
-    said += [("step", {"image": image, "index": index, "of": of, **drawn}) for image, index in steps]
-    said.append((last, json.loads(answer(png(), png()))))
-    return "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in said).encode()
+    events += [("step", {"image": image, "index": index, "of": of, **drawn}) for image, index in steps]
+    events.append((last, json.loads(answer(png(), png()))))
+    return "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events).encode()
 
 
 IN_ORDER = (0, 1), (1, 1), (0, 2), (1, 2)
@@ -99,22 +99,22 @@ def test_a_stream_of_every_step_and_the_images_has_nothing_wrong(preview: bytes 
         stream(),
     ],
 )
-def test_a_stream_that_lacks_something_is_seen(content: bytes) -> None:
+def test_a_stream_that_lacks_something_is_detected(content: bytes) -> None:
     assert wrong_images(content, "text/event-stream", TWO)
 
 
-def test_no_method_is_asked_for_more_steps_than_it_takes() -> None:
+def test_users_request_no_more_steps_than_a_method_takes() -> None:
     methods = [{"steps": {"max": 4, "default": 4}}, {"steps": {"max": 1000, "default": 20}}]
-    assert steps_asked(methods, "") == 12
-    assert steps_asked(methods, "2,10") == (2 + 4 + 2 + 10) / 4
+    assert mean_steps(methods, "") == 12
+    assert mean_steps(methods, "2,10") == (2 + 4 + 2 + 10) / 4
 
 
 def test_memory_that_grew_at_first_and_then_no_more_is_flat() -> None:
-    watch = Watch("http://localhost")
-    watch.readings = [Reading(60.0 * i, 200.0 + min(i, 10), 20) for i in range(30)]
-    assert abs(watch.growth_mb_per_h) < 1e-6
-    watch.readings = [Reading(60.0 * i, 200.0 + 0.1 * i, 20) for i in range(30)]
-    assert abs(watch.growth_mb_per_h - 6) < 1e-6
+    monitor = ProcessMonitor("http://localhost")
+    monitor.readings = [Reading(60.0 * i, 200.0 + min(i, 10), 20) for i in range(30)]
+    assert abs(monitor.growth_mb_per_h) < 1e-6
+    monitor.readings = [Reading(60.0 * i, 200.0 + 0.1 * i, 20) for i in range(30)]
+    assert abs(monitor.growth_mb_per_h - 6) < 1e-6
 
 
 def load(*options: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -131,8 +131,8 @@ def load(*options: str, **environment: str) -> "subprocess.CompletedProcess[str]
 def test_a_server_with_little_to_do_passes() -> None:
     ended = load("--share", "0.2", "--burst", "1", "--max-late", "1")
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "all as it should be" in ended.stdout
-    assert "open files at first" in ended.stdout
+    assert ": no faults" in ended.stdout
+    assert "open files at the start" in ended.stdout
 
 
 def test_an_overloaded_server_refuses_and_answers_nothing_wrongly() -> None:

@@ -1,4 +1,4 @@
-"""An engine in its real threads over toy networks, and what a job's images are without it."""
+"""An engine in its real threads over toy networks, and a job's images computed without it."""
 
 import threading
 import time
@@ -65,7 +65,7 @@ async def run(engine: Engine, job: Job) -> Job:
 
 
 def alone(job: Job) -> Array:
-    """A job's images without an engine, a row at a time; (n, C, H, W)."""
+    """A job's images computed without an engine, a row at a time; (n, C, H, W)."""
     return denoise([job], ToyRuntime(), max_batch=1)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from service.engine.admission import Admission
 from service.engine.jobs import Batch, Job
 from service.engine.scheduler import DUE_FACTOR, Scheduler
-from service.engine.simulate import CURVE, RULES, Arrival, costs, job, simulate, trace
+from service.engine.simulate import CURVE, CURVES, RULES, Arrival, costs, job, simulate, trace
 from service.errors import Overloaded, TooMuchWork
 
 curves = st.sampled_from([{1: 0.01, 8: 0.08}, {1: 0.01, 8: 0.01}, {1: 0.01, 8: 0.04}])
@@ -19,16 +19,16 @@ curves = st.sampled_from([{1: 0.01, 8: 0.08}, {1: 0.01, 8: 0.01}, {1: 0.01, 8: 0
 
 @st.composite
 def workloads(draw: st.DrawFn) -> tuple[Scheduler, list[Arrival]]:
-    """A scheduler, and what arrives."""
-    known = costs({"a": draw(curves), "b": draw(curves)})
-    scheduler = Scheduler(draw(st.integers(1, 8)), known, workers=draw(st.integers(1, 3)))
+    """A scheduler, and arrivals for it."""
+    model_costs = costs({"a": draw(curves), "b": draw(curves)})
+    scheduler = Scheduler(draw(st.integers(1, 8)), model_costs, workers=draw(st.integers(1, 3)))
     now, arrivals = 0.0, []
     for _ in range(draw(st.integers(1, 12))):
         now += draw(st.floats(0, 0.2))
         within_s = draw(st.one_of(st.just(math.inf), st.floats(0.01, 2)))
-        each = job(draw(st.sampled_from("ab")), draw(st.integers(1, 12)), draw(st.integers(1, 4)), now, now + within_s)
-        each.priority = draw(st.sampled_from(["low", "normal", "high"]))
-        arrivals.append(Arrival(now, each))
+        new = job(draw(st.sampled_from("ab")), draw(st.integers(1, 12)), draw(st.integers(1, 4)), now, now + within_s)
+        new.priority = draw(st.sampled_from(["low", "normal", "high"]))
+        arrivals.append(Arrival(now, new))
     return scheduler, arrivals
 
 
@@ -37,8 +37,8 @@ def workloads(draw: st.DrawFn) -> tuple[Scheduler, list[Arrival]]:
 def test_every_accepted_deadline_is_met(workload: tuple[Scheduler, list[Arrival]]) -> None:
     scheduler, arrivals = workload
     admission = Admission(scheduler, max_queued_images=1000, max_backlog_s=1.0)
-    for each in simulate(arrivals, scheduler, admission):
-        assert each.submitted_s < each.finished_s <= each.deadline_s + 1e-9
+    for accepted in simulate(arrivals, scheduler, admission):
+        assert accepted.submitted_s < accepted.finished_s <= accepted.deadline_s + 1e-9
     assert scheduler.active == scheduler.waiting == scheduler.counts.running.total() == 0
     assert scheduler.counts.unfinished.total() == scheduler.counts.steps_left.total() == 0
 
@@ -48,19 +48,19 @@ def test_every_accepted_deadline_is_met(workload: tuple[Scheduler, list[Arrival]
 def test_no_job_ends_later_than_its_due_time_and_the_backlog(workload: tuple[Scheduler, list[Arrival]]) -> None:
     scheduler, arrivals = workload
 
-    def rule(each: Job, now: float, work_s: float) -> float:
-        each.deadline_s = math.inf
-        return now + DUE_FACTOR[each.priority] * work_s
+    def rule(job: Job, now: float, work_s: float) -> float:
+        job.deadline_s = math.inf
+        return now + DUE_FACTOR[job.priority] * work_s
 
-    def full_s(each: Job) -> float:
-        rows = scheduler.costs.efficient_batch_size(each.model, scheduler.max_batch)
-        return each.steps * each.n * scheduler.costs.seconds(each.model, rows)
+    def full_s(job: Job) -> float:
+        rows = scheduler.costs.efficient_batch_size(job.model, scheduler.max_batch)
+        return job.steps * job.n * scheduler.costs.seconds(job.model, rows)
 
     longest_step_s = 0.08
-    done = simulate(arrivals, scheduler, rule)
-    for each in done:
-        accepted_s = sum(full_s(other) for other in done if other.submitted_s <= each.due_s + longest_step_s)
-        assert each.finished_s <= each.due_s + accepted_s + longest_step_s + 1e-9
+    finished = simulate(arrivals, scheduler, rule)
+    for one in finished:
+        backlog_s = sum(full_s(other) for other in finished if other.submitted_s <= one.due_s + longest_step_s)
+        assert one.finished_s <= one.due_s + backlog_s + longest_step_s + 1e-9
 
 
 def test_a_flood_of_short_jobs_of_one_model_does_not_starve_another() -> None:
@@ -68,21 +68,20 @@ def test_a_flood_of_short_jobs_of_one_model_does_not_starve_another() -> None:
     flood = [Arrival(0.01 * i, job("a", 1, at_s=0.01 * i)) for i in range(1000)]
     victim = job("b", 10)
     simulate([Arrival(0.0, victim), *flood], scheduler, RULES["ours"])
-    assert (
-        victim.finished_s <= DUE_FACTOR["normal"] * 0.1 + 0.1 + 0.02
-    )  # its due time, its work and what was there before it
+    before_it_s = 0.02
+    assert victim.finished_s <= DUE_FACTOR["normal"] * 0.1 + 0.1 + before_it_s  # its due time and its work
     starved = job("b", 10)
     flood = [Arrival(0.01 * i, job("a", 1, at_s=0.01 * i)) for i in range(1000)]
     simulate([Arrival(0.0, starved), *flood], Scheduler(1, scheduler.costs), RULES["shortest first"])
     assert starved.finished_s > 9
 
 
-def test_a_four_step_job_is_in_the_step_after_its_arrival_though_a_long_one_fills_the_batch() -> None:
+def test_a_four_step_job_is_in_the_next_step_though_a_long_one_fills_the_batch() -> None:
     for curve in ({1: 0.01, 4: 0.01}, {1: 0.01, 4: 0.04}):
         scheduler = Scheduler(4, costs({"a": curve}))
         long, short = job("a", 1000, n=8), job("a", 4)
-        for each in (long, short):
-            each.due_s = RULES["ours"](each, 0.0, scheduler.work_s(each))
+        for queued in (long, short):
+            queued.due_s = RULES["ours"](queued, 0.0, scheduler.work_s(queued))
         scheduler.add(long)
         scheduler.next_batch(0.0)
         scheduler.add(short)
@@ -91,8 +90,8 @@ def test_a_four_step_job_is_in_the_step_after_its_arrival_though_a_long_one_fill
         assert short.images[0] in batch.images
 
 
-def test_rows_that_would_break_a_deadline_do_not_ride_along() -> None:
-    for now, rows in ((0.0095, 1), (-0.005, 2), (-1.0, 4), (0.05, 4)):  # in the last one the deadline is lost anyhow
+def test_rows_that_would_break_a_deadline_do_not_join_the_batch() -> None:
+    for now, rows in ((0.0095, 1), (-0.005, 2), (-1.0, 4), (0.05, 4)):  # in the last one it is broken in any case
         scheduler = Scheduler(4, costs({"a": {1: 0.01, 4: 0.013}}))
         urgent, other = job("a", 10, deadline_s=0.11), job("a", 10, n=3)
         urgent.due_s, other.due_s = 0.11, 1.0
@@ -106,37 +105,38 @@ def test_rows_that_would_break_a_deadline_do_not_ride_along() -> None:
 @pytest.mark.parametrize(
     ("steps", "within_s", "others_within_s", "first"),
     [
-        (100, 1.53, 20, "b"),  # half more than its second, and the step of b
-        (100, 1.51, 20, "a"),  # a promise that waiting might break
-        (100, 10, 1.3, "b"),  # what may be late itself does not wait for that
-        (15, 10, 20, "a"),  # brief
-        (100, math.inf, 20, "a"),  # not promised: it is as late as it may be
-        (100, 1.53, math.inf, "a"),  # before what was promised to nobody
+        (100, 1.53, 20, "b"),  # YIELD_MARGIN times its second, and the step of b
+        (100, 1.51, 20, "a"),  # waiting might break its own guarantee
+        (100, 10, 1.3, "b"),  # a job of the batch may itself be late: it takes a step instead of waiting
+        (15, 10, 20, "a"),  # too little work left
+        (100, math.inf, 20, "a"),  # not guaranteed: due times keep their order
+        (100, 1.53, math.inf, "a"),  # the fuller batch is not guaranteed
     ],
 )
-def test_a_promised_job_gives_way_to_more_rows_while_that_breaks_no_promise(
+def test_a_guaranteed_job_yields_to_more_rows_while_every_guarantee_holds(
     steps: int, within_s: float, others_within_s: float, first: str
 ) -> None:
     scheduler = Scheduler(4, costs({"a": {1: 0.01}, "b": {1: 0.01, 4: 0.02}}))
-    for each in (job("a", steps, deadline_s=within_s), job("b", 50, 4, deadline_s=others_within_s)):
-        each.due_s = 1.0 if each.method == "a" else 1.3
-        scheduler.add(each)
+    for queued in (job("a", steps, deadline_s=within_s), job("b", 50, 4, deadline_s=others_within_s)):
+        queued.due_s = 1.0 if queued.method == "a" else 1.3
+        scheduler.add(queued)
     batch = scheduler.next_batch(0.0)
     assert batch is not None
     assert batch.method == first
 
 
-def test_under_overload_calls_of_all_lengths_and_models_are_let_in_alike_and_their_deadlines_are_kept() -> None:
-    scheduler = Scheduler(16, costs(dict.fromkeys("abc", CURVE)), workers=2)
+def test_overload_refuses_calls_of_all_lengths_alike_and_keeps_deadlines() -> None:
+    scheduler = Scheduler(16, costs(CURVES), workers=2)
     arrivals = trace(3.0, 1000, deadlines=1.0)
-    done = simulate(arrivals, scheduler, Admission(scheduler, 4096, 20.0), noise=0.15)
-    asked, accepted = (Counter(each.steps for each in jobs) for jobs in ([a.job for a in arrivals], done))
-    shares = [accepted[steps] / asked[steps] for steps in asked]
+    finished = simulate(arrivals, scheduler, Admission(scheduler, 4096, 20.0), noise=0.15)
+    arrived = Counter(arrival.job.steps for arrival in arrivals)
+    accepted = Counter(job.steps for job in finished)
+    shares = [accepted[steps] / arrived[steps] for steps in arrived]
     assert max(shares) < 2 * min(shares)
-    assert np.mean([each.finished_s <= each.deadline_s for each in done]) > 0.98
+    assert np.mean([job.finished_s <= job.deadline_s for job in finished]) > 0.98
 
 
-def test_who_is_refused_is_told_why() -> None:
+def test_a_refusal_gives_its_reason() -> None:
     scheduler = Scheduler(4, costs({"a": {1: 0.01}}))
     admission = Admission(scheduler, max_queued_images=100, max_backlog_s=60.0)
     with pytest.raises(Overloaded, match="shorter than the 125 ms that this request may take alone"):
@@ -158,11 +158,11 @@ def test_rows_are_shared_among_the_workers_that_wait() -> None:
     assert (scheduler.counts.running.total(), scheduler.ready) == (5, 0)
 
 
-def test_ours_keeps_short_jobs_quick_and_long_ones_from_starving() -> None:
+def test_short_jobs_are_quicker_by_due_times_than_first_come_first_served() -> None:
     slowdown = {}
     for name, rule in RULES.items():
-        done = simulate(trace(0.9, 400), Scheduler(16, costs(dict.fromkeys("abc", CURVE))), rule)
-        short = [each.finished_s - each.submitted_s for each in done if each.steps == 4]
+        finished = simulate(trace(0.9, 400), Scheduler(16, costs(CURVES)), rule)
+        short = [job.finished_s - job.submitted_s for job in finished if job.steps == 4]
         slowdown[name] = np.percentile(short, 99) / (4 * CURVE[1])
     assert slowdown["ours"] < slowdown["first come"]
 
@@ -170,7 +170,7 @@ def test_ours_keeps_short_jobs_quick_and_long_ones_from_starving() -> None:
 def test_a_short_job_is_accepted_however_much_is_due_after_it() -> None:
     scheduler = Scheduler(16, costs({"a": {1: 0.01}}))
     admission = Admission(scheduler, max_queued_images=100, max_backlog_s=20.0)
-    admission.admit(job("a", 1000, n=64), now=0.0)  # alone, whatever it is
+    admission.admit(job("a", 1000, n=64), now=0.0)  # the only job is accepted at any size
     with pytest.raises(Overloaded, match=r"640\.0 s of work are queued"):
         admission.quote(job("a", 1000, n=30), now=32_000.0)
     for n in (1, 40):
@@ -209,7 +209,7 @@ def job_due(model: str, steps: int, n: int, due_s: float) -> Job:
     return queued
 
 
-def test_a_request_of_more_work_than_one_may_be_is_refused_with_what_it_may_ask() -> None:
+def test_a_request_with_too_much_work_is_refused_with_the_values_that_it_may_have() -> None:
     scheduler = Scheduler(16, costs({"a": {1: 0.01}}))
     admission = Admission(scheduler, max_queued_images=1000, max_backlog_s=1000.0, max_request_s=10.0)
     admission.admit(job("a", 500, n=2), now=0.0)

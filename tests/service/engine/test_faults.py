@@ -34,7 +34,7 @@ class Broken(ToyRuntime):
 
 def outcomes(engine: Engine, jobs: list[Job]) -> list[Job | BaseException]:
     async def all_of_them() -> list[Job | BaseException]:
-        return await asyncio.gather(*(run(engine, each) for each in jobs), return_exceptions=True)
+        return await asyncio.gather(*(run(engine, job) for job in jobs), return_exceptions=True)
 
     return asyncio.run(all_of_them())
 
@@ -45,13 +45,14 @@ def test_only_the_poisoned_request_fails_and_its_neighbours_bytes_are_as_without
 ) -> None:
     engine = toy_engine(toy, runtime(), max_batch=8)
     labels = [0, 1, 2, 0, 1, None]
-    asked = [{"seed": seed, "class_label": label, "n": 2, "steps": 6} for seed, label in enumerate(labels)]
-    for request, done in zip(asked, outcomes(engine, [job(toy, **request) for request in asked]), strict=True):
+    requests = [{"seed": seed, "class_label": label, "n": 2, "steps": 6} for seed, label in enumerate(labels)]
+    results = outcomes(engine, [job(toy, **request) for request in requests])
+    for request, result in zip(requests, results, strict=True):
         if request["class_label"] == 1:
-            assert isinstance(done, StepFailed)
+            assert isinstance(result, StepFailed)
             continue
-        assert isinstance(done, Job)
-        for image, expected in zip(done.images, alone(job(toy, **request)), strict=True):
+        assert isinstance(result, Job)
+        for image, expected in zip(result.images, alone(job(toy, **request)), strict=True):
             np.testing.assert_array_equal(image.pixels, expected)
     engine.stop()
 
@@ -60,12 +61,12 @@ def test_a_model_that_keeps_failing_is_taken_out_and_another_goes_on(toy: Bundle
     engine = new_engine({"bad": Broken(), "good": ToyRuntime()}, max_batch=2)
     engine.start()
     jobs = [job(toy, class_label=1) for _ in range(FAILURES + 3)] + [job(toy, seed=5)]
-    for each in jobs:
-        each.model = "bad"
+    for failing in jobs[:-1]:
+        failing.model = "bad"
     jobs[-1].model = "good"
     *failed, fine = outcomes(engine, jobs)
-    assert all(isinstance(each, StepFailed | OutOfService) for each in failed)
-    assert sum(isinstance(each, StepFailed) for each in failed) == FAILURES
+    assert all(isinstance(error, StepFailed | OutOfService) for error in failed)
+    assert sum(isinstance(error, StepFailed) for error in failed) == FAILURES
     assert isinstance(fine, Job)
     assert engine.out_of_service == {"bad"}
     again = job(toy)
@@ -88,9 +89,9 @@ def test_a_cancelled_job_is_in_no_step_after_the_one_that_was_running(toy: Bundl
         runtime.go.set()
         return await kept
 
-    done = asyncio.run(cancel_one())
+    finished = asyncio.run(cancel_one())
     engine.stop()
-    np.testing.assert_array_equal(done.images[0].pixels, alone(job(toy, steps=3, seed=3))[0])
+    np.testing.assert_array_equal(finished.images[0].pixels, alone(job(toy, steps=3, seed=3))[0])
     assert sum(runtime.batches) <= 4 + 4 + 3  # at most the step that ran, and one before it
     assert not engine.jobs
 
@@ -102,15 +103,17 @@ def test_after_a_thousand_cancels_faults_and_answers_nothing_is_left(toy: Bundle
     ends: list[str] = []
 
     async def one(number: int) -> None:
-        asked = {"seed": number, "n": chance.randint(1, 3), "steps": chance.randint(1, 6)}
-        task = asyncio.create_task(run(engine, job(toy, **asked, class_label=chance.choice([0, 0, 0, 0, 1, 2]))))
+        request = {"seed": number, "n": chance.randint(1, 3), "steps": chance.randint(1, 6)}
+        task = asyncio.create_task(run(engine, job(toy, **request, class_label=chance.choice([0, 0, 0, 0, 1, 2]))))
         if chance.random() < 0.4:
             for _ in range(chance.randint(0, 30)):
                 await asyncio.sleep(0)
             task.cancel()
         try:
-            done = await task
-            for image, expected in zip(done.images, alone(job(toy, **asked, class_label=done.label)), strict=True):
+            result = await task
+            for image, expected in zip(
+                result.images, alone(job(toy, **request, class_label=result.label)), strict=True
+            ):
                 np.testing.assert_array_equal(image.pixels, expected)
             ends.append("done")
         except (StepFailed, Overloaded, OutOfService) as error:
@@ -144,8 +147,8 @@ def test_a_deadline_that_cannot_be_met_is_refused_and_a_missed_one_is_counted(to
     engine.start()
     late, missed = job(toy, steps=10), job(toy, steps=2)
     late.deadline_s, missed.deadline_s = 5.0, 50.0
-    refused, done = outcomes(engine, [late, missed])
+    refused, finished = outcomes(engine, [late, missed])
     assert isinstance(refused, Overloaded)
-    assert isinstance(done, Job)
+    assert isinstance(finished, Job)
     engine.stop()
     assert sample(engine, "trilemma_missed_deadlines_total", method="toy") == 1

@@ -33,28 +33,28 @@ def test_guided_and_other_requests_share_batches_and_get_what_each_gets_alone(
 
     async def together() -> list[Job]:
         jobs = [guided(toy, w, class_label=0, **request) for w, request in REQUESTS]
-        return await asyncio.gather(*(run(engine, each) for each in jobs))
+        return await asyncio.gather(*(run(engine, queued) for queued in jobs))
 
-    for done, (w, request) in zip(asyncio.run(together()), REQUESTS, strict=True):
+    for result, (w, request) in zip(asyncio.run(together()), REQUESTS, strict=True):
         expected = alone(guided(toy, w, class_label=0, **request))
-        np.testing.assert_array_equal(np.stack([image.pixels for image in done.images]), expected)
+        np.testing.assert_array_equal(np.stack([image.pixels for image in result.images]), expected)
     assert is_empty(engine)
     engine.stop()
 
 
 def test_a_weight_of_one_is_the_class_and_of_zero_is_no_class(toy: Bundle) -> None:
-    asked = {"seed": 5, "steps": 4}
-    no_class = alone(job(toy, **asked))
+    request = {"seed": 5, "steps": 4}
+    no_class = alone(job(toy, **request))
     np.testing.assert_array_equal(
-        alone(guided(toy, 1.0, class_label=1, **asked)), alone(job(toy, class_label=1, **asked))
+        alone(guided(toy, 1.0, class_label=1, **request)), alone(job(toy, class_label=1, **request))
     )
-    np.testing.assert_allclose(alone(guided(toy, 0.0, class_label=1, **asked)), no_class, atol=1e-5)
-    assert np.abs(alone(guided(toy, 3.0, class_label=1, **asked)) - no_class).max() > 0.01
+    np.testing.assert_allclose(alone(guided(toy, 0.0, class_label=1, **request)), no_class, atol=1e-5)
+    assert np.abs(alone(guided(toy, 3.0, class_label=1, **request)) - no_class).max() > 0.01
 
 
 def test_both_rows_of_a_guided_image_have_the_same_noise_and_each_its_label(toy: Bundle) -> None:
     mixed = [job(toy, seed=1, eta=1.0), guided(toy, 2.0, seed=2, eta=1.0, class_label=0)]
-    inputs = Batch([each.images[0] for each in mixed]).inputs()
+    inputs = Batch([queued.images[0] for queued in mixed]).inputs()
     np.testing.assert_array_equal(inputs.noise[1], inputs.noise[2])
     assert inputs.y.tolist() == [3, 0, 3]
     assert inputs.pair is not None

@@ -35,8 +35,8 @@ def test_jobs_that_share_batches_get_what_each_gets_alone(toy: Bundle, workers: 
     async def together() -> list[Job]:
         return await asyncio.gather(*(run(engine, job(toy, **request)) for request in REQUESTS))
 
-    for done, request in zip(asyncio.run(together()), REQUESTS, strict=True):
-        for image, expected in zip(done.images, alone(job(toy, **request)), strict=True):
+    for result, request in zip(asyncio.run(together()), REQUESTS, strict=True):
+        for image, expected in zip(result.images, alone(job(toy, **request)), strict=True):
             np.testing.assert_array_equal(image.pixels, expected)
     engine.stop()
 
@@ -48,7 +48,7 @@ def test_a_step_that_fails_ends_the_jobs_in_it_and_no_others(toy: Bundle) -> Non
 
     async def all_of_them() -> list[Job | BaseException]:
         jobs = [job(toy, class_label=label, n=2) for label in (0, 1, 2)]
-        return await asyncio.gather(*(run(engine, each) for each in jobs), return_exceptions=True)
+        return await asyncio.gather(*(run(engine, queued) for queued in jobs), return_exceptions=True)
 
     first, failed, last = asyncio.run(all_of_them())
     assert isinstance(first, Job)
@@ -65,7 +65,7 @@ def test_gauges_return_to_zero_and_counters_add_up(toy: Bundle) -> None:
 
     async def mixed() -> None:
         jobs = [job(toy, steps=3, n=2), job(toy, steps=3, class_label=1)]
-        await asyncio.gather(*(run(engine, each) for each in jobs), return_exceptions=True)
+        await asyncio.gather(*(run(engine, queued) for queued in jobs), return_exceptions=True)
         await run(engine, job(toy, steps=3, n=2))
 
     asyncio.run(mixed())
@@ -90,10 +90,10 @@ class Logging(Held):
         return super().step(inputs)
 
 
-def test_a_four_step_request_behind_a_running_thousand_step_one_is_in_the_very_next_step(toy: Bundle) -> None:
+def test_a_short_request_behind_a_running_long_one_is_in_the_next_step(toy: Bundle) -> None:
     runtime = Logging()
     engine = toy_engine(toy, runtime)
-    engine.scheduler.costs.set(toy.manifest.digest, {1: 1e-3, 4: 1e-3})  # a batch of four pays
+    engine.scheduler.costs.set(toy.manifest.digest, {1: 1e-3, 4: 1e-3})  # batches of four are efficient
 
     async def behind() -> None:
         long = engine.submit(job(toy, steps=1000, n=8, class_label=0))
@@ -118,9 +118,9 @@ def test_steps_run_on_all_workers_at_once(toy: Bundle) -> None:
             return super().step(inputs)
 
     engine = toy_engine(toy, Meeting(), workers=3)
-    done = asyncio.run(run(engine, job(toy, seed=1, n=3, steps=2)))
+    result = asyncio.run(run(engine, job(toy, seed=1, n=3, steps=2)))
     engine.stop()
-    for image, expected in zip(done.images, alone(job(toy, seed=1, n=3, steps=2)), strict=True):
+    for image, expected in zip(result.images, alone(job(toy, seed=1, n=3, steps=2)), strict=True):
         np.testing.assert_array_equal(image.pixels, expected)
 
 
@@ -143,7 +143,7 @@ def test_a_full_queue_refuses_and_says_when_to_try_again(toy: Bundle) -> None:
     engine.stop()
 
 
-def test_stopping_finishes_what_was_accepted_and_takes_nothing_more(toy: Bundle) -> None:
+def test_stopping_finishes_accepted_jobs_and_accepts_no_more(toy: Bundle) -> None:
     runtime = Held()
     engine = toy_engine(toy, runtime, max_batch=1)
 
@@ -153,8 +153,8 @@ def test_stopping_finishes_what_was_accepted_and_takes_nothing_more(toy: Bundle)
         stopping = asyncio.create_task(asyncio.to_thread(engine.stop))
         runtime.go.set()
         await stopping
-        for done in await asyncio.gather(*accepted):
-            assert all(image.finished for image in done.images)
+        for result in await asyncio.gather(*accepted):
+            assert all(image.finished for image in result.images)
         with pytest.raises(Unavailable):
             await run(engine, job(toy))
 
@@ -190,7 +190,7 @@ class CannotAdd(Scheduler):
 
 
 @pytest.mark.parametrize("policy", [LosesImages, ChoosesNone, CannotDrop, CannotAdd])
-def test_a_bug_in_the_loop_itself_answers_every_job_and_stops_the_engine(toy: Bundle, policy: type[Scheduler]) -> None:
+def test_a_bug_in_the_loop_fails_every_job_and_stops_the_engine(toy: Bundle, policy: type[Scheduler]) -> None:
     engine = new_engine({toy.manifest.digest: ToyRuntime()}, max_batch=2, policy=policy)
     engine.start()
 
@@ -210,9 +210,9 @@ def test_a_caller_that_has_gone_away_does_not_stop_the_engine(toy: Bundle) -> No
     engine = toy_engine(toy, runtime)
 
     async def give_up() -> None:
-        asked = engine.submit(job(toy))
+        future = engine.submit(job(toy))
         await asyncio.to_thread(runtime.entered.wait)
-        asked.cancel()
+        future.cancel()
 
     asyncio.run(give_up())  # and its event loop is closed
     runtime.go.set()
@@ -220,7 +220,7 @@ def test_a_caller_that_has_gone_away_does_not_stop_the_engine(toy: Bundle) -> No
     engine.stop()
 
 
-def test_an_engine_that_was_not_started_takes_nothing(toy: Bundle) -> None:
+def test_an_engine_that_was_not_started_accepts_nothing(toy: Bundle) -> None:
     engine = new_engine({toy.manifest.digest: ToyRuntime()})
     with pytest.raises(Unavailable):
         asyncio.run(run(engine, job(toy)))

@@ -25,7 +25,7 @@ def test_each_seed_index_stream_and_use_has_numbers_of_its_own() -> None:
     assert len(set(drawn)) == len(drawn) == 54
 
 
-def test_it_is_philox_with_the_key_seed_and_index_and_the_stream_in_the_counters_highest_word() -> None:
+def test_it_is_philox_with_the_key_seed_and_index_and_the_stream_as_counter() -> None:
     bits = np.random.Philox(key=11 + (4 << 64), counter=9 << 192)
     expected = np.random.Generator(bits).standard_normal((2, 3), dtype=np.float32)
     np.testing.assert_array_equal(noise.normal(seed=11, index=4, stream=9, shape=(2, 3)), expected)
@@ -39,9 +39,9 @@ def test_a_stream_is_standard_normal() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 63), st.integers(0, 1000), st.integers(1, 9))))
-def test_what_was_drawn_before_and_on_which_thread_makes_no_difference(asked: list[tuple[int, int, int, int]]) -> None:
+def test_earlier_draws_and_the_thread_make_no_difference(keys: list[tuple[int, int, int, int]]) -> None:
     def draw(seed: int, index: int, stream: int, size: int) -> bytes:
         return noise.normal(seed, index, stream, (size,)).tobytes()
 
     with ThreadPoolExecutor(2) as pool:
-        assert [draw(*each) for each in asked] == list(pool.map(lambda each: draw(*each), reversed(asked)))[::-1]
+        assert [draw(*key) for key in keys] == list(pool.map(lambda key: draw(*key), reversed(keys)))[::-1]

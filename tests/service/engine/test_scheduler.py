@@ -44,28 +44,28 @@ def test_a_four_step_job_behind_a_thousand_step_one_is_in_the_very_next_batch() 
 
 def test_methods_never_mix_and_the_oldest_image_goes_first() -> None:
     scheduler, jobs = Scheduler(max_batch=8), [job("a"), job("b"), job("a")]
-    for each in jobs:
-        scheduler.add(each)
+    for queued in jobs:
+        scheduler.add(queued)
     assert step(scheduler) == [jobs[0].images[0], jobs[2].images[0]]
     assert step(scheduler) == jobs[1].images
     assert scheduler.next_batch(now=0.0) is None
 
 
 def test_an_image_that_waits_holds_no_memory() -> None:
-    scheduler, asked = Scheduler(max_batch=1), job(n=2)
-    scheduler.add(asked)
+    scheduler, queued = Scheduler(max_batch=1), job(n=2)
+    scheduler.add(queued)
     batch = scheduler.next_batch(now=0.0)
     assert batch is not None
     batch.inputs()
-    assert [image.x is None for image in asked.images] == [False, True]
+    assert [image.x is None for image in queued.images] == [False, True]
 
 
 def test_a_job_starts_when_its_first_image_does() -> None:
-    scheduler, asked = Scheduler(max_batch=1), job(n=2)
-    scheduler.add(asked)
+    scheduler, queued = Scheduler(max_batch=1), job(n=2)
+    scheduler.add(queued)
     step(scheduler, now=3.0)
     step(scheduler, now=4.0)
-    assert asked.started_s == 3.0
+    assert queued.started_s == 3.0
 
 
 def test_a_dropped_job_leaves_nothing_behind() -> None:
@@ -83,7 +83,7 @@ jobs = st.builds(job, st.sampled_from("ab"), steps=st.integers(1, 5), n=st.integ
 
 
 @given(st.integers(1, 5), st.lists(st.one_of(jobs, st.just("step"), st.just("drop"))))
-def test_whatever_happens_every_image_that_is_not_dropped_finishes_once_after_all_its_steps(
+def test_every_image_that_is_not_dropped_finishes_once_after_all_its_steps(
     max_batch: int, events: list[Job | str]
 ) -> None:
     scheduler = Scheduler(max_batch)
@@ -92,7 +92,7 @@ def test_whatever_happens_every_image_that_is_not_dropped_finishes_once_after_al
     dropped: list[Job] = []
 
     def left() -> list[Image]:
-        return [image for each in added if each not in dropped for image in each.images if image not in finished]
+        return [image for job in added if job not in dropped for image in job.images if image not in finished]
 
     for event in [*events, *["step"] * 400]:
         if isinstance(event, Job):

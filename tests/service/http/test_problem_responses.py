@@ -40,6 +40,7 @@ from tests.service.conftest import generate, serve
                 "deadline_ms",
                 "eta",
                 "format",
+                "index",
                 "max_distance",
                 "max_ms",
                 "method",

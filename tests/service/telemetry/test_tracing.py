@@ -49,10 +49,10 @@ def test_a_request_is_a_span_with_queue_steps_and_encode_one_after_the_other(
     write_bundle(tmp_path / "toy")
     with serve(tmp_path, ToyRuntime(), trace=True) as client:
         assert generate(client, steps=3, n=2).status_code == 200
-    found = spans(exporter)
-    assert set(found) == {"POST /generate", *PARTS}
-    request = found["POST /generate"]
-    parts = [found[name] for name in PARTS]
+    by_name = spans(exporter)
+    assert set(by_name) == {"POST /generate", *PARTS}
+    request = by_name["POST /generate"]
+    parts = [by_name[name] for name in PARTS]
     assert {part.parent.span_id for part in parts if part.parent} == {request.context.span_id}
     queue, steps, encode = parts
     assert (queue.end_time, steps.end_time) == (steps.start_time, encode.start_time)

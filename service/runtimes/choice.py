@@ -138,7 +138,7 @@ def open_driver() -> Driver:
     try:
         from service.runtimes.cuda.nvidia import CudaDriver
     except ImportError as error:
-        raise DriverError(f"the packages of the extra gpu are not installed ({error})") from error
+        raise DriverError(f"the packages of locks/gpu.txt are not installed ({error})") from error
     return CudaDriver()
 
 

@@ -1,18 +1,18 @@
-"""Who calls, and how much each asks for: what `locustfile` plays and `load` reckons with."""
+"""The kinds of users of the load test: `locustfile` plays them, and `load.run` computes the load that they cause."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of user: so many images at once, a request every so many seconds, this weight among the users."""
+    """A kind of user."""
 
-    images: int
-    pacing_s: float
-    weight: int
+    images: int  # of each request
+    pacing_s: float  # from a request to the next
+    weight: int  # among the users
 
     def steps_per_s(self, steps: float) -> float:
-        """What one such user asks of the server when an image takes `steps` steps."""
+        """Steps a second that one such user requests when an image takes `steps` steps."""
         return self.images * steps / self.pacing_s
 
 

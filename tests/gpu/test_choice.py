@@ -1,4 +1,4 @@
-"""`--device`: what is chosen, what is refused, and that it is said; whole HTTP requests through a fake GPU."""
+"""`--device`: which device is chosen, refused and logged; whole HTTP requests through a fake GPU."""
 
 import io
 import json
@@ -17,11 +17,11 @@ from bundle import gpu_manifest
 from bundle.files import BundleError
 from bundle.loading import Bundle, load
 from export import accuracy
-from export.gpu_bundle import Order, make
+from export.gpu_bundle import BuildOptions, build
 from service.app import create_app
-from service.runtimes import placement
+from service.runtimes import choice
+from service.runtimes.choice import Cpu, Cuda, NoDevice, choose
 from service.runtimes.cuda.driver import DriverError
-from service.runtimes.placement import Cpu, Cuda, NoDevice, choose
 from service.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.gpu.fake import FakeDriver, InFakeMemory
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(source, folder / "latent", ignore=shutil.ignore_patterns("cuda", "tensorrt*"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(accuracy, "IMAGES", 2)
-        make(load(folder / "latent"), Order("cuda", "fp16", buckets=[1, 2, 4, 8]))
+        build(load(folder / "latent"), BuildOptions("cuda", "fp16", buckets=[1, 2, 4, 8]))
     return folder
 
 
@@ -54,7 +54,7 @@ def placed(bundle: Bundle, device: Cuda) -> tuple[str, str]:
 
 
 def change(bundle: Bundle, **fields: Any) -> None:
-    """Of the manifest of its engines."""
+    """Changes fields in the manifest of the bundle's engines."""
     path = bundle.folder / "cuda" / gpu_manifest.MANIFEST
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
@@ -63,14 +63,14 @@ def no_gpu() -> FakeDriver:
     raise DriverError("cuInit: there is none")
 
 
-def test_a_gpu_that_is_asked_for_and_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "open_driver", no_gpu)
+def test_a_requested_gpu_that_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "open_driver", no_gpu)
     with pytest.raises(NoDevice, match=r"^--device cuda: cuInit: there is none$"):
         create_app(Settings(device="cuda"))
 
 
-def test_auto_takes_the_cpu_then_and_logs_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "open_driver", no_gpu)
+def test_auto_falls_back_to_the_cpu_and_logs_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "open_driver", no_gpu)
     with capture_logs() as logs:
         assert isinstance(choose(Settings(device="auto")), Cpu)
     assert [(line["log_level"], line["event"], line["reason"]) for line in logs] == [
@@ -79,19 +79,19 @@ def test_auto_takes_the_cpu_then_and_logs_why(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
-def test_a_gpu_that_is_there_is_taken_and_logged(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "open_driver", FakeDriver)
+def test_a_gpu_is_used_where_there_is_one_and_logged(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "open_driver", FakeDriver)
     with capture_logs() as logs:
         assert isinstance(choose(Settings(device=device)), Cuda)
     assert (logs[0]["event"], logs[0]["device"]) == ("computing on a GPU", "a fake sm_00")
 
 
-def test_nothing_of_a_gpu_is_looked_for_where_the_cpu_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "open_driver", None)
+def test_the_driver_is_not_opened_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "open_driver", None)
     assert isinstance(choose(Settings()), Cpu)
 
 
-def test_the_digest_tells_apart_whatever_may_give_other_bits(bundle: Bundle) -> None:
+def test_the_digest_differs_wherever_the_bits_of_an_image_may(bundle: Bundle) -> None:
     digest, device = placed(bundle, gpu())
     assert device == f"a fake sm_00, cuda {ort.__version__} fp16, batches of 8"
     assert digest != bundle.manifest.digest
@@ -146,7 +146,7 @@ REQUESTS = [
 
 
 def arrays(client: TestClient) -> list[np.ndarray]:
-    answers = [client.post("/generate", json=each, headers={"Accept": "application/x-npy"}) for each in REQUESTS]
+    answers = [client.post("/generate", json=body, headers={"Accept": "application/x-npy"}) for body in REQUESTS]
     return [np.load(io.BytesIO(answer.raise_for_status().content), allow_pickle=False) for answer in answers]
 
 
@@ -154,10 +154,10 @@ def test_whole_requests_over_http_give_the_images_of_the_cpu_up_to_the_precision
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = FakeDriver()
-    monkeypatch.setattr(placement, "open_driver", lambda: driver)
-    monkeypatch.setattr(placement, "OrtCudaNetwork", InFakeMemory)
+    monkeypatch.setattr(choice, "open_driver", lambda: driver)
+    monkeypatch.setattr(choice, "OrtCudaNetwork", InFakeMemory)
     monkeypatch.setattr(InFakeMemory, "driver", driver, raising=False)
-    seen: dict[str, list[np.ndarray]] = {}
+    images: dict[str, list[np.ndarray]] = {}
     for device in ("cpu", "cuda"):
         settings = Settings(bundles=folder, device=device, max_batch=8, cache_bytes=0)  # type: ignore[arg-type]
         with TestClient(create_app(settings)) as client:
@@ -167,11 +167,11 @@ def test_whole_requests_over_http_give_the_images_of_the_cpu_up_to_the_precision
             where = "cpu" if device == "cpu" else f"a fake sm_00, cuda {ort.__version__} fp16, batches of 8"
             assert method["device"] == where
             assert f'device="{where}"' in metrics
-            seen[device] = arrays(client)
-            for first, second in zip(seen[device], arrays(client), strict=True):
+            images[device] = arrays(client)
+            for first, second in zip(images[device], arrays(client), strict=True):
                 assert first.tobytes() == second.tobytes()
-    off = [np.sqrt(np.square(a - b).mean()) for a, b in zip(seen["cpu"], seen["cuda"], strict=True)]
-    assert 0 < min(off) <= max(off) < 0.01
+    errors = [np.sqrt(np.square(a - b).mean()) for a, b in zip(images["cpu"], images["cuda"], strict=True)]
+    assert 0 < min(errors) <= max(errors) < 0.01
     assert driver.calls.count("launch") > 0
 
 
@@ -181,7 +181,7 @@ def test_a_bundle_without_engines_is_refused_by_cuda_and_served_by_auto(
     shutil.copytree(
         REPOSITORY / "bundles" / "latent", tmp_path / "latent", ignore=shutil.ignore_patterns("cuda", "te*")
     )
-    monkeypatch.setattr(placement, "open_driver", FakeDriver)
+    monkeypatch.setattr(choice, "open_driver", FakeDriver)
     with TestClient(create_app(Settings(bundles=tmp_path, device="cuda"))) as client:
         wait_until_ready(client)
         assert "no engines for a GPU: ./run export" in client.get("/readyz").json()["failed_bundles"]["latent"]

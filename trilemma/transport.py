@@ -1,0 +1,64 @@
+"""How a request is sent: with retries where they help, and as JSON that may have NumPy's numbers."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import numpy as np
+from httpx_retries import Retry, RetryTransport
+
+from trilemma.errors import refusal, retry_after_s
+
+TIMEOUT = httpx.Timeout(10, read=600)
+MAX_WAIT_S = 60.0  # before a retry; a server that asks for more has refused
+
+
+class Transport(httpx.HTTPTransport):
+    """Raises Refused for an answer that is not to be waited for: the retries above would sleep as long as it says."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        response = super().handle_request(request)
+        if (retry_after_s(response) or 0) > MAX_WAIT_S:
+            response.read()
+            raise refusal(response)
+        return response
+
+
+class AsyncTransport(httpx.AsyncHTTPTransport):
+    """The same for asyncio."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await super().handle_async_request(request)
+        if (retry_after_s(response) or 0) > MAX_WAIT_S:
+            await response.aread()
+            raise refusal(response)
+        return response
+
+
+def options(
+    url: str, key: str | None, retries: int, transport: httpx.BaseTransport | httpx.AsyncBaseTransport
+) -> dict[str, Any]:
+    """For httpx.Client or AsyncClient."""
+    retry = Retry(total=retries, allowed_methods=["GET", "POST"], backoff_factor=0.25, max_backoff_wait=MAX_WAIT_S)
+    return {
+        "base_url": url,
+        "headers": {} if key is None else {"Authorization": f"Bearer {key}"},
+        "timeout": TIMEOUT,
+        "transport": RetryTransport(transport=transport, retry=retry),
+    }
+
+
+def message(accept: str, method: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Body and headers of `POST /generate`. Raises ValueError for a number that is not finite."""
+    body = json.dumps({"method": method, **fields}, default=plain, allow_nan=False)
+    return {"content": body, "headers": {"Content-Type": "application/json", "Accept": accept}}
+
+
+def plain(value: Any) -> Any:
+    """NumPy's numbers as Python's. A float32 of 0.37 is 0.37, which as a double has more digits."""
+    if isinstance(value, np.floating):
+        return float(str(value))
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not a value for JSON")
