@@ -1,4 +1,4 @@
-"""The judge of class agreement: a small convolutional classifier, trained on the real images, that no generator saw."""
+"""A small convolutional classifier of the real images, which measures the classes of generated ones."""
 
 from pathlib import Path
 
@@ -15,11 +15,11 @@ from models.data import Dataset
 EPOCHS = 5
 BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
-MAX_SHIFT = 2  # pixels: drawn anew for each batch, so that the judge does not lean on an image being centred
+MAX_SHIFT = 2  # pixels, drawn for each batch: the classifier must not depend on images being centred
 
 
 class Classifier(nn.Module):
-    """Images (n, C, size, size) in [−1, 1] → logits (n, classes); `features` are what the last layer reads."""
+    """Images (n, C, size, size) in [−1, 1] → logits (n, classes); `features` gives the inputs of the last layer."""
 
     def __init__(self, channels: int, size: int, classes: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Classifier(nn.Module):
 
 
 def block(inputs: int, outputs: int) -> list[nn.Module]:
-    """A convolution to half the height and width."""
+    """A convolution that halves height and width."""
     return [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
@@ -51,12 +51,12 @@ def identity(dataset: Dataset, size: int) -> str:
 def trained(dataset: Dataset, size: int, folder: Path) -> Classifier:
     """A classifier of `dataset` padded to `size`, in evaluation mode; trained once, then read from the folder.
 
-    Two such trainings on two machines end at other features, and at Fréchet distances that differ by a factor: figures
-    are comparable only if they are by the same file.
+    Training on another machine gives other features, and Fréchet distances that differ by a factor. Compare only
+    figures that were measured with the same file.
     """
     path = folder / f"classifier-{identity(dataset, size)}.safetensors"
     with torch.random.fork_rng():
-        torch.manual_seed(0)  # for the first weights, and what drops out
+        torch.manual_seed(0)  # for the initial weights and the dropout
         classifier = Classifier(dataset.images.shape[1], size, len(dataset.classes))
         if not path.exists():
             train(classifier, dataset, size)
@@ -67,7 +67,7 @@ def trained(dataset: Dataset, size: int, folder: Path) -> Classifier:
 
 
 def train(classifier: Classifier, dataset: Dataset, size: int) -> None:
-    """Trains in place on every image EPOCHS times, in an order and with shifts drawn from a fixed seed."""
+    """Trains in place on every image EPOCHS times; order and shifts are drawn from a fixed seed."""
     images, labels = torch.from_numpy(data.to_model(dataset.images, size)), torch.from_numpy(dataset.labels)
     rng = np.random.default_rng(0)
     optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=1e-2)
@@ -86,11 +86,11 @@ def train(classifier: Classifier, dataset: Dataset, size: int) -> None:
 
 @torch.no_grad()
 def features(classifier: Classifier, images: Tensor) -> Tensor:
-    """What the last layer reads, (n, 128), of images (n, C, size, size)."""
+    """The inputs of the last layer, (n, 128), for images (n, C, size, size)."""
     return torch.cat([classifier.features(batch) for batch in images.split(500)])
 
 
 @torch.no_grad()
 def predict(classifier: Classifier, images: Tensor) -> Tensor:
-    """The class (n,) int64 of images (n, C, size, size)."""
+    """The predicted classes, (n,) int64, of images (n, C, size, size)."""
     return torch.cat([classifier(batch).argmax(dim=1) for batch in images.split(500)])

@@ -1,8 +1,7 @@
-"""Measures served models: `./run evaluate --data FOLDER`. Images come through the running service, as a user's do."""
+"""Measures served models by requests to a running service, as a user sends them: see `evaluate.options`."""
 
 import contextlib
 import io
-import json
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from bundle.loading import load_all
-from bundle.manifest import MANIFEST
+from bundle.loading import Bundle, load_all
+from bundle.manifest import Measured, MeasuredPoint
 from evaluate import report
 from evaluate.judge import Judge
 from evaluate.options import Settings
+from loadtests.machine import machine
 from loadtests.server_process import serving
-from models import atomic, checkpoint, data, families
+from models import checkpoint, data, families
 from models.data import Dataset
 from models.failures import CheckpointError, EvaluateError
 from models.families import Point
@@ -38,9 +38,9 @@ REQUEST_TIMEOUT_S = 600
 
 
 def evaluate(settings: Settings) -> None:
-    """Measures what is not measured yet, a point after the other, and writes the report after each.
+    """Measures the missing points one after the other, and writes the report after each.
 
-    Raises EvaluateError before the first if no method is of the data, or the report has no place for a table.
+    Raises EvaluateError before the first if no method fits the data, or the report has no marks for its table.
     """
     report.check(settings.report)
     train, test = data.load_both(settings.data)
@@ -49,24 +49,24 @@ def evaluate(settings: Settings) -> None:
         methods = client.get("/methods").raise_for_status().json()
         for method, record in choose(methods, settings, train):
             judge = Judge(train, test, method["image_shape"][-1], settings.images, settings.judges)
-            record.measured |= {"machine": report.machine(), "judge": judge.name, "floor": judge.floor}
+            measured = record.measured
+            measured.machine, measured.judge, measured.floor = machine(), judge.name, judge.of_training_images
             for point in families.find(method["family"]).POINTS:
                 point = with_defaults(point, method)
                 if (settings.steps and point.steps not in settings.steps) or record.has(point, settings.images):
                     continue
-                record.add(point, measure(client, method["method"], point, judge, train.classes))
+                record.add(measure(client, method["method"], point, judge, train.classes))
                 report.write(settings.report, settings.bundles)
-            if not settings.steps and (more := of_family(method, settings, test)) is not None:
-                record.measured |= more
-                record.save()
+            if not settings.steps and (figures := family_figures(method, settings, test)) is not None:
+                record.add_figures(figures)
             draw(client, method, report.images(settings.report))
     report.write(settings.report, settings.bundles)
 
 
 def choose(methods: list[dict[str, Any]], settings: Settings, train: Dataset) -> list[tuple[dict[str, Any], "Record"]]:
-    """The methods to measure: those that are named, else all that were trained on these data; says what is left out.
+    """The methods to measure: the named ones, or all that were trained on these data. Prints those that it leaves out.
 
-    Raises EvaluateError if one that is named does not fit, and if there is none.
+    Raises EvaluateError if a named method does not fit the data, or if there is no method to measure.
     """
     if unknown := set(settings.methods) - {method["method"] for method in methods}:
         raise EvaluateError(f"--methods {', '.join(sorted(unknown))}: not in {settings.bundles}")
@@ -74,7 +74,7 @@ def choose(methods: list[dict[str, Any]], settings: Settings, train: Dataset) ->
     chosen = []
     for method in methods:
         name = method["method"]
-        record = Record(bundles[name].folder)
+        record = Record(bundles[name])
         problem = misfit(method, train)
         if settings.methods and name not in settings.methods:
             continue
@@ -112,61 +112,73 @@ def with_defaults(point: Point, method: dict[str, Any]) -> Point:
 
 
 class Record:
-    """The `measured` of one method's manifest; what is added is in the file at once."""
+    """The measurements of one method, in its bundle's manifest; `add` and `add_figures` write the file at once."""
 
-    def __init__(self, bundle: Path) -> None:
-        self.path = bundle / MANIFEST
-        self.manifest: dict[str, Any] = json.loads(self.path.read_bytes())
-        self.measured: dict[str, Any] = self.manifest.setdefault("measured", {})
+    def __init__(self, bundle: Bundle) -> None:
+        self.folder, self.manifest = bundle.folder, bundle.manifest
+
+    @property
+    def measured(self) -> Measured:
+        return self.manifest.measured
 
     @property
     def data_digest(self) -> str | None:
-        """Of the data that the model was trained on; None if that is not recorded."""
-        digest: str | None = self.manifest["checkpoint"].get("training", {}).get("data_digest")
+        """The digest of the data that the model was trained on; None if it is not recorded."""
+        digest: str | None = self.manifest.checkpoint.get("training", {}).get("data_digest")
         return digest
 
     def has(self, point: Point, images: int) -> bool:
-        return any(is_at(old, point) and old["images"] == images for old in self.measured.get("points", []))
+        """Whether the point was measured on this number of images."""
+        return any(is_at(old, point) and old.images == images for old in self.measured.points)
 
-    def add(self, point: Point, results: dict[str, Any]) -> None:
-        """In place of older results at the same point."""
-        others = [old for old in self.measured.get("points", []) if not is_at(old, point)]
-        self.measured["points"] = [*others, {**point._asdict(), **results}]
-        self.save()
+    def add(self, measured: MeasuredPoint) -> None:
+        """Adds a point, in place of an older measurement of it."""
+        point = Point(measured.solver, measured.steps, measured.settings)
+        self.measured.points = [*(old for old in self.measured.points if not is_at(old, point)), measured]
+        self.manifest.write(self.folder)
 
-    def save(self) -> None:
-        text = json.dumps(self.manifest, indent=1) + "\n"
-        atomic.replace(self.path, lambda partial: partial.write_text(text))
-
-
-def is_at(measured: dict[str, Any], point: Point) -> bool:
-    return all(measured[name] == value for name, value in point._asdict().items())
+    def add_figures(self, figures: dict[str, Any]) -> None:
+        """Adds the family's own figures. Raises ValidationError for one that is not a finite number."""
+        self.manifest.measured = Measured.model_validate({**self.measured.model_dump(), **figures})
+        self.manifest.write(self.folder)
 
 
-def measure(client: httpx.Client, method: str, point: Point, judge: Judge, classes: Sequence[str]) -> dict[str, Any]:
-    """Quality and speed at one point: as `Judge.measure` has them, and milliseconds an image, alone and saturated."""
-    asked = {"method": method, "steps": point.steps, "solver": point.solver, **point.settings}
-    start = time.perf_counter()
-    images, labels = generate(client, asked, judge.labels, classes)
-    saturated_ms = 1000 * (time.perf_counter() - start) / len(images)
+def is_at(measured: MeasuredPoint, point: Point) -> bool:
+    """Whether the measurement is of this point."""
+    return (measured.solver, measured.steps, measured.settings) == point
+
+
+def measure(client: httpx.Client, method: str, point: Point, judge: Judge, classes: Sequence[str]) -> MeasuredPoint:
+    """Quality and speed at one point."""
+    request = {"method": method, "steps": point.steps, "solver": point.solver, **point.settings}
+    start_s = time.perf_counter()
+    images, labels = generate(client, request, judge.labels, classes)
+    saturated_ms = 1000 * (time.perf_counter() - start_s) / len(images)
     # One request after the other, each for one image.
-    answers = [client.post("/generate", json={**asked, "seed": s}).raise_for_status() for s in range(LATENCY_REQUESTS)]
-    alone_ms = float(np.median([answer.json()["timing"]["total_ms"] for answer in answers]))
-    return {**judge.measure(images, labels), "alone_ms": round(alone_ms, 2), "saturated_ms": round(saturated_ms, 2)}
+    answers = [client.post("/generate", json={**request, "seed": seed}) for seed in range(LATENCY_REQUESTS)]
+    alone_ms = float(np.median([answer.raise_for_status().json()["timing"]["total_ms"] for answer in answers]))
+    return MeasuredPoint(
+        solver=point.solver,
+        steps=point.steps,
+        settings=dict(point.settings),
+        alone_ms=round(alone_ms, 2),
+        saturated_ms=round(saturated_ms, 2),
+        **judge.measure(images, labels).model_dump(),
+    )
 
 
 def generate(
-    client: httpx.Client, asked: dict[str, Any], labels: NDArray[np.int64], classes: Sequence[str]
+    client: httpx.Client, request: dict[str, Any], labels: NDArray[np.int64], classes: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
-    """An image of each label through the service, and their labels, in order of label; request i has seed i.
+    """An image for each label from the service, and their labels, in order of label; request i has seed i.
 
-    A class is asked for by its name: the model may have them in another order.
+    Requests name the classes, as the model may have them in another order.
     """
-    each, counts = np.unique(labels, return_counts=True)
+    distinct, counts = np.unique(labels, return_counts=True)
     requests = [
-        {**asked, "class_label": classes[label], "n": min(IMAGES_PER_REQUEST, int(count) - done)}
-        for label, count in zip(each, counts, strict=True)
-        for done in range(0, count, IMAGES_PER_REQUEST)
+        {**request, "class_label": classes[label], "n": min(IMAGES_PER_REQUEST, int(count) - first)}
+        for label, count in zip(distinct, counts, strict=True)
+        for first in range(0, count, IMAGES_PER_REQUEST)
     ]
 
     def ask(seed: int) -> NDArray[np.float32]:
@@ -180,8 +192,8 @@ def generate(
     return torch.from_numpy(np.concatenate(answers)), torch.from_numpy(np.sort(labels))
 
 
-def of_family(method: dict[str, Any], settings: Settings, test: Dataset) -> dict[str, Any] | None:
-    """What `models/FAMILY/measures.py`, if there is one, measures of the model's checkpoint on the test set."""
+def family_figures(method: dict[str, Any], settings: Settings, test: Dataset) -> dict[str, Any] | None:
+    """What `models/FAMILY/measures.py` measures of the model's checkpoint on the test set; None without such a file."""
     name = f"models.{method['family']}.measures"
     if find_spec(name) is None:
         return None
@@ -191,13 +203,13 @@ def of_family(method: dict[str, Any], settings: Settings, test: Dataset) -> dict
                 continue
             card, network = checkpoint.load(path.parent)
             x, y = data.to_model(test.images, card.shape[-1]), test.labels
-            measured: dict[str, Any] = import_module(name).evaluate(network, torch.from_numpy(x), torch.from_numpy(y))
-            return measured
+            figures: dict[str, Any] = import_module(name).evaluate(network, torch.from_numpy(x), torch.from_numpy(y))
+            return figures
     return None
 
 
 def draw(client: httpx.Client, method: dict[str, Any], folder: Path) -> None:
-    """A grid of each class as a request without steps and solver gives it."""
+    """Saves a grid of images of each class, from requests without steps and solver."""
     labels = np.arange(len(method["classes"])).repeat(PICTURES_PER_CLASS)
     images, _ = generate(client, {"method": method["method"]}, labels, method["classes"])
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,14 +17,14 @@ LINES = ("-", "--", ":", "-.", "-")
 Points = Sequence[MeasuredPoint]
 
 
-def draw(methods: Mapping[str, Points], floor: Quality | None, path: Path) -> None:
-    """One line for each method and solver, the number of steps at each point; `floor` is that of training images.
+def draw(methods: Mapping[str, Points], training_images: Quality | None, path: Path) -> None:
+    """Writes a plot to `path` with the suffixes .svg and .png.
 
-    Writes `path` with .svg and with .png.
+    It has a line for each method and solver, with the number of steps at each point, and one for the training images.
     """
     figure, axes = pyplot.subplots(figsize=(8, 5.5), layout="constrained")
     for number, (name, points) in enumerate(methods.items()):
-        for style, (way, line) in enumerate(by_solver(points)):
+        for style, (name_of_solver, line) in enumerate(by_solver(points)):
             axes.plot(
                 [point.alone_ms for point in line],
                 [point.frechet_distance for point in line],
@@ -32,20 +32,20 @@ def draw(methods: Mapping[str, Points], floor: Quality | None, path: Path) -> No
                 marker=MARKERS[style % len(MARKERS)],
                 markersize=5,
                 color=f"C{number}",
-                label=f"{name}, {way}",
+                label=f"{name}, {name_of_solver}",
             )
             for point in line:
                 at = (point.alone_ms, point.frechet_distance)
                 axes.annotate(str(point.steps), at, (4, 4), textcoords="offset points", fontsize=7)
-    if floor:
-        axes.axhline(floor.frechet_distance, color="grey", linewidth=0.8, label="training images")
+    if training_images:
+        axes.axhline(training_images.frechet_distance, color="grey", linewidth=0.8, label="training images")
     axes.set(xscale="log", yscale="log", xlabel="ms for one image alone", ylabel="Fréchet distance to the test set")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(ticker.NullFormatter())
     axes.legend(fontsize=8, handlelength=3.5)
-    with pyplot.rc_context({"svg.hashsalt": NAME}):  # the same points, the same file
+    with pyplot.rc_context({"svg.hashsalt": NAME}):  # equal points give equal bytes
         figure.savefig(f"{path}.svg", metadata={"Date": None})
     figure.savefig(f"{path}.png", dpi=120)
     pyplot.close(figure)
@@ -58,5 +58,5 @@ def by_solver(points: Points) -> Iterator[tuple[str, Points]]:
 
 
 def solver(point: MeasuredPoint) -> str:
-    """The solver and its settings in a few characters."""
+    """The solver and its settings, e.g. "ddim eta=0"."""
     return " ".join([point.solver, *(f"{name}={value:g}" for name, value in sorted(point.settings.items()))])

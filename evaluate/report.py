@@ -1,7 +1,6 @@
-"""Writes what was measured: docs/benchmarks/quality.md between two marks, raw/quality.csv and the plot beside it."""
+"""Writes the measurements: docs/benchmarks/quality.md between two marks, raw/quality.csv and the plot beside it."""
 
 import csv
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,18 @@ POINTS = (
 )
 BOUNDS = "| bits per dimension of the test set | prior | reconstruction | diffusion | total |\n|---|--:|--:|--:|--:|"
 AUTOENCODERS = "| squared error of the autoencoder | of a test image | of a latent z from N(0, I) |\n|---|--:|--:|"
-NAMED = {"solver", "settings", "steps"}  # what makes a point, before what was measured of it
+POINT_FIELDS = {"solver", "settings", "steps"}  # the other fields of a point are its measurements
 SPREADS = "| standard deviation of x0 over z, from one x_t | of all pixels | of the largest pixel |\n|---|--:|--:|"
 
 
 def check(path: Path) -> None:
-    """Raises EvaluateError for a page that is there and has no place for what is measured."""
+    """Raises EvaluateError for an existing page without the marks around the measurements."""
     if path.exists() and not 0 <= path.read_text().find(BEGIN) < path.read_text().find(END):
         raise EvaluateError(f"{path}: it lacks the lines {BEGIN} and {END}: add them, or choose another --report")
 
 
 def write(path: Path, bundles: Path) -> None:
-    """Puts the points of all bundles into the page at `path`; what stands around the marks is kept."""
+    """Puts the points of all bundles between the marks of the page at `path`, and draws the plot."""
     manifests = [bundle.manifest for bundle in load_all(bundles)[0].values() if bundle.manifest.measured.points]
     if not manifests:
         return
@@ -45,11 +44,14 @@ def write(path: Path, bundles: Path) -> None:
     save(manifests, path.parent / "raw" / "quality.csv")
     images(path).mkdir(parents=True, exist_ok=True)
     for name, group in groups.items():
-        plot.draw({m.name: ordered(m) for m in group}, floor(group), images(path) / name)
+        plot.draw({m.name: ordered(m) for m in group}, of_training_images(group), images(path) / name)
 
 
 def by_judge(manifests: list[Manifest]) -> dict[str, list[Manifest]]:
-    """The manifests of each judge, whose distances compare, by the name of their plot; the smallest images first."""
+    """The manifests by the name of their plot, one for each judge, as distances of two judges do not compare.
+
+    The smallest images come first.
+    """
     groups: dict[str, list[Manifest]] = {}
     for manifest in sorted(manifests, key=lambda manifest: (manifest.shape, judge(manifest), manifest.name)):
         groups.setdefault(judge(manifest), []).append(manifest)
@@ -58,35 +60,37 @@ def by_judge(manifests: list[Manifest]) -> dict[str, list[Manifest]]:
 
 
 def judge(manifest: Manifest) -> str:
-    """The classifier that the distances are by; where that is not recorded, that of the model's training data."""
+    """The classifier that gave the distances; if that is not recorded, the one of the model's training data."""
     digest = manifest.checkpoint.get("training", {}).get("data_digest", "")
     return manifest.measured.judge or f"{digest[:16]}-{manifest.shape[-1]}"
 
 
 def images(path: Path) -> Path:
-    """The folder of the page's pictures: the pages share it."""
+    """The folder of the page's pictures, which all pages share."""
     return path.parent.parent / "images"
 
 
 def sections(plot_name: str, manifests: list[Manifest], groups: int) -> Iterator[str]:
-    """The plot, the points that matter, all points folded away, and what families measure besides.
+    """The plot, the Pareto front with the defaults, all points folded away, and the families' own figures.
 
-    A heading tells several groups apart.
+    They begin with a heading if there are several groups.
     """
     if groups > 1:
         channels, height, width = manifests[0].shape
         classes = ", ".join(manifests[0].classes[:3]) + (", …" if len(manifests[0].classes) > 3 else "")
         yield f"## {'Grey' if channels == 1 else 'Colour'}, {height}×{width}: {classes}"
-    every = [(manifest, point) for manifest in manifests for point in ordered(manifest)]
-    best = [each for each in every if is_best(each[1], [point for _, point in every]) or is_default(*each)]
-    real = floor(manifests)
-    last = [f"| *training images* | {quality(real)} | |"] if real else []
-    yield f"Measured on {manifests[0].measured.machine}, {number(every[0][1].images, ',')} images a point."
+    pairs = [(manifest, point) for manifest in manifests for point in ordered(manifest)]
+    points = [point for _, point in pairs]
+    summary = [(manifest, point) for manifest, point in pairs if is_best(point, points) or is_default(manifest, point)]
+    summary.sort(key=lambda pair: pair[1].alone_ms)
+    training = of_training_images(manifests)
+    last = [f"| *training images* | {quality(training)} | |"] if training else []
+    yield f"Measured on {manifests[0].measured.machine}, {number(points[0].images, ',')} images a point."
     yield f"![Fréchet distance against latency](../images/{plot_name}.svg)"
-    yield "\n".join([POINTS, *(row(*each) for each in sorted(best, key=lambda each: each[1].alone_ms)), *last])
+    yield "\n".join([POINTS, *(row(manifest, point) for manifest, point in summary), *last])
     yield "`*`: what a request without `steps` gets. The others: no point is both faster and nearer the data."
-    yield f"<details><summary>All {len(every)} points</summary>"
-    yield "\n".join([POINTS, *(row(*each) for each in every), *last])
+    yield f"<details><summary>All {len(points)} points</summary>"
+    yield "\n".join([POINTS, *(row(manifest, point) for manifest, point in pairs), *last])
     yield "</details>"
     for head, rows in ((BOUNDS, bounds), (AUTOENCODERS, autoencoders), (SPREADS, spreads)):
         if lines := [line for manifest in manifests for line in rows(manifest)]:
@@ -94,11 +98,12 @@ def sections(plot_name: str, manifests: list[Manifest], groups: int) -> Iterator
 
 
 def ordered(manifest: Manifest) -> list[MeasuredPoint]:
+    """The measured points by solver and steps."""
     return sorted(manifest.measured.points, key=lambda point: (plot.solver(point), point.steps))
 
 
-def floor(manifests: list[Manifest]) -> Quality | None:
-    """The measures of training images in place of generated ones."""
+def of_training_images(manifests: list[Manifest]) -> Quality | None:
+    """The quality measured of training images in place of generated ones."""
     return next((manifest.measured.floor for manifest in manifests if manifest.measured.floor), None)
 
 
@@ -111,18 +116,21 @@ def is_best(point: MeasuredPoint, points: Iterable[MeasuredPoint]) -> bool:
 
 
 def is_default(manifest: Manifest, point: MeasuredPoint) -> bool:
+    """Whether a request without steps and solver gets the point."""
     name, solver = next(iter(families.find(manifest.family).SOLVERS.items()))
     settings = {key: setting.default for key, setting in solver.settings.items()}
     return (point.solver, point.settings, point.steps) == (name, settings, manifest.recommended_steps)
 
 
 def row(manifest: Manifest, point: MeasuredPoint) -> str:
+    """A row of the table POINTS."""
     mark = " `*`" if is_default(manifest, point) else ""
     name = f"{manifest.name}, {plot.solver(point)}, {point.steps}{mark}"
     return f"| {name} | {quality(point)} | {point.alone_ms:.1f} |"
 
 
 def quality(point: Quality) -> str:
+    """The cells of a row that are about quality."""
     shares = (
         f"{number(point.precision, '.3f')} | {number(point.recall, '.3f')} | {number(point.class_agreement, '.1%')}"
     )
@@ -134,22 +142,25 @@ def number(value: float | None, form: str) -> str:
 
 
 def extra(manifest: Manifest, name: str) -> dict[str, Any]:
-    """What a family measures besides; empty if it does not."""
-    found: dict[str, Any] = (manifest.measured.model_extra or {}).get(name, {})
-    return found
+    """A family's own figures under `name`; empty if it has none."""
+    figures: dict[str, Any] = (manifest.measured.model_extra or {}).get(name, {})
+    return figures
 
 
 def bounds(manifest: Manifest) -> Iterator[str]:
+    """Rows of the table BOUNDS."""
     for timesteps, terms in extra(manifest, "bits_per_dimension").items():
         yield f"| {manifest.name}, {timesteps} | " + " | ".join(f"{term:.4f}" for term in terms.values()) + " |"
 
 
 def autoencoders(manifest: Manifest) -> Iterator[str]:
+    """Rows of the table AUTOENCODERS."""
     if errors := extra(manifest, "autoencoder"):
         yield f"| {manifest.name} | {errors['reconstruction']:.4f} | {errors['consistency']:.4f} |"
 
 
 def spreads(manifest: Manifest) -> Iterator[str]:
+    """Rows of the table SPREADS."""
     for timestep, spread in extra(manifest, "spread").items():
         yield f"| {manifest.name}, {timestep} | {spread['pixels']:.3f} | {spread['largest']:.3f} |"
 
@@ -161,7 +172,7 @@ def save(manifests: list[Manifest], path: Path) -> None:
             "method": m.name,
             "solver": plot.solver(point),
             "steps": point.steps,
-            **point.model_dump(exclude=NAMED),
+            **point.model_dump(exclude=POINT_FIELDS),
             "judge": judge(m),
         }
         for m in manifests
@@ -171,10 +182,3 @@ def save(manifests: list[Manifest], path: Path) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-
-
-def machine() -> str:
-    """The machine's processor, as Linux names it, and its cores."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    processor = next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    return f"{os.cpu_count()} cores, {processor}"

@@ -1,7 +1,6 @@
 """Builds a bundle's engines: converts its graphs to a precision, checks the images' error, and builds for a target."""
 
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from bundle.files import BundleError
 from bundle.gpu_manifest import MAGNITUDE, Engines, Graph, Precision, Target, Tensor
 from bundle.loading import Bundle, sha256
 from bundle.manifest import File
-from export import accuracy, replacement
+from export import accuracy
 from export.precision import convert
+from export.replacement import replacing
 from export.tensorrt_builder import FLAVOURS, TIMING_CACHE, EngineError, TensorRt
 
 BUCKETS = (1, 2, 4, 8, 16, 32)
@@ -65,10 +65,7 @@ def build(bundle: Bundle, options: BuildOptions) -> tuple[Engines, bool]:
     }
     if (existing := unchanged(folder, inputs)) is not None:
         return existing, False
-    partial = bundle.folder / f".{options.target}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
+    with replacing(folder, lambda path: path.suffix in (".onnx", ".engine", ".json")) as partial:
         models = {name: converted(bundle.folder / name, options.precision, builder) for name in bundle.manifest.files}
         measured = within_tolerance(bundle, models, options.precision)
         built = [build_file(bundle, name, model, options, builder, partial) for name, model in models.items()]
@@ -76,10 +73,6 @@ def build(bundle: Bundle, options: BuildOptions) -> tuple[Engines, bool]:
         graphs = {path.name: graph for path, graph in built}
         manifest = Engines.model_validate({**inputs, "files": listed, "graphs": graphs, "accuracy": measured})
         manifest.write(partial)
-        replacement.check(folder, lambda path: path.suffix in (".onnx", ".engine", ".json"))
-        replacement.swap(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return manifest, True
 
 

@@ -1,7 +1,6 @@
 """Exports a checkpoint to a bundle: traces its graphs, simplifies them, and checks them against PyTorch."""
 
 import json
-import shutil
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -17,8 +16,8 @@ from torch import nn
 from bundle.gpu_manifest import TARGETS
 from bundle.loading import Bundle, sha256
 from bundle.manifest import DECODE, FORMAT_VERSION, MANIFEST, STEP, Dataset, File, Manifest, Parity
-from export import replacement
 from export.fuse import fuse
+from export.replacement import replacing
 from export.step_module import PLAIN, DecodeModule, StepModule
 from models import checkpoint, families
 from models.checkpoint import Card
@@ -38,18 +37,13 @@ class ExportError(ValueError):
 
 
 def export(source: Path, target: Path) -> Manifest:
-    """Exports the checkpoint folder `source` to the bundle folder `target`, which is replaced only if all went well.
+    """Exports the checkpoint folder `source` to the bundle folder `target`; an error keeps what `target` was.
 
-    Raises ExportError if the graph differs from PyTorch by more than TOLERANCE at any of BATCH_SIZES, and NotOurs for a
-    `target` that is there and is not a bundle.
+    Raises ExportError if the graph differs from PyTorch by more than TOLERANCE at any of BATCH_SIZES. Raises NotOurs if
+    `target` exists and is not a bundle.
     """
-    target = target.resolve()
-    replacement.check(target, is_of_bundle)
     card, network = checkpoint.load(source)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with replacing(target.resolve(), is_of_bundle) as partial:
         exported, example = fuse(network), random_inputs(card, 2, seed=0)
         onnx.save(trace(StepModule(exported).eval(), example, ["x_new", "x0"]), partial / STEP)
         if card.decodes:
@@ -60,10 +54,6 @@ def export(source: Path, target: Path) -> Manifest:
             raise ExportError(f"the graph differs from PyTorch by {difference}, more than {TOLERANCE}")
         manifest.parity.largest_difference = difference
         manifest.write(partial)
-        replacement.check(target, is_of_bundle)  # it may have changed meanwhile
-        replacement.swap(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return manifest
 
 

@@ -1,7 +1,7 @@
-"""What a precision does to quality: `python -m export.quality --data FOLDER` prints a table of the shipped models.
+"""Quality by precision: `python -m export.precision_quality --data FOLDER` prints a table of the shipped models.
 
-Each is asked for the same images in each precision, emulated on the CPU: its default request, of classes as in the test
-set. A judge compares them with the test set, as `./run evaluate` has it. It needs PyTorch, which the export does not.
+Each model draws the same images in each precision, emulated on the CPU: default requests, with the classes of the test
+set. The judge of `./run evaluate` compares them with the test set, which takes PyTorch.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from service.settings import SHIPPED_BUNDLES
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m export.quality", description=str(__doc__).split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="the data set that the models were trained on")
-    parser.add_argument("--images", type=int, default=500)
+    parser = argparse.ArgumentParser(prog="python -m export.precision_quality", description=str(__doc__).split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="data set that the models were trained on")
+    parser.add_argument("--images", type=int, default=500, help="images a model and precision")
     parser.add_argument("--cache", type=Path, default=Path(".cache"), help="folder of the trained classifier")
     arguments = parser.parse_args()
     train, test = data.load(arguments.data, "train"), data.load(arguments.data, "test")
@@ -38,17 +38,17 @@ def main() -> None:
 
 
 def line(loaded: Bundle, precision: Precision, judge: Judge) -> str:
-    """The table's line of one model in one precision."""
+    """The table's row of one model in one precision."""
     manifest, labels = loaded.manifest, judge.labels
     with tempfile.TemporaryDirectory() as folder:
         models = {name: convert(onnx.load(loaded.folder / name), precision) for name in manifest.files}
         runtime = OrtRuntime(emulated(loaded, models, precision, Path(folder)), os.cpu_count() or 1)
     solver, steps = next(iter(loaded.family.SOLVERS)), manifest.recommended_steps
-    made = torch.from_numpy(images(loaded, runtime, solver, steps, labels.tolist()))
-    found = judge.measure(made, torch.from_numpy(labels))
+    generated = torch.from_numpy(images(loaded, runtime, solver, steps, labels.tolist()))
+    quality = judge.measure(generated, torch.from_numpy(labels))
     return (
-        f"| {manifest.name}, {solver}, {steps} steps, {precision} | {found['class_agreement']:.1%} | "
-        f"{found['frechet_distance']:.3f} | {found['precision']:.3f} | {found['recall']:.3f} |"
+        f"| {manifest.name}, {solver}, {steps} steps, {precision} | {quality.class_agreement:.1%} | "
+        f"{quality.frechet_distance:.3f} | {quality.precision:.3f} | {quality.recall:.3f} |"
     )
 
 

@@ -1,12 +1,31 @@
 """Replaces a folder that this program wrote by a new one, and no other folder."""
 
+import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
 class NotOurs(ValueError):
     """The folder has what this program did not write; the message names it."""
+
+
+@contextlib.contextmanager
+def replacing(target: Path, is_own: Callable[[Path], bool]) -> Iterator[Path]:
+    """A new folder to fill, which takes the place of `target` after the block; an exception keeps the old one.
+
+    Raises NotOurs as `check` does.
+    """
+    check(target, is_own)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        check(target, is_own)  # it may have changed meanwhile
+        swap(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def check(target: Path, is_own: Callable[[Path], bool]) -> None:

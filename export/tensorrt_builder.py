@@ -40,7 +40,11 @@ def named_capabilities(trt: Any) -> list[str]:
 FLAVOURS: dict[Target, Flavour] = {
     # REQUIRE_USER_ALLOCATION: without it a step allocates memory, and cannot be captured in a CUDA graph.
     "tensorrt-rtx": Flavour(
-        "tensorrt_rtx", "tensorrt-rtx-cu13", named_capabilities, ("REQUIRE_USER_ALLOCATION",), timing_cache=False
+        "tensorrt_rtx_bindings",
+        "tensorrt-rtx-cu13-bindings",
+        named_capabilities,
+        ("REQUIRE_USER_ALLOCATION",),
+        timing_cache=False,
     ),
     "tensorrt": Flavour("tensorrt", "tensorrt-cu13", lambda _: [], (), timing_cache=True),
 }

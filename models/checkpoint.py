@@ -118,7 +118,7 @@ def read_card(folder: Path) -> Card:
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from error
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        problems = "; ".join(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors())
         raise CheckpointError(f"{path}: {problems}") from error
     if card.family not in families.names():
         raise CheckpointError(f"{path}: no family {card.family!r}: the families are {', '.join(families.names())}")

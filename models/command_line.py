@@ -33,9 +33,9 @@ def run(settings: type[BaseSettings], arguments: Sequence[str] | None = None) ->
 
 
 def _problems(error: ValidationError) -> Iterator[str]:
-    for each in error.errors():
-        option = ".".join(map(str, each["loc"])).replace("_", "-")
-        yield f"--{option}: {each['msg']}"
+    for detail in error.errors():
+        option = ".".join(map(str, detail["loc"])).replace("_", "-")
+        yield f"--{option}: {detail['msg']}"
 
 
 def _end(message: str, exit_code: int) -> None:

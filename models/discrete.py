@@ -1,7 +1,7 @@
 """Plans over a schedule of training timesteps, for networks that predict ε: DDIM's and the latent family's.
 
-The schedule is `{"alphas_cumprod": [ᾱ_0, …, ᾱ_{T−1}]}`, falling from nearly 1 (data) to nearly 0 (noise). With `"clip"`
-in it, a state lies in [−clip, clip] and not in [−1, 1].
+The schedule is `{"alphas_cumprod": [ᾱ_0, …, ᾱ_{T−1}]}`, falling from nearly 1 (data) to nearly 0 (noise). A member
+`"clip"` means that states lie in [−clip, clip] instead of [−1, 1].
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ Schedule = Mapping[str, Any]
 
 
 def max_steps(schedule: Schedule) -> int:
-    """One step a training timestep. Raises ValueError for a schedule that does not fall from data to noise."""
+    """One step for each training timestep. Raises ValueError for a schedule that does not fall from data to noise."""
     alphas_cumprod = np.asarray(schedule["alphas_cumprod"], dtype=np.float64)
     if alphas_cumprod.ndim != 1 or not len(alphas_cumprod):
         raise ValueError("noise_schedule: alphas_cumprod is no list of numbers")
@@ -27,19 +27,22 @@ def max_steps(schedule: Schedule) -> int:
 
 
 def clip(schedule: Schedule) -> float:
+    """The bound of the states, 1 if the schedule has none."""
     return float(schedule.get("clip", 1.0))
 
 
 def ddim_plan(schedule: Schedule, steps: int, *, eta: float) -> Plan:
+    """DDIM at trailing timesteps. Raises ValueError for more steps than timesteps."""
     return ddim(*trailing_grid(schedule["alphas_cumprod"], steps), eta=eta, clip=clip(schedule))
 
 
 def dpmpp_2m_plan(schedule: Schedule, steps: int) -> Plan:
+    """DPM-Solver++(2M) at timesteps evenly spaced in the log of the signal-to-noise ratio."""
     return dpmpp_2m(*log_snr_grid(schedule["alphas_cumprod"], steps), clip=clip(schedule))
 
 
 def solvers(*, default_eta: float, space: str = "") -> dict[str, Solver]:
-    """DDIM, the default, and DPM-Solver++(2M); `space` says in the summaries where they work."""
+    """DDIM, the default, and DPM-Solver++(2M). `space` is added to the names in their summaries, e.g. " on latents"."""
     return {
         "ddim": Solver(
             ddim_plan,

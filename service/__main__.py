@@ -17,6 +17,8 @@ from service.telemetry import logs
 
 log = structlog.get_logger()
 
+ACCEPTED_A_TURN = 16  # connections: libuv accepts one of each listener, and a probe's waits behind a thousand others
+
 
 def main() -> None:
     try:
@@ -34,8 +36,9 @@ def main() -> None:
     # serves there is nothing to finish.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: sys.exit(0))
-    gc.freeze()  # what is imported stays: a full collection that looks at it stops the event loop for 60 ms
-    uvicorn.Server(uvicorn.Config(app, **options(app, settings))).run(sockets=[listener])
+    gc.freeze()  # what is imported stays: a full collection that looks at it stops the event loop for 30 to 60 ms
+    listeners = [listener, *(listener.dup() for _ in range(ACCEPTED_A_TURN - 1))]
+    uvicorn.Server(uvicorn.Config(app, **options(app, settings))).run(sockets=listeners)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -23,7 +23,6 @@ from service.http.auth import KeyCheck
 from service.http.body_limit import BodyLimit
 from service.http.browser_check import ANY, BrowserCheck
 from service.http.head_method import HeadMethod
-from service.http.pacing import Pacing
 from service.http.request_head import RequestHead
 from service.http.security_headers import SecurityHeaders
 from service.registry.registry import OpenRuntime, Registry
@@ -94,6 +93,8 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None, limi
         version=VERSION,
         summary="Step-level continuous batching for diffusion models",
         lifespan=lambda _: lifespan(registry, settings, limits),
+        docs_url=None,  # static.py has a page that loads nothing from another host
+        redoc_url=None,
         telemetry=telemetry(settings.trace),
     )
     app.state.service = state
@@ -103,7 +104,6 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None, limi
     app.router.routes.extend(static.ROUTES)
     problem_responses.install(app, metrics)
     guard(app, settings, metrics)
-    app.add_middleware(Pacing)
     app.add_middleware(AccessLog, metrics=metrics)
     app.add_middleware(
         CorrelationIdMiddleware, header_name="X-Request-ID", update_request_header=False, validator=is_request_id

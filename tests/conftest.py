@@ -23,6 +23,8 @@ REPOSITORY = Path(__file__).parent.parent
 SHIPPED = REPOSITORY / "bundles" / "ddim"
 CHECKPOINT = REPOSITORY / "checkpoints" / "ddim"
 SHAPE = (1, 4, 4)
+# For a server of real models: whatever work is predicted, as on a slow machine, nothing is refused for it.
+PATIENT = ["--max-backlog-s", "1e6", "--max-request-s", "1e6"]
 
 # The same examples every time, and no clock.
 settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

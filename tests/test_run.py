@@ -11,13 +11,15 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-# Makes environments of itself; as pip it waits for the file `go`, and as a module it says who it is.
+# Makes environments of itself; as pip it waits for the file `go`, and fails if that has a text; as a module it says who
+# it is.
 PYTHON = """#!/bin/sh
 case "$*" in
     "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
     "-m pip "*)
         [ -d "$TMPDIR" ] || exit 1
         until [ -e "$GO" ]; do sleep 0.1; done
+        [ ! -s "$GO" ] || { cat "$GO" >&2; exit 1; }
         ;;
     "-m "*) echo "$0 $*" ;;
 esac
@@ -84,3 +86,15 @@ def test_a_first_set_up_says_how_far_it_is_until_it_is_done(tree: Path) -> None:
         (tree / "go").touch()
         assert process.stdout.read() == f"{tree}/.venv-serve/bin/python -m service\n"
     assert process.returncode == 0
+
+
+def test_a_set_up_that_fails_ends_at_once_and_leaves_nothing_that_holds_its_output(tree: Path) -> None:
+    (tree / "go").write_text("no such package\n")
+    with subprocess.Popen(
+        [tree / "run", "serve"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        # To the end of the output first, so that the shell is a zombie until then, as `kill -0` sees it.
+        *_, line = process.stderr.read().splitlines()
+    assert (line, process.returncode) == ("no such package", 1)
+    assert not (tree / ".venv-serve" / "stamp").exists()

@@ -20,6 +20,8 @@ from trilemma.errors import TrilemmaError
 
 SHOWN = 4  # pictures in the terminal at most
 CELLS = 24  # width of one, in characters
+WAY = ("steps", "solver", "eta", "max_ms", "max_distance", "dataset")  # how to sample; options are called as fields
+FIELDS = (*WAY, "class_label", "seed", "n", "index", "deadline_ms")
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".npy": "npy"}  # by suffix
 
 
@@ -55,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--eta", type=float, help="the same as --setting eta=VALUE")
     generate.add_argument("--max-ms", type=float, help="method auto: time limit, milliseconds")
     generate.add_argument("--max-distance", type=float, help="method auto: largest Fréchet distance")
+    generate.add_argument("--dataset", help="method auto: data set, where models of several are served")
     generate.add_argument("--deadline-ms", type=int, help="time limit; a request that cannot meet it is refused")
     commands.add_parser("methods", help="list the served methods").set_defaults(do=list_methods)
     return whole
@@ -75,8 +78,7 @@ def output(value: str) -> Path:
 
 def save(client: Client, options: argparse.Namespace) -> None:
     """Generates with a progress bar, writes the files, and shows them where the terminal can."""
-    names = "steps", "class_label", "seed", "n", "index", "solver", "eta", "max_ms", "max_distance", "deadline_ms"
-    fields = {name: value for name in names if (value := getattr(options, name)) is not None}
+    fields = {name: value for name in FIELDS if (value := getattr(options, name)) is not None}
     if options.setting:
         fields["settings"] = dict(options.setting)
     path: Path = options.output

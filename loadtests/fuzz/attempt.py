@@ -11,12 +11,13 @@ FIRST_BYTES = 200
 
 @dataclass(frozen=True)
 class Attempt:
-    """`leaves_after` bytes of the answer's body its client goes away."""
+    """`leaves_after` bytes of the answer's body its client goes away. `whole`: nothing of the request is missing."""
 
     kind: str
     content: bytes
     method: str = "POST"
     leaves_after: int | None = None
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,11 @@ class Outcome:
     name: str
     end: bytes = b""
 
-    @property
-    def is_fault(self) -> bool:
+    def is_fault(self, of: Attempt) -> bool:
         """Whether it is the server's. A 503 is honest: it says when to come back."""
         broken = self.name.isdecimal() and self.name >= "500" and self.name != "503"
-        return broken or self.name in ("lost", "hung") or b'"status":500' in self.end
+        late = self.name == "408" and of.whole
+        return broken or late or self.name in ("lost", "hung") or b'"status":500' in self.end
 
 
 def attempt(address: tuple[str, int], what: Attempt) -> Outcome:

@@ -11,16 +11,17 @@ JSON = b"application/json"
 DATATYPES = ["BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"]
 DATATYPES += ["FP16", "BF16", "FP32", "FP64", "BYTES", "STRING", ""]
 INPUTS = {"steps": "INT32", "seed": "UINT64", "class_label": "INT32", "n": "INT32", "eta": "FP32", "solver": "BYTES"}
-INPUTS |= {"deadline_ms": "INT32", "priority": "BYTES"}
+INPUTS |= {"deadline_ms": "INT32", "priority": "BYTES", "index": "INT32", "step_size": "FP32"}
 ELEMENTS: dict[str, list[Any]] = {"BYTES": ["ddim", "high"], "FP32": [0.0, 0.5, 1.0]}
 GENERATE: dict[str, list[Any]] = {
-    "method": ["ddim", "ddim", "vdm", "ddgan", "auto"],
+    "method": ["ddim", "ddim", "vdm", "ddgan", "latent", "auto"],
     "steps": [1, 2, 3, 100_000],
     "seed": [0, 7, 2**64 - 1],
     "n": [1, 2, 65],
+    "index": [0, 3, 2**31 - 1, 2**31],
     "class_label": [0, 3, "3", 9, 10, None],
-    "solver": ["ddim", "dpmpp_2m", "euler"],
-    "settings": [{}, {"eta": 0.5}, {"eta": 2}, {"nothing": 1}],
+    "solver": ["ddim", "dpmpp_2m", "langevin", "euler"],
+    "settings": [{}, {"eta": 0.5}, {"eta": 2}, {"step_size": 0.5}, {"nothing": 1}],
     "eta": [0, 0.5, 1],
     "max_ms": [0.001, 50, 1e9],
     "max_distance": [0.001, 50, 1e9],
@@ -40,6 +41,9 @@ OPENAI: dict[str, list[Any]] = {
     "partial_images": [0, 1, 3],
     "seed": [0, 7],
     "num_inference_steps": [1, 2, 4],
+    "index": [0, 3],
+    "solver": ["ddim", "ancestral"],
+    "settings": [{}, {"eta": 0.5}, {"nothing": 1}],
     "quality": ["high"],
 }
 

@@ -83,7 +83,7 @@ def raw(random: Random) -> Attempt:
     content = b"\r\n".join([*head, *framing, b"", body])
     if random.random() < 0.15:
         content = damaged(random, content)
-    return Attempt("raw HTTP", content, method)
+    return Attempt("raw HTTP", content, method, whole=False)
 
 
 def no_body(_: Random) -> tuple[list[bytes], bytes]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from models.ddim.network import NoisePredictor
+from models.unet import check_size
 
 REDUCTION = 4  # of height and width, by the encoder
 GROUPS = 8  # of a group norm
@@ -33,6 +34,7 @@ class Network(NoisePredictor):
 
         `width` is the autoencoder's; `tokens_width` and `blocks` are those of the mixer that predicts the noise.
         """
+        check_size(shape[1], REDUCTION * PATCH)
         if any(side != REDUCTION * reduced for side, reduced in zip(shape[1:], state_shape[1:], strict=True)):
             raise ValueError(f"a latent's sides are 1/{REDUCTION} of an image's: not {state_shape} for {shape}")
         super().__init__(schedule)

@@ -1,7 +1,7 @@
 """VDM's plans, on its learned schedule.
 
-The schedule is `{"gamma": [γ(0), …, γ(1)]}`, γ = −log SNR at even times, rising; between them it is linear. A plan's
-t is γ_t, which is what the network is told.
+The schedule is `{"gamma": [γ(0), …, γ(1)]}`: γ = −log SNR at evenly spaced times, rising, and linear between them. A
+plan's t is γ_t, the time that the network gets.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from models.step import Plan
 
 
 def max_steps(schedule: Mapping[str, Any]) -> int:
-    """One step between two knots of the schedule. Raises ValueError for a schedule that does not rise."""
+    """One step for each interval between knots of the schedule. Raises ValueError for a schedule that does not rise."""
     gamma = np.asarray(schedule["gamma"], dtype=np.float64)
     if gamma.ndim != 1 or len(gamma) < 2 or not (np.diff(gamma) > 0).all() or not (np.abs(gamma) < 100).all():
         raise ValueError("noise_schedule: gamma does not rise from above -100 to below 100")

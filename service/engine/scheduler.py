@@ -243,15 +243,16 @@ class Scheduler:
         All of them fit if a deadline breaks in any case: smaller batches would do less work, and break the next one.
         """
         own = sum(image.job is images[0].job for image in images)
+        rows = [*accumulate(image.job.rows for image in images)]
         guaranteed = [(n, image) for n, image in enumerate(images, start=1) if image.job.deadline_s < math.inf]
         if not guaranteed:
             return len(images)
 
-        def keeps(rows: int) -> bool:
-            step_s = self.costs.seconds(images[0].job.model, rows)
-            return all(now + image.steps_left * step_s <= image.job.deadline_s for n, image in guaranteed if n <= rows)
+        def keeps(count: int) -> bool:
+            step_s = self.costs.seconds(images[0].job.model, rows[count - 1])
+            return all(now + image.steps_left * step_s <= image.job.deadline_s for n, image in guaranteed if n <= count)
 
-        return next((rows for rows in range(len(images), own - 1, -1) if keeps(rows)), len(images))
+        return next((count for count in range(len(images), own - 1, -1) if keeps(count)), len(images))
 
     def _step_s(self, model: str, rows: int) -> float:
         """Seconds of a step of these rows, or of an efficient batch of them."""

@@ -24,7 +24,7 @@ class AccessLog:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         state = scope.setdefault("state", {})
-        state["arrived_s"] = start_s = time.perf_counter()
+        start_s = state.setdefault("arrived_s", time.perf_counter())
         status = 500
 
         async def send_noting_status(message: Message) -> None:

@@ -1,9 +1,8 @@
-"""A connection: uvicorn runs its requests and h11 parses them, within limits here on what its client may send, and on
-how long it may take.
-"""
+"""A connection: uvicorn runs its requests and h11 parses them, here in turns with the others, and not for ever."""
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,61 +11,43 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.errors import HeadersTooLarge, MalformedRequest, Problem, RequestTimeout, Unavailable, shortened
 from service.http.connection_limit import GRACE_S, ConnectionLimit
+from service.http.parser import Parser
 from service.http.problem_responses import answer
 from service.http.request_head import MAX_HEADERS
+from service.http.turns import Turns
 from service.telemetry.metrics import Metrics
 from service.telemetry.probes import PROBES
 
-PIECE = 4096  # bytes parsed at a time, so that one read from the socket is not parsed far beyond a limit
-MAX_PIECES = 1024  # of a body, as its chunks and packets come; each costs microseconds
 LINGER_S = 2.0  # after an answer to half a request: its client still sends, and closing at once would lose the answer
 PROBE_LINES = tuple(f"{verb} {path} ".encode() for verb in ("GET", "HEAD") for path in PROBES)
+HEALTH_LINES = tuple(line for line in PROBE_LINES if b"/metrics" not in line)  # which takes milliseconds
 
 
 class Deadline:
     """A call that is made unless it is stopped before its time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.passed = False
         self._loop = loop
         self._call: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, seconds: float, call: Callable[[], None]) -> None:
-        """Goes on if the same call is waited for."""
+        """Goes on if the same call is waited for, or was made."""
         if call != self._call:
             self.stop()
-            self._call, self._timer = call, self._loop.call_later(seconds, call)
+            self._call, self._timer = call, self._loop.call_later(seconds, self._pass)
 
     def stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._call = self._timer = None
+        self.passed = False
 
-
-class Parser(h11.Connection):
-    """h11's, which takes a body in so many pieces at most, and says so where an answer ends the connection."""
-
-    pieces = 0
-    ends = False  # an answer was begun before its request was there
-
-    def send(self, event: Any) -> Any:
-        """h11 would let a client go on sending what nobody reads."""
-        content = super().send(event)
-        if isinstance(event, h11.Response) and self.their_state is h11.SEND_BODY:
-            self.ends = True
-            return content.removesuffix(b"\r\n") + b"connection: close\r\n\r\n"
-        return content
-
-    def next_event(self) -> Any:
-        """Raises RemoteProtocolError."""
-        event = super().next_event()
-        if isinstance(event, h11.Request):
-            self.pieces = 0
-        elif isinstance(event, h11.Data):
-            self.pieces += 1
-            if self.pieces > MAX_PIECES:
-                raise h11.RemoteProtocolError(f"a body in more than {MAX_PIECES} pieces")
-        return event
+    def _pass(self) -> None:
+        self.passed = True
+        if self._call is not None:
+            self._call()
 
 
 class Connection(H11Protocol):
@@ -78,14 +59,23 @@ class Connection(H11Protocol):
     conn: Parser
 
     def __init__(
-        self, limit: ConnectionLimit, max_header_bytes: int, timeout_s: float, metrics: Metrics, **uvicorns: Any
+        self,
+        limit: ConnectionLimit,
+        turns: Turns,
+        max_header_bytes: int,
+        timeout_s: float,
+        metrics: Metrics,
+        **uvicorns: Any,
     ) -> None:
         super().__init__(**uvicorns)
         self.limit = limit
-        self.max_header_bytes = max_header_bytes
+        self.turns = turns
         self.timeout_s = timeout_s
         self.metrics = metrics
-        self.conn = Parser(h11.SERVER, max_header_bytes)
+        self.conn = Parser(max_header_bytes)
+        self.app_state = dict(self.app_state)  # of each of its requests
+        self.queued = False  # there is something to parse, in its turn
+        self.urgent = False  # it is a probe's
         self.lingering = False  # what comes is thrown away
         self.reading = Deadline(self.loop)
         self.writing = Deadline(self.loop)
@@ -96,22 +86,42 @@ class Connection(H11Protocol):
         self.reading.start(GRACE_S if transport in self.limit.surplus else self.timeout_s, self._expire)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
         self.reading.stop()
         self.writing.stop()
         self.limit.closed(self.transport)
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+        lost = super().connection_lost
+        self.turns.take(lambda: lost(exc))  # a handler's end is work too, and a thousand may go at once
 
     def data_received(self, data: bytes) -> None:
         if self.lingering:
+            self.flow.pause_reading()
+            self.turns.take(self._read_on)
             return
         if self.transport in self.limit.surplus and self._begins() and not data.startswith(PROBE_LINES):
             self.refuse(Unavailable("there are too many connections"))
             return
-        for start in range(0, len(data), PIECE):
-            super().data_received(data[start : start + PIECE])
-            if self.lingering or self.transport.is_closing():
-                return
-        self._watch()
+        self.urgent = self._begins() and data.startswith(HEALTH_LINES)
+        self.app_state["arrived_s"] = time.perf_counter()
+        super().data_received(data)
+
+    def handle_events(self) -> None:
+        """For uvicorn, where there may be something to parse: in its turn."""
+        if not self.queued and not self._begins():
+            self.queued = True
+            self.turns.take(self._parse, self.urgent)
+        if self.queued:
+            self.flow.pause_reading()
+
+    def _parse(self) -> None:
+        self.queued = False
+        if self.lingering or self.transport.is_closing():
+            return
+        self._read_on()
+        super().handle_events()
+        if not self.lingering:
+            self._watch()
 
     def on_response_complete(self) -> None:
         if self.conn.ends:
@@ -123,8 +133,6 @@ class Connection(H11Protocol):
             return
         if self._is_answered():  # else the next request has begun, which was there already
             self.limit.wait(self.transport)
-        if not self._begins():  # else uvicorn's keep-alive watches
-            self._watch()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -144,7 +152,7 @@ class Connection(H11Protocol):
         """For uvicorn, where h11 has raised."""
         error = sys.exception()
         if getattr(error, "error_status_hint", 0) == 431:
-            self.refuse(HeadersTooLarge(self.max_header_bytes, MAX_HEADERS))
+            self.refuse(HeadersTooLarge(self.conn.max_header_bytes, MAX_HEADERS))
         else:
             self.refuse(MalformedRequest(shortened(str(error or msg))))
 
@@ -167,12 +175,18 @@ class Connection(H11Protocol):
 
     def linger(self) -> None:
         """Closes the connection's own half, and the rest when the client does or in a while (RFC 9112, section 9.6)."""
+        if self.transport.is_closing():
+            return
         self.lingering = True
         self._unset_keepalive_if_required()
-        self.flow.resume_reading()
+        self._read_on()
         self.transport.write_eof()
         self.reading.start(LINGER_S, self.transport.abort)
         self.limit.wait(self.transport)
+
+    def _read_on(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def _should_upgrade(self) -> bool:
         return False  # an offer that need not be taken (RFC 9110, section 7.8): the request is served as it is
@@ -186,15 +200,22 @@ class Connection(H11Protocol):
         return self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
 
     def _watch(self) -> None:
-        """Sees to it that the client does not take too long; while the server does, it may."""
-        if self.conn.their_state is h11.IDLE:
+        """Sees to it that the client does not take too long; while the server does, it may.
+
+        uvicorn watches over a connection between two requests, and the application over a body.
+        """
+        if self.conn.their_state is h11.IDLE and not self._begins():
             self.reading.start(self.timeout_s, self._expire)
+            if self.reading.passed:
+                self._expire()
         else:
             self.reading.stop()
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
             self.limit.work(self.transport)
 
     def _expire(self) -> None:
+        if self.queued:  # what came waits for the server, which looks at the time when it has parsed it
+            return
         if self._begins() or self.transport in self.limit.surplus:
             self.transport.abort()
         else:

@@ -1,5 +1,6 @@
 """The description at `/openapi.json`."""
 
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -20,6 +21,7 @@ def install(app: FastAPI) -> None:
     """
     describe = app.openapi
 
+    @cache  # it takes tens of milliseconds
     def exact() -> dict[str, Any]:
         document = describe()
         _, schema = models_json_schema([(body, "validation") for body in BODIES], ref_template=REFERENCE)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from service.engine.jobs import Progress
 from service.engine.runtime import Array
 
-MAX_STEPS = 1024  # about 200 KB; a client that reads is behind by a few
+MAX_STEPS = 1024  # about 200 KB, and more than a request has images; a client that reads is behind by a few
 MAX_PREVIEW_BYTES = 2**20
 
 
@@ -15,19 +15,23 @@ class PendingSteps:
     """A queue from the engine to one stream; it belongs to the event loop.
 
     A later step of an image says all that an earlier one did. So where there is no room the oldest previews are dropped
-    first, then the oldest steps. The end always comes.
+    first, then the oldest steps but each image's last. The end always comes.
     """
 
     def __init__(self) -> None:
         self._steps: deque[Progress] = deque()  # without their previews
         self._previews: OrderedDict[tuple[int, int], Array] = OrderedDict()  # by image and step
         self._preview_bytes = 0
+        self._last: dict[int, int] = {}  # step by image
         self._ended = False
         self._changed = asyncio.Event()
 
     def put(self, progress: Progress) -> None:
+        self._last[progress.image] = progress.index
         if len(self._steps) == MAX_STEPS:
-            self._take_preview(self._steps.popleft())
+            place = next(i for i, step in enumerate(self._steps) if step.index != self._last[step.image])
+            self._take_preview(self._steps[place])
+            del self._steps[place]
         self._steps.append(replace(progress, preview=None))
         if progress.preview is not None:
             self._previews[progress.image, progress.index] = progress.preview

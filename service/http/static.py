@@ -1,4 +1,4 @@
-"""The page at `/`: the files of `service/page` as they are."""
+"""The pages at `/` and `/docs`: the files of `service/page` as they are."""
 
 from os import PathLike, stat_result
 from pathlib import Path
@@ -33,5 +33,15 @@ async def index(request: Request) -> Response:
     return await files.get_response("index.html", request.scope)
 
 
+async def docs(request: Request) -> Response:
+    return await files.get_response("docs/index.html", request.scope)
+
+
 COMPRESSED = [Middleware(GZipMiddleware)]
-ROUTES = [Route("/", index, middleware=COMPRESSED), Mount(ASSETS, files, middleware=COMPRESSED)]
+ROUTES = [
+    Route("/", index, middleware=COMPRESSED),
+    Route("/docs", docs, middleware=COMPRESSED),
+    # Not compressed: 2 MB take 100 ms, and the event loop is for the callers.
+    Mount(f"{ASSETS}/vendor", Revalidated(directory=FOLDER / "vendor")),
+    Mount(ASSETS, files, middleware=COMPRESSED),
+]

@@ -1,7 +1,7 @@
 /** The service as the page sees it: its methods, its event streams, and what can go wrong with them. */
 
-const TRIES = 8;
 const LONGEST_WAIT_S = 15; // between tries to find a lost server
+const PATIENCE_S = 300; // of waits for one request; a server that starts may take a minute
 const KEY = "trilemma-key"; // in the session's storage
 
 /** An answer that is a problem (RFC 9457). */
@@ -9,7 +9,7 @@ export class Problem extends Error {
   constructor(body, retryAfter) {
     super(body.detail ?? body.title);
     Object.assign(this, { title: body.title, status: body.status, errors: body.errors ?? [] });
-    this.retryAfterS = retryAfter ? Number(retryAfter) : undefined;
+    this.retryAfterS = /^\d+$/.test(retryAfter ?? "") ? Number(retryAfter) : undefined;
   }
 }
 
@@ -49,13 +49,15 @@ export async function file(body, type) {
  * asked again, which is harmless, as the same request gives the same images. Throws the Problem or Lost that remains.
  */
 export async function* events(body, signal) {
-  for (let tries = 1; ; tries++) {
+  let waitedS = 0;
+  for (let tries = 0; ; tries++) {
     try {
       yield* attempt(body, signal);
       return;
     } catch (error) {
-      const seconds = tries < TRIES && !signal.aborted ? pause(error, tries) : undefined;
-      if (seconds === undefined) throw error;
+      const seconds = pause(error, tries);
+      if (signal.aborted || seconds === undefined || waitedS + seconds > PATIENCE_S) throw error;
+      waitedS += seconds;
       yield { event: "waiting", data: { error, seconds } };
       await sleep(seconds, signal);
     }
@@ -64,8 +66,8 @@ export async function* events(body, signal) {
 
 /** How long to wait before asking again; undefined where that is of no use. */
 function pause(error, tries) {
-  if (error instanceof Lost) return Math.min(2 ** (tries - 1), LONGEST_WAIT_S);
-  return error.retryAfterS;
+  if (error instanceof Lost) return Math.min(2 ** tries, LONGEST_WAIT_S);
+  return error.retryAfterS && Math.max(1, error.retryAfterS);
 }
 
 async function* attempt(body, signal) {

@@ -26,13 +26,12 @@ export function choices(legend, kind, options, value, onchange) {
 
 /** A class's name, or null for none. */
 export function classes(method, label, onchange) {
-  const pick = (value) => onchange(value === "" ? null : value);
-  const options = [...method.classes.map((name) => ({ value: name, label: name })), { value: "", label: NO_CLASS }];
-  if (options.length <= MOST_CHIPS) return choices("Class", "chips", options, label ?? "", pick);
-  const items = options.map((each) =>
-    h("option", { value: each.value, selected: each.value === (label ?? "") }, each.label),
-  );
-  return field("Class", h("select", { onchange: (event) => pick(event.target.value) }, items));
+  const named = method.classes.map((name) => ({ value: name, label: name.trim() ? name : JSON.stringify(name) }));
+  const options = [...named, { value: null, label: NO_CLASS }];
+  if (options.length <= MOST_CHIPS) return choices("Class", "chips", options, label, onchange);
+  const items = options.map((each) => h("option", { selected: each.value === label }, each.label));
+  const pick = (event) => onchange(options[event.target.selectedIndex].value);
+  return field("Class", h("select", { onchange: pick }, items));
 }
 
 /** A labelled control. */
@@ -62,7 +61,8 @@ export function number(label, value, min, max, onchange) {
 /** A number within a range, with its value beside its name. */
 export function slider(label, value, { min, max }, onchange) {
   const output = h("output", {}, String(value));
-  const input = h("input", { type: "range", min, max, step: (max - min) / 20, value });
+  const step = 10 ** Math.floor(Math.log10((max - min) / 20)); // round, so that round values can be had
+  const input = h("input", { type: "range", min, max, step, value });
   input.addEventListener("input", () => {
     output.textContent = input.value;
     onchange(input.valueAsNumber);

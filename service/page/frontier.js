@@ -10,9 +10,9 @@ import { complete, toParams } from "./settings.js";
 
 const NOTCHES = 200; // of the budget's slider
 
-export function createFrontier(body, methods) {
+export function createFrontier(body, methods, address) {
   const all = points(methods);
-  if (all.length) return new Frontier(body, methods, all);
+  if (all.length) return new Frontier(body, methods, all, address);
   body.append(
     h(
       "p",
@@ -26,8 +26,8 @@ export function createFrontier(body, methods) {
 }
 
 class Frontier {
-  constructor(body, methods, all) {
-    Object.assign(this, { methods, all });
+  constructor(body, methods, all, address) {
+    Object.assign(this, { methods, all, address });
     const floor = methods.map((each) => each.measured.floor).find(Boolean);
     const options = { href: (point) => this.href(point), onbudget: (ms) => this.setBudget(ms) };
     const quality = {
@@ -114,6 +114,7 @@ class Frontier {
 
   keep() {
     this.params = new URLSearchParams([
+      ...this.address,
       ["class_label", this.settings.label ?? ""],
       ["seed", this.settings.seed],
       ["max_ms", this.budgetMs],
@@ -136,13 +137,8 @@ class Frontier {
 
   async answer(budgetMs) {
     const [method] = this.methods;
-    const auto = {
-      ...this.settings,
-      method: "auto",
-      solver: undefined,
-      values: { max_ms: budgetMs },
-      steps: undefined,
-    };
+    const { label, seed, n } = this.settings;
+    const auto = { method: "auto", label, seed, n, maxMs: budgetMs, ...Object.fromEntries(this.address) };
     this.asked = new AbortController();
     const answer = await this.picture.play(auto, method, this.asked.signal);
     if (!answer) return void this.plots.forEach((plot) => plot.choose(undefined));

@@ -126,7 +126,7 @@ class Generate {
     );
   }
 
-  report({ settings, method, answer: { timing }, elapsedMs }) {
+  report({ settings, answer: { timing }, elapsedMs }) {
     const images = settings.n === 1 ? "1 image" : `${settings.n} images`;
     this.picture.notice.say(`${images} of ${describe(settings)} in ${duration(timing.total_ms)}.`, "done");
     this.picture.clock.textContent = duration(timing.total_ms);
@@ -143,11 +143,11 @@ class Generate {
     this.actions.replaceChildren(
       h(
         "button",
-        { type: "button", onclick: (event) => this.download(event.target, settings, method) },
+        { type: "button", onclick: (event) => this.download(event.target, settings) },
         "Download PNG",
       ),
-      copy("Copy as curl", () => curl(settings, method)),
-      copy("Copy as Python", () => python(settings, method)),
+      copy("Copy as curl", () => curl(settings)),
+      copy("Copy as Python", () => python(settings)),
       copy("Copy link", () => location.href),
     );
   }
@@ -163,9 +163,9 @@ class Generate {
   }
 
   /** The very file that the service gives as image/png: a grid where there are several images. */
-  async download(button, settings, method) {
+  async download(button, settings) {
     try {
-      const href = URL.createObjectURL(await file(toBody(settings, method), "image/png"));
+      const href = URL.createObjectURL(await file(toBody(settings), "image/png"));
       h("a", { href, download: fileName(settings) }).click();
       URL.revokeObjectURL(href);
       flash(button, "Saved");

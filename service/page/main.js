@@ -2,13 +2,20 @@
 
 import * as api from "./api.js";
 import { read } from "./address.js";
+import { byDataset } from "./dataset.js";
+import { giveLooks } from "./methods.js";
 import { Notice } from "./notice.js";
 import { createFrontier } from "./frontier.js";
 import { createGenerate } from "./generate.js";
 import { createLoad } from "./load.js";
 import { createRace } from "./race.js";
 
-const VIEWS = { generate: createGenerate, race: createRace, frontier: createFrontier, load: createLoad };
+const VIEWS = {
+  generate: createGenerate,
+  race: byDataset(createRace),
+  frontier: byDataset(createFrontier),
+  load: createLoad,
+};
 const AGAIN_MS = 1000;
 const shown = {};
 const starting = new Notice();
@@ -53,6 +60,7 @@ document.querySelector(".skip").addEventListener("click", (event) => {
 document.querySelector("main").prepend(starting.element);
 const methods = await served();
 if (methods) {
+  giveLooks(methods);
   starting.element.remove();
   show(methods);
   addEventListener("hashchange", () => show(methods));

@@ -1,19 +1,28 @@
 /** What is known of the methods: their measured points, and how they look in charts. */
 
 const SHAPES = ["circle", "square", "triangle", "diamond"];
+const COLORS = 8;
 
-/** How a method is drawn, by its place in the list. */
-export function look(methods, name) {
-  const index = methods.findIndex((each) => each.method === name);
-  return { color: `var(--series-${(index % 4) + 1})`, shape: SHAPES[index % 4] };
+/** Gives each method how it is drawn, by its place among all: 32 ways. */
+export function giveLooks(methods) {
+  methods.forEach((method, i) => {
+    const shape = SHAPES[(i + Math.floor(i / COLORS)) % SHAPES.length];
+    method.look = { color: `var(--series-${(i % COLORS) + 1})`, shape };
+  });
 }
 
-/** Every measured point of every method, `{method, solver, settings, steps, ms, distance, recall …}`. */
+/** How a method is drawn. */
+export function look(methods, name) {
+  return methods.find((each) => each.method === name).look;
+}
+
+/** Every measured point of every method, `{method, dataset, solver, settings, steps, ms, distance, recall …}`. */
 export function points(methods) {
   return methods.flatMap((each) =>
     (each.measured.points ?? []).map((point) => ({
       ...point,
       method: each.method,
+      dataset: each.dataset,
       ms: point.alone_ms,
       distance: point.frechet_distance,
     })),
@@ -33,10 +42,11 @@ export function way(point) {
   return [point.solver, ...Object.entries(point.settings).map(([name, value]) => `${name}=${value}`)].join(" ");
 }
 
-/** How a point stands among all, 0 worst to 1 best in each: speed (by the logarithm of time), quality, diversity. */
+/** How a point stands among all of its data set, 0 worst to 1 best in each: speed (by log time), quality, diversity. */
 export function scores(point, all) {
+  const comparable = all.filter((each) => each.dataset === point.dataset);
   const place = (measure) => {
-    const values = all.map(measure).filter(Number.isFinite);
+    const values = comparable.map(measure).filter(Number.isFinite);
     const [worst, best] = [Math.min(...values), Math.max(...values)];
     return best === worst ? 1 : (measure(point) - worst) / (best - worst);
   };

@@ -31,7 +31,8 @@ export class Notice {
 
   fail(error) {
     if (error.status === 401) askForKey();
-    this.say(reason(error), "error");
+    const again = error.retryAfterS ? ` Try again in ${error.retryAfterS} s.` : "";
+    this.say(reason(error) + again, "error");
     const fields = (error.errors ?? []).filter((each) => each.allowed);
     this.left.textContent = fields.map(({ field, allowed }) => ` ${field} may be ${range(allowed)}.`).join("");
   }

@@ -53,12 +53,13 @@ export class Picture {
     const every = Math.max(1, Math.ceil((steps * n) / PREVIEWS));
     this.playing = signal; // a later play takes the tiles over
     this.refused = false; // and about to be asked again
+    this.done = []; // steps by image
     if (this.images?.length !== n) this.prepare(settings, method);
     this.notice.say("Waiting for the first step");
     this.bar.max = steps * n;
     this.ticking(begun);
     try {
-      for await (const { event, data } of events(toBody(settings, method, { preview_every: every }), signal)) {
+      for await (const { event, data } of events(toBody(settings, { preview_every: every }), signal)) {
         this.on(event, data);
         if (event !== "completed") continue;
         this.show(
@@ -94,10 +95,14 @@ export class Picture {
   on(event, data) {
     this.refused = event === "waiting";
     if (this.refused) this.notice.wait(data.error, data.seconds);
-    if (event === "queued") this.bar.value = 0;
+    if (event === "queued") {
+      this.done = [];
+      this.bar.value = 0;
+    }
     if (event === "step") {
-      if (this.bar.value === 0) this.notice.say("Forming");
-      this.bar.value += 1;
+      if (!this.done.length) this.notice.say("Forming");
+      this.done[data.image] = data.index; // a slow connection is spared some steps
+      this.bar.value = this.done.reduce((sum, steps) => sum + steps, 0);
       this.tiles.dataset.state = "forming";
       if (data.preview) {
         this.images[data.image].src = source(data.preview);

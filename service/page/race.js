@@ -10,14 +10,15 @@ import { trade } from "./trade.js";
 
 const IMAGES = 9; // several of one class, so that diversity is seen too
 const STOPS = [1, 2, 4, 10, 20, 50, 100, 250, 1000];
-const PLACES = ["first", "second", "third", "fourth"];
+const PLACES = ["first", "second", "third"];
 
-export function createRace(body, methods) {
-  return new Race(body, methods);
+export function createRace(body, methods, address) {
+  return new Race(body, methods, address);
 }
 
 class Race {
-  constructor(body, methods) {
+  constructor(body, methods, address) {
+    this.address = address;
     this.lanes = methods.map((method) => new Lane(method, methods, () => this.change({})));
     this.all = methods;
     this.go = h("button", { class: "primary" }, "Start");
@@ -69,7 +70,13 @@ class Race {
     this.common = { ...this.common, ...change };
     const { label, seed: value, n } = this.common;
     const steps = this.lanes.map((lane) => [`${lane.method.method}.steps`, lane.steps]);
-    this.params = new URLSearchParams([["class_label", label ?? ""], ["seed", value], ["n", n], ...steps]);
+    this.params = new URLSearchParams([
+      ...this.address,
+      ["class_label", label ?? ""],
+      ["seed", value],
+      ["n", n],
+      ...steps,
+    ]);
     write("race", this.params);
     if (!this.running) this.lanes.forEach((lane) => lane.prepare(this.common));
   }
@@ -174,7 +181,7 @@ class Lane {
   }
 
   place(rank) {
-    this.medal.textContent = PLACES[rank - 1] ?? "";
+    this.medal.textContent = rank ? (PLACES[rank - 1] ?? `${rank}th`) : "";
     this.element.dataset.place = rank;
     if (!rank) return;
     this.picture.notice.say("");

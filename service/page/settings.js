@@ -1,6 +1,7 @@
 /**
- * What a request asks for: `{method, solver, values, steps, label, seed, n}`. `values` are the solver's settings, `label`
- * a class's name or null, and `seed` a string, as JavaScript's numbers end at 2⁵³ and seeds at 2⁶⁴.
+ * What a request asks for: `{method, solver, values, steps, label, seed, n}`. `values` are the solver's settings by name,
+ * `label` a class's name or null, and `seed` a string, as JavaScript's numbers end at 2⁵³ and seeds at 2⁶⁴. For method
+ * `auto` it has `maxMs`, and `dataset` where there are several, instead of a way of sampling.
  */
 
 const MAX_SEED = 2n ** 64n - 1n;
@@ -46,13 +47,20 @@ export function complete(params, methods) {
   const ranges = Object.entries(solver.settings);
   const values = Object.fromEntries(ranges.map(([name, r]) => [name, number(name, r.default, r.min, r.max)]));
   const steps = number("steps", method.steps.default, method.steps.min, method.steps.max, 1);
-  const label =
-    pick("class_label", ["", ...method.classes], method.classes[Math.min(3, method.classes.length - 1)]) || null;
+  const label = classOf(params.get("class_label"), method, unknown);
   const n = number("n", 1, 1, 64, 1);
   const asked = params.get("seed");
   if (asked !== null && !isSeed(asked)) unknown.push(`seed=${asked}`);
   const seed = asked !== null && isSeed(asked) ? asked : drawSeed();
   return { settings: { method: chosen, solver: solverName, values, steps, label, seed, n }, unknown };
+}
+
+/** The class that an address names: nothing at all leaves it to the page, an empty name is no class. */
+function classOf(asked, { classes }, unknown) {
+  if (classes.includes(asked)) return asked;
+  if (asked === "") return null;
+  if (asked !== null) unknown.push(`class_label=${asked}`);
+  return classes[Math.min(3, classes.length - 1)] ?? null;
 }
 
 /** The address's form of settings. */
@@ -62,18 +70,14 @@ export function toParams({ method, solver, values, steps, label, seed, n }) {
 }
 
 /** The JSON body of settings; it is a Python literal too. */
-export function toBody({ method, solver, values, steps, label, seed, n }, method_, extra = {}) {
-  const fields = { method, steps, solver, ...values, class_label: classValue(method_, label), seed, n, ...extra };
-  if (n === 1) delete fields.n;
+export function toBody({ method, solver, values = {}, steps, label, seed, n, maxMs, dataset }, extra = {}) {
+  const settings = Object.keys(values).length ? values : undefined;
+  const many = n === 1 ? undefined : n;
+  const auto = { max_ms: maxMs, dataset };
+  const fields = { method, steps, solver, settings, ...auto, class_label: label ?? undefined, seed, n: many };
   const text = (name, value) => (name === "seed" ? value : JSON.stringify(value));
-  const written = Object.entries(fields).filter(([, value]) => value !== undefined);
+  const written = Object.entries({ ...fields, ...extra }).filter(([, value]) => value !== undefined);
   return `{${written.map(([name, value]) => `"${name}": ${text(name, value)}`).join(", ")}}`;
-}
-
-/** A class as a request names it: by number where its name is that number. */
-function classValue(method, label) {
-  if (label === null) return undefined;
-  return method.classes[Number(label)] === label ? Number(label) : label;
 }
 
 /** "3 by ddim, 20 steps, seed 7". */

@@ -10,21 +10,21 @@ export function fileName({ method, label, steps, seed }) {
   return `${[method, label, `${steps}-steps`, `seed-${seed}`].filter(Boolean).join("-")}.png`.replace(/[^\w.-]+/g, "_");
 }
 
-export function curl(settings, method) {
+export function curl(settings) {
   const secret = key() ? ` -H "Authorization: Bearer $TRILEMMA_KEY"` : "";
   return [
     `curl -sS --fail-with-body ${quoted(url())} -H 'Accept: image/png' -H 'Content-Type: application/json'${secret} \\`,
-    `  -d ${quoted(toBody(settings, method))} -o ${quoted(fileName(settings))}`,
+    `  -d ${quoted(toBody(settings))} -o ${quoted(fileName(settings))}`,
   ].join("\n");
 }
 
-export function python(settings, method) {
+export function python(settings) {
   const secret = key() ? [`    "Authorization": "Bearer " + os.environ["TRILEMMA_KEY"],`] : [];
   return [
     `import json${secret.length ? ", os" : ""}`,
     "from urllib.request import Request, urlopen",
     "",
-    `body = ${toBody(settings, method)}`,
+    `body = ${toBody(settings)}`,
     "headers = {",
     `    "Accept": "image/png",`,
     `    "Content-Type": "application/json",`,

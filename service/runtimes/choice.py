@@ -1,4 +1,4 @@
-"""Where models are computed: `--device cpu`, `cuda`, or `auto`, which is never silent about what it chose."""
+"""Where models are computed: `--device cpu`, `cuda`, or `auto`, which logs its choice."""
 
 import hashlib
 from bisect import bisect_left
@@ -29,10 +29,12 @@ CPU = "cpu"
 
 
 class NoDevice(ValueError):
-    """The device asked for is not there; the message says why."""
+    """The requested device is not available; the message says why."""
 
 
 class Device(Protocol):
+    """Computes models."""
+
     def place(self, bundle: Bundle) -> Placement:
         """Where the bundle is computed. Raises BundleError if it cannot be computed here."""
         ...
@@ -46,11 +48,13 @@ class Device(Protocol):
         ...
 
     def workers(self, setting: int) -> int:
-        """How many steps to run at a time."""
+        """The number of steps to run at a time, if the settings have this number."""
         ...
 
 
 class Cpu:
+    """ONNX Runtime's CPU provider."""
+
     def place(self, bundle: Bundle) -> Placement:
         return Placement(bundle, CPU, bundle.manifest.digest)
 
@@ -65,7 +69,7 @@ class Cpu:
 
 
 class Cuda:
-    """A GPU. A bundle without engines is refused if the GPU is `required`, and else computed on the CPU."""
+    """A GPU. A bundle without engines is refused if the GPU is `required`; otherwise the CPU computes it."""
 
     def __init__(self, driver: Driver, *, images: int, max_batch: int, required: bool) -> None:
         self.driver, self.images, self.max_batch, self.required = driver, images, max_batch, required
@@ -86,7 +90,7 @@ class Cuda:
             return self._cpu.place(bundle)
         sizes = ", ".join(map(str, buckets))
         device = f"{self.driver.name}, {engines.target} {engines.version} {engines.precision}, batches of {sizes}"
-        # The same engine gives other bits on another GPU, and in a batch of another size unless that was ruled out.
+        # Another GPU gives other bits, and so may another batch size, unless `buckets_agree` says otherwise.
         size = "" if engines.buckets_agree else sizes
         deciding = f"{bundle.manifest.digest} {engines.digest} {self.driver.name} {size}"
         return Placement(bundle, device, hashlib.sha256(deciding.encode()).hexdigest())
@@ -96,7 +100,7 @@ class Cuda:
             return self._cpu.open(model, threads)
         folder, engines = gpu_manifest.load(model.bundle)
         buckets = usable(engines, self.max_batch)
-        # A driver of its own, so that its memory goes with it.
+        # With a driver of its own, the runtime's memory is freed with it.
         return open_engines(open_driver(), model.bundle, folder, engines, images=self.images, buckets=buckets)
 
     def failures(self, bundles: Sequence[Bundle], max_batch: int) -> dict[str, str]:
@@ -110,11 +114,11 @@ class Cuda:
             return True
 
     def workers(self, setting: int) -> int:
-        return 1  # which goes on while the device computes; its steps come one after the other anyway
+        return 1  # it prepares a step while the device computes the one before, and the device runs one at a time
 
 
 def choose(settings: Settings) -> Device:
-    """The device that the settings name. Raises NoDevice if it is not there; `auto` takes the CPU then, and says so."""
+    """The device of the settings. Raises NoDevice if it is missing; `auto` falls back to the CPU and logs it."""
     if settings.device == "cpu":
         return Cpu()
     try:
@@ -134,7 +138,7 @@ def choose(settings: Settings) -> Device:
 
 
 def open_driver() -> Driver:
-    """The GPU's driver. Raises DriverError if there is none, or nothing to speak to it with."""
+    """The GPU's driver. Raises DriverError without one, or without the packages for it."""
     try:
         from service.runtimes.cuda.nvidia import CudaDriver
     except ImportError as error:
@@ -169,17 +173,18 @@ def open_engines(
 
 
 def open_network(driver: Driver, path: Path, engines: Engines, *, graphs: bool) -> Network:
+    """One of the engines. Raises BundleError or DriverError."""
     if engines.target in MODULES:
         return TensorRtNetwork(driver, path, engines)
     return OrtCudaNetwork(path, engines, graphs=graphs)
 
 
 def usable(engines: Engines, max_batch: int) -> list[int]:
-    """The batch sizes to use for batches of up to `max_batch`: one, unless images do not depend on which it is.
+    """The batch sizes to use for batches of up to `max_batch`: one alone, unless all give the same bits.
 
-    Raises BundleError if there is none so large.
+    Raises BundleError if none is large enough.
     """
-    enough = bisect_left(engines.buckets, max_batch)
-    if enough == len(engines.buckets):
+    largest = bisect_left(engines.buckets, max_batch)
+    if largest == len(engines.buckets):
         raise BundleError(f"engines for batches of up to {engines.buckets[-1]}, and --max-batch is {max_batch}")
-    return engines.buckets[: enough + 1] if engines.buckets_agree else [engines.buckets[enough]]
+    return engines.buckets[: largest + 1] if engines.buckets_agree else [engines.buckets[largest]]

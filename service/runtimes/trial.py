@@ -21,7 +21,7 @@ from service.engine.denoise import first_step
 from service.runtimes.cpu import OrtRuntime
 
 TRIAL_S = 60  # for each bundle
-MEMORY_BYTES, MEMORY_SHARE = 2 * 2**30, 4  # address space: so much, and so many times the size of the bundle's files
+MEMORY_BYTES, MEMORY_FACTOR = 2 * 2**30, 4  # address space: these bytes, and this multiple of the bundle's files
 PR_SET_PDEATHSIG = 1
 
 
@@ -40,7 +40,7 @@ def failures(bundles: Sequence[Bundle], max_batch: int) -> dict[str, str]:
 def _try(bundles: Sequence[Bundle], max_batch: int) -> Iterator[str | None]:
     """What came of the first of these bundles, and of the others as long as the process lives."""
     files_bytes = max(sum(file.bytes for file in bundle.manifest.files.values()) for bundle in bundles)
-    memory_bytes = MEMORY_BYTES + MEMORY_SHARE * files_bytes
+    memory_bytes = MEMORY_BYTES + MEMORY_FACTOR * files_bytes
     folders = [str(bundle.folder) for bundle in bundles]
     command = [sys.executable, "-m", "service.runtimes.trial", str(max_batch), str(memory_bytes), *folders]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0) as process:

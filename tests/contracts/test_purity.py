@@ -146,7 +146,6 @@ async def digests(client: Any, asked: list[dict[str, Any]], at_once: int) -> lis
     return found
 
 
-@pytest.mark.timeout(900)
 def test_two_thousand_requests_in_a_mixed_load_give_the_bytes_that_each_gives_alone() -> None:
     async def alone(asked: list[dict[str, Any]]) -> list[str]:
         async with serving(workers=1, max_batch=1, max_backlog_s=3600) as client:

@@ -150,13 +150,13 @@ def test_the_dashboards_lead_to_each_other_and_to_a_source_that_is_provided() ->
 
 @pytest.mark.parametrize("board", DASHBOARDS, ids=lambda board: board["uid"])
 def test_no_two_panels_lie_on_each_other(board: dict[str, list[dict[str, dict[str, int]]]]) -> None:
-    taken: set[tuple[int, int]] = set()
+    occupied: set[tuple[int, int]] = set()
     for place in (panel["gridPos"] for panel in board["panels"]):
         cells = {
             (x, y)
             for x in range(place["x"], place["x"] + place["w"])
             for y in range(place["y"], place["y"] + place["h"])
         }
-        assert not cells & taken
+        assert not cells & occupied
         assert place["x"] + place["w"] <= 24
-        taken |= cells
+        occupied |= cells

@@ -27,7 +27,7 @@ EXPRESSIONS = {
 def locusts(url: str) -> Iterator[None]:
     """Every kind of user, asking for more than the server can do."""
     command = [sys.executable, "-m", "locust", "--locustfile", "loadtests/locustfile.py", "--headless", "--host", url]
-    command += ["--users", "80", "--run-time", "2m", "--burst", "1", "--batch", "5", "--only-summary"]
+    command += ["--users", "80", "--run-time", "1h", "--burst", "1", "--batch", "5", "--only-summary"]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield

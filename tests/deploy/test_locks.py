@@ -37,18 +37,18 @@ def test_every_requirement_has_one_version_and_the_hashes_of_its_files(lock: Pat
     locked = requirements(lock)
     assert locked
     for requirement, hashes in locked.values():
-        assert [each.operator for each in requirement.specifier] == ["=="], requirement
+        assert [specifier.operator for specifier in requirement.specifier] == ["=="], requirement
         assert hashes, requirement
-        assert all(re.fullmatch("[0-9a-f]{64}", each) for each in hashes), requirement
+        assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in hashes), requirement
 
 
 @pytest.mark.parametrize("name", LOCKED_GROUPS)
 def test_the_lock_holds_what_pyproject_asks_for(name: str) -> None:
-    wanted = [Requirement(line) for group in LOCKED_GROUPS[name] for line in GROUPS[group]]
-    wanted += [Requirement(line) for line in PROJECT["project"]["dependencies"]] if name == "dev" else []
+    declared = [Requirement(line) for group in LOCKED_GROUPS[name] for line in GROUPS[group]]
+    declared += [Requirement(line) for line in PROJECT["project"]["dependencies"]] if name == "dev" else []
     locked = requirements(REPOSITORY / "locks" / f"{name}.txt")
     locked |= requirements(REPOSITORY / "locks" / "torch-gpu.txt") if name == "dev" else {}
-    for requirement in wanted:
+    for requirement in declared:
         version = next(iter(locked[canonicalize_name(requirement.name)][0].specifier)).version
         assert requirement.specifier.contains(version), requirement
 
@@ -57,8 +57,8 @@ def test_torch_has_one_version_in_its_builds_for_cpus_and_gpus() -> None:
     cpu, gpu = (
         requirements(REPOSITORY / "locks" / f"torch-{device}.txt")["torch"][0].specifier for device in ("cpu", "gpu")
     )
-    asked = next(Requirement(line) for line in GROUPS["train"] if line.startswith("torch"))
-    assert asked.specifier == gpu
+    declared = next(Requirement(line) for line in GROUPS["train"] if line.startswith("torch"))
+    assert declared.specifier == gpu
     assert str(cpu) == f"{gpu}+cpu"
 
 

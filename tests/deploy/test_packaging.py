@@ -75,7 +75,7 @@ def test_installing_it_brings_what_a_client_needs_and_no_server(site_packages: P
     }  # fmt: skip
     assert about.metadata.get_all("Provides-Extra") is None
     assert not needed(about.requires or []) & {"fastapi", "uvicorn", "onnxruntime", "pydantic", "prometheus-client"}
-    assert [(each.name, each.value) for each in about.entry_points] == [("trilemma", "trilemma.command:main")]
+    assert [(point.name, point.value) for point in about.entry_points] == [("trilemma", "trilemma.command:main")]
 
 
 def test_the_client_runs_with_only_what_installing_it_brings(site_packages: Path) -> None:

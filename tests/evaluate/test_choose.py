@@ -47,12 +47,12 @@ def settings(bundles: Path, *names: str) -> Settings:
     return Settings(data=Path("pets"), bundles=bundles, methods=list(names))
 
 
-def test_without_names_what_is_of_the_data_is_measured_and_the_rest_is_left_out_by_name(
+def test_without_names_only_methods_of_the_data_are_measured(
     bundles: Path, methods: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = choose(methods, settings(bundles), TRAIN)
     assert [method["method"] for method, _ in chosen] == ["imported", "mine"]
-    assert [record.path for _, record in chosen] == [bundles / n / "manifest.json" for n in ("imported", "mine")]
+    assert [record.folder for _, record in chosen] == [bundles / name for name in ("imported", "mine")]
     assert sorted(capsys.readouterr().out.splitlines()) == [
         "classless: left out, as it has no class 'one'",
         "colour: left out, as its images have 3 channels, and those of the data 1",

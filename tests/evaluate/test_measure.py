@@ -22,7 +22,7 @@ from tests.conftest import REPOSITORY
 
 
 def bars(n: int) -> Dataset:
-    """Two classes that anyone can tell apart: a bright column, or a bright row."""
+    """Two classes that are easy to distinguish: a bright column, or a bright row."""
     rng = np.random.default_rng(0)
     images, labels = np.zeros((n, 1, 28, 28), dtype=np.uint8), rng.integers(2, size=n)
     for image, label, place in zip(images, labels, rng.integers(4, 24, size=n), strict=True):
@@ -41,12 +41,12 @@ def write_images(folder: Path, dataset: Dataset) -> None:
 @pytest.mark.usefixtures("one_thread")
 def test_a_classifier_learns_and_is_read_back_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = bars(600)
-    judge = trained(dataset, 32, tmp_path)
+    model = trained(dataset, 32, tmp_path)
     images = torch.nn.functional.pad(torch.from_numpy(dataset.images).float() / 127.5 - 1, (2, 2, 2, 2), value=-1)
-    assert (predict(judge, images) == torch.from_numpy(dataset.labels)).double().mean() > 0.95
+    assert (predict(model, images) == torch.from_numpy(dataset.labels)).double().mean() > 0.95
     monkeypatch.setattr(classifier, "train", lambda *_: pytest.fail("it was trained again"))
     again = trained(dataset, 32, tmp_path)
-    for a, b in zip(judge.state_dict().values(), again.state_dict().values(), strict=True):
+    for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
@@ -113,11 +113,13 @@ def test_a_judge_finds_real_images_near_and_one_image_over_and_over_far(tmp_path
     judge = Judge(dataset, dataset, 32, 200, tmp_path)
     images = torch.from_numpy(data.to_model(dataset.images, 32))
     real = judge.measure(images, torch.from_numpy(dataset.labels))
-    assert real["frechet_distance"] == pytest.approx(0, abs=1e-3)
-    assert (real["precision"], real["recall"], real["class_coverage"]) == (1, 1, 1)
-    assert real["class_agreement"] > 0.95
-    assert real["class_entropy"] == pytest.approx(1, abs=0.05)
+    assert real.frechet_distance == pytest.approx(0, abs=1e-3)
+    assert (real.precision, real.recall, real.class_coverage) == (1, 1, 1)
+    assert real.class_agreement is not None
+    assert real.class_agreement > 0.95
+    assert real.class_entropy == pytest.approx(1, abs=0.05)
     collapsed = judge.measure(images[:1].expand(200, -1, -1, -1), torch.zeros(200, dtype=torch.int64))
-    assert collapsed["frechet_distance"] > 1
-    assert collapsed["recall"] < 0.1
-    assert (collapsed["class_coverage"], collapsed["class_entropy"]) == (0.5, 0)
+    assert collapsed.frechet_distance > 1
+    assert collapsed.recall is not None
+    assert collapsed.recall < 0.1
+    assert (collapsed.class_coverage, collapsed.class_entropy) == (0.5, 0)

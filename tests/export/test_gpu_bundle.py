@@ -150,7 +150,7 @@ def test_the_magnitude_is_finite_where_a_row_is(bundle: Bundle) -> None:
         (["--target", "cuda", "--architectures", "sm_90"], "for every architecture: do not name any"),
         (["--target", "cuda", "--buckets", "4,1"], "each larger than the one before: not [4, 1]"),
         (["--target", "cuda", "--buckets", "0,1"], "not [0, 1]"),
-        (["--target", "tensorrt-rtx"], "--target tensorrt-rtx needs the package tensorrt-rtx-cu13"),
+        (["--target", "tensorrt-rtx"], "--target tensorrt-rtx needs the package tensorrt-rtx-cu13-bindings"),
         ([], "say -o BUNDLE for a checkpoint, or --target for a bundle"),
         (["--target", "cuda", "-o", "there"], "say -o BUNDLE for a checkpoint, or --target for a bundle"),
         (["--target", "cuda", "--buckets", "many"], "invalid numbers value: 'many'"),

@@ -114,9 +114,9 @@ def test_the_old_folder_is_there_until_the_new_one_is(tmp_path: Path, monkeypatc
     for name in ("new", "target"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
-    seen = []
+    states = []
     delete = shutil.rmtree
-    monkeypatch.setattr(shutil, "rmtree", lambda *of, **how: (seen.append(contents(tmp_path)), delete(*of, **how)))
+    monkeypatch.setattr(shutil, "rmtree", lambda *of, **how: (states.append(contents(tmp_path)), delete(*of, **how)))
     replacement.swap(tmp_path / "new", tmp_path / "target")
-    assert all({b"new", b"target"} <= set(files.values()) for files in seen)
+    assert all({b"new", b"target"} <= set(files.values()) for files in states)
     assert contents(tmp_path) == {tmp_path / "target" / "file": b"new"}

@@ -21,7 +21,7 @@ def export(*arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="session")
 def gpu_environment() -> Path:
     """The folder of the environment with TensorRT, onnxruntime-gpu and cuda-bindings, made on first use."""
-    ended = export("--target", "cuda", "--help")
+    ended = subprocess.run([REPOSITORY / "run", "check-gpu", "--help"], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     return REPOSITORY / ".venv-gpu"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock, call
 
-import tensorrt_rtx as trt
+import tensorrt_rtx_bindings as trt
 
 from bundle import gpu_manifest
 from bundle.files import BundleError

@@ -51,7 +51,7 @@ def test_a_gpu_that_computes_rightly_passes_and_its_manifest_says_so(
     report = check()
     assert (report["passed"], report["code"], report["device"]) == (True, 0, "a fake sm_00")
     by_target = {result["target"]: result for result in report["checks"]}
-    assert "needs the package tensorrt-rtx-cu13" in by_target["tensorrt-rtx"]["not_tried"]
+    assert "needs the package tensorrt-rtx-cu13-bindings" in by_target["tensorrt-rtx"]["not_tried"]
     assert "needs the package tensorrt-cu13" in by_target["tensorrt"]["not_tried"]
     cuda = by_target["cuda"]
     assert cuda["buckets_agree"] is cuda["rows_do_not_see_each_other"] is cuda["replay_is_plain_launches"] is True

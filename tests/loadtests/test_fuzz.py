@@ -71,10 +71,13 @@ def test_a_hostile_request_that_breaks_the_server_is_seen(
         (b"no HTTP\r\n\r\n", "lost"),
         (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", "204"),
         (b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", "503"),
+        (b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n", "408"),
         (b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n", "500"),
     ],
 )
 def test_an_attempt_tells_an_answer_from_half_of_one(sent: bytes, name: str) -> None:
+    what = Attempt("any", b"x")
+
     def serve() -> None:
         connection, _ = listening.accept()
         with connection:
@@ -84,10 +87,10 @@ def test_an_attempt_tells_an_answer_from_half_of_one(sent: bytes, name: str) -> 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = threading.Thread(target=serve)
         server.start()
-        outcome = attempt(listening.getsockname(), Attempt("any", b"x"))
+        outcome = attempt(listening.getsockname(), what)
         server.join()
     assert outcome.name == name
-    assert outcome.is_fault == (name in ("lost", "500"))
+    assert outcome.is_fault(what) == (name in ("lost", "408", "500"))
 
 
 def test_the_same_seed_draws_the_same_requests() -> None:

@@ -45,7 +45,7 @@ def test_a_row_counts_good_answers_within_the_time_refusals_and_what_was_lost() 
     assert row.quick_slowdown == pytest.approx(20, rel=0.02)
 
 
-def test_the_page_shows_the_figures_of_the_raw_file_and_keeps_what_stands_around_them(tmp_path: Path) -> None:
+def test_the_page_shows_the_raw_figures_and_keeps_its_other_text(tmp_path: Path) -> None:
     raw = json.loads(document.RAW.read_text())
     page = tmp_path / "serving.md"
     page.write_text(document.PAGE.read_text())

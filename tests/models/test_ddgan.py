@@ -123,7 +123,7 @@ def card_of(family: str, schedule: dict[str, Any], network: dict[str, Any]) -> c
     )
 
 
-def test_with_a_ddims_weights_and_no_z_the_generator_is_that_ddims_x0_pushed_to_its_bounds(tmp_path: Path) -> None:
+def test_with_a_ddims_weights_and_no_z_the_generator_gives_gain_times_its_x0(tmp_path: Path) -> None:
     torch.manual_seed(0)
     card = card_of("ddim", ddim.SCHEDULE, {"channels": [8, 32]})
     denoiser = card.build()

@@ -23,7 +23,7 @@ def test_images_are_read_as_they_were_written_with_their_folder_as_class(store: 
     assert np.array_equal(dataset.images, np.stack([CATS[0], CATS[1], DOGS[0]])[:, None])
 
 
-def test_a_class_has_the_same_label_in_the_test_split_though_another_class_is_missing_there(store: Store) -> None:
+def test_a_class_has_the_same_label_in_both_splits_though_one_lacks_a_class(store: Store) -> None:
     test = load(store(PETS), "test")
     assert test.classes == ["cat", "dog"]
     assert test.labels.tolist() == [1]

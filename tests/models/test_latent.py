@@ -60,9 +60,7 @@ def test_a_latent_that_does_not_fit_the_image_is_refused() -> None:
         Network(shape=(1, 16, 16), classes=2, schedule=SCHEDULE, state_shape=(3, 8, 8), **SIZES)
 
 
-def test_the_autoencoder_is_trained_then_measured_then_frozen_under_the_diffusion_model(
-    network: Network, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_autoencoder_is_trained_measured_and_then_frozen(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss, "MOMENTS_IMAGES", 2 * BATCH)
     objective = Objective(network, 1e-3, alpha=10.0, autoencoder_images=2 * BATCH)
     generator = Generator().manual_seed(0)

@@ -66,7 +66,7 @@ def test_a_family_trains_with_its_own_defaults_as_far_as_a_checkpoint(
 @pytest.mark.parametrize(
     ("height", "width", "size"), [(28, 28, 32), (32, 32, 32), (33, 33, 40), (1, 1, 8), (20, 30, 32), (5, 41, 48)]
 )
-def test_the_default_size_is_the_smallest_that_the_images_fit_in_and_the_network_takes(
+def test_the_default_size_is_the_smallest_that_fits_images_and_network(
     tmp_path: Path, family: str, height: int, width: int, size: int
 ) -> None:
     training = Training(Settings(data=data_of(tmp_path / "data", height, width), output=tmp_path / "o", family=family))

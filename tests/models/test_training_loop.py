@@ -28,14 +28,14 @@ NO_CLASS = len(CLASSES)
 
 
 def test_a_run_may_begin_from_anothers_weights_where_they_fit(images: Path, tmp_path: Path, unbroken: Path) -> None:
-    given = load_file(unbroken / checkpoint.WEIGHTS)
+    start = load_file(unbroken / checkpoint.WEIGHTS)
     wider = {"channels": [8, 64]}  # as far as its first level, the same
     training = Training(settings(images, tmp_path / "new", start=unbroken, network=wider))
     own = training.objective.modules["network"].state_dict()
-    fitting = [name for name, value in given.items() if value.shape == own[name].shape]
-    assert 0 < len(fitting) < len(given)
+    fitting = [name for name, value in start.items() if value.shape == own[name].shape]
+    assert 0 < len(fitting) < len(start)
     assert all(
-        torch.equal(own[name], given[name]) and torch.equal(training.state.ema[name], given[name]) for name in fitting
+        torch.equal(own[name], start[name]) and torch.equal(training.state.ema[name], start[name]) for name in fitting
     )
     assert training.card.training["start"] == hashlib.sha256((unbroken / checkpoint.WEIGHTS).read_bytes()).hexdigest()
 
@@ -58,8 +58,8 @@ def test_a_run_leaves_the_checkpoint_its_state_and_two_pictures(unbroken: Path) 
 
 
 def test_the_card_says_what_the_model_is_and_where_it_is_from(images: Path, tmp_path: Path) -> None:
-    given = settings(images, tmp_path / "run", seed=5, label_dropout=0.25, name="tiny")
-    Training(given).run()
+    options = settings(images, tmp_path / "run", seed=5, label_dropout=0.25, name="tiny")
+    Training(options).run()
     card = json.loads((tmp_path / "run" / "model.json").read_text())
     assert card["name"] == "tiny"
     assert card["family"] == "ddim"
@@ -71,7 +71,7 @@ def test_the_card_says_what_the_model_is_and_where_it_is_from(images: Path, tmp_
     assert origin["data_digest"] == data.load(images, "train").digest
     assert origin["images_seen"] == 5 * BATCHES
     assert origin["packages"] == {name: version(name) for name in ("torch", "diffusers", "numpy", "safetensors")}
-    for name, value in given.model_dump(exclude={"data", "output", "save_every"}).items():
+    for name, value in options.model_dump(exclude={"data", "output", "save_every"}).items():
         assert origin[name] == value
 
 
@@ -135,11 +135,11 @@ def test_training_on_the_same_images_lowers_their_loss(images: Path, tmp_path: P
 
 
 def test_every_epoch_trains_on_each_image_once_in_an_order_of_its_own(images: Path, tmp_path: Path) -> None:
-    seen: list[int] = []
+    greys: list[int] = []
     training = Training(settings(images, tmp_path / "run"))
-    watch(training, lambda x, *_: seen.extend(((x[:, 0, 0, 0] + 1) * 127.5 / 20).round().int().tolist()), learn=False)
+    watch(training, lambda x, *_: greys.extend(((x[:, 0, 0, 0] + 1) * 127.5 / 20).round().int().tolist()), learn=False)
     training.run()
-    epochs = np.array(seen).reshape(-1, IMAGES)
+    epochs = np.array(greys).reshape(-1, IMAGES)
     assert len(epochs) == 5 * BATCHES / IMAGES
     assert (np.sort(epochs, axis=1) == np.arange(IMAGES)).all()
     assert len({tuple(epoch) for epoch in epochs.tolist()}) == len(epochs)

@@ -157,7 +157,7 @@ def gradients(network: Network, compute: Callable[[], Tensor]) -> dict[str, Tens
     return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
 
 
-def test_the_network_and_the_endpoints_follow_the_bound_and_the_shape_of_the_schedule_its_variance() -> None:
+def test_the_schedules_shape_follows_the_bounds_variance_and_all_else_the_bound() -> None:
     network = tiny_network()
     x, y = torch.randint(0, 256, (8, 1, 8, 8)) / 127.5 - 1, torch.zeros(8, dtype=torch.int64)
     backward(network, x, y, Generator().manual_seed(3))

@@ -12,11 +12,15 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.conftest import PATIENT
 from tests.deploy.conftest import free_port, running
 
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 320, "height": 700}
 OpenPage = Callable[..., Page]
+PATIENCE_MS = 120_000  # usual are two seconds
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
 def chromium() -> str:
@@ -43,7 +47,7 @@ def service() -> Iterator[str]:
     """The URL of the real server over the shipped bundles; its queue holds one request of 64 images, and no more."""
     url = f"http://127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "service", "--port", str(port), "--max-queued-images", "64", "--threads", "1"]
-    with running([*command, "--log-level", "warning"], f"{url}/readyz"):
+    with running([*command, *PATIENT, "--log-level", "warning"], f"{url}/readyz"):
         yield url
 
 
@@ -57,6 +61,7 @@ def opened(browser: Browser) -> Iterator[OpenPage]:
         context = browser.new_context(
             **{"viewport": DESKTOP, "permissions": ["clipboard-read", "clipboard-write"], **options}
         )
+        context.set_default_timeout(PATIENCE_MS)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: trouble.append(str(error)))
@@ -79,7 +84,7 @@ def settled(page: Page) -> None:
     """Once the view's images are finished; Load has none."""
     expect(page.locator("section:visible h2")).to_be_visible()
     for tiles in page.locator("section:visible .tiles").all():
-        expect(tiles).to_have_attribute("data-state", "finished", timeout=60_000)
+        expect(tiles).to_have_attribute("data-state", "finished")
     if page.locator("section[data-view=load]").is_visible():
         expect(page.locator("section[data-view=load] .legend b").last).to_be_visible()
 

@@ -1,6 +1,7 @@
 """The view Generate, used as a person would."""
 
 import base64
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.conftest import PATIENT
 from tests.deploy.conftest import free_port, running, wait_until
 from tests.page.conftest import PHONE, OpenPage, rows
 
@@ -31,7 +33,7 @@ def shown(page: Page, index: int = 0) -> bytes:
 
 
 def finished(page: Page) -> None:
-    expect(page.locator("section:visible .tiles").first).to_have_attribute("data-state", "finished", timeout=60_000)
+    expect(page.locator("section:visible .tiles").first).to_have_attribute("data-state", "finished")
 
 
 def press(page: Page, name: str) -> None:
@@ -72,6 +74,43 @@ def test_a_link_gives_the_same_image_to_whoever_opens_it(service: str, opened: O
     image = shown(page)
     assert image == picture(service, **{**BODY, "seed": 2**64 - 1, "eta": 1})
     assert shown(opened(page.url)) == image
+
+
+def test_the_controls_are_the_solvers_own_settings(service: str, opened: OpenPage) -> None:
+    """Whatever they are called: the page knows no setting by its name."""
+    page = opened(f"{service}/#generate?method=latent")
+    sliders = page.locator("section:visible .inspector input[type=range]:not([aria-label=Steps])")
+
+    def choose(group: str, name: str) -> None:
+        page.get_by_role("group", name=group).get_by_role("radio", name=name).check()
+
+    for method in httpx.get(f"{service}/methods").json():
+        choose("Method", method["method"])
+        for solver in method["solvers"]:
+            if len(method["solvers"]) > 1:
+                choose("Solver", solver["name"])
+            expect(sliders).to_have_count(len(solver["settings"]))
+            for name, setting in solver["settings"].items():
+                slider = page.get_by_role("slider", name=name)
+                limits = [float(slider.get_attribute(limit) or "") for limit in ("min", "max")]
+                assert limits == [setting["min"], setting["max"]]
+                assert float(slider.input_value()) == pytest.approx(setting["default"])
+
+
+def test_a_setting_that_is_no_eta_is_sent_and_kept_in_the_link(service: str, opened: OpenPage) -> None:
+    page = opened(f"{service}/#generate?method=latent&class_label=3")
+    page.get_by_role("radio", name="langevin").check()
+    page.get_by_role("spinbutton", name="Steps").fill("4")
+    page.get_by_role("textbox", name="Seed").fill("7")
+    page.get_by_role("slider", name="step_size").press("Home")
+    press(page, "Generate")
+    settings = {"step_size": 0.01}
+    expected = picture(service, method="latent", class_label="3", steps=4, seed=7, solver="langevin", settings=settings)
+    assert shown(page) == expected
+    assert "step_size=0.01" in page.url
+    assert shown(opened(page.url)) == expected
+    press(page, "Copy as Python")
+    assert '"settings": {"step_size":0.01}' in page.evaluate("navigator.clipboard.readText()")
 
 
 def test_a_link_to_what_is_not_served_says_so_and_generates_nothing(service: str, opened: OpenPage) -> None:
@@ -154,20 +193,32 @@ def test_stopping_or_leaving_frees_the_rows(service: str, opened: OpenPage, leav
 
 
 def test_a_full_server_is_shown_with_its_wait_and_asked_again(service: str, opened: OpenPage) -> None:
-    long = {"method": "ddim", "steps": 60, "n": 64}
     page = opened(service, expected="429")
-    page.get_by_role("spinbutton", name="Steps").fill("4")
-    with httpx.stream("POST", f"{service}/generate", json=long, headers={"Accept": "text/event-stream"}):
-        press(page, "Generate")
-        notice = page.get_by_role("status").first
-        expect(notice).to_contain_text("The server is full (429)")
-        expect(notice).to_contain_text("Trying again in")
-        finished(page)
+    problem = json.dumps({"title": "Too Many Requests", "status": 429, "detail": "The backlog is full."})
+    headers = {"Retry-After": "1", "Content-Type": "application/problem+json"}
+    page.route("**/generate", lambda route: route.fulfill(status=429, headers=headers, body=problem))
+    press(page, "Generate")
+    notice = page.get_by_role("status").first
+    expect(notice).to_contain_text("The server is full (429)")
+    expect(notice).to_contain_text("Trying again in")
+    page.unroute("**/generate")
+    finished(page)
 
 
 def test_a_lost_server_is_looked_for_and_the_image_made_anew(opened: OpenPage) -> None:
     url = f"http://127.0.0.1:{(port := free_port())}"
-    command = [sys.executable, "-m", "service", "--port", str(port), "--threads", "1", "--log-level", "warning"]
+    command = [
+        sys.executable,
+        "-m",
+        "service",
+        "--port",
+        str(port),
+        "--threads",
+        "1",
+        "--log-level",
+        "warning",
+        *PATIENT,
+    ]
     with running(command, f"{url}/readyz"):
         page = opened(f"{url}/#generate?method=ddim&steps=400&n=4&seed=7", expected="ERR_|503")
         expect(page.locator(".tiles")).to_have_attribute("data-state", "forming")

@@ -119,6 +119,59 @@ def test_it_shows_whatever_is_served_and_needs_no_measurement(tmp_path: Path, op
         assert "method=ddgan&class_label=one&steps=4" in page.url
 
 
+CLASSES = ["10", "1", "", "two words", "día", "a&b=c", "any", "3"]
+
+
+@pytest.mark.parametrize("label", [*CLASSES, None])
+def test_a_class_is_what_its_name_says_whatever_it_is(tmp_path: Path, opened: OpenPage, label: str | None) -> None:
+    write_bundle(tmp_path / "toy", classes=CLASSES)
+    with in_this_process(tmp_path) as (url, _):
+        page = opened(f"{url}/#generate?method=toy&class_label=3&steps=2")
+        group = page.get_by_role("group", name="Class").get_by_role("radio")
+        group.nth(len(CLASSES) if label is None else CLASSES.index(label)).check()
+        page.get_by_role("button", name="Generate").click()
+        settled(page)
+        with page.expect_request("**/generate") as request:
+            page.get_by_role("button", name="Draw another seed and start").click()
+        assert request.value.post_data_json.get("class_label") == label
+        settled(page)
+        if label:  # an address has the empty name for no class
+            again = opened(page.url)
+            settled(again)
+            assert again.get_by_role("group", name="Class").get_by_role("radio").nth(CLASSES.index(label)).is_checked()
+
+
+def test_more_classes_than_fit_are_a_list(tmp_path: Path, opened: OpenPage) -> None:
+    names = [str(number) for number in range(40, 0, -1)]
+    write_bundle(tmp_path / "toy", classes=names)
+    with in_this_process(tmp_path) as (url, _):
+        page = opened(f"{url}/#generate?method=toy&class_label=12&steps=2")
+        chooser = page.get_by_label("Class")
+        for label in ("7", "any"):
+            chooser.select_option(label)
+            with page.expect_request("**/generate") as request:
+                page.get_by_role("button", name="Draw another seed and start").click()
+            assert request.value.post_data_json.get("class_label") == (None if label == "any" else label)
+            settled(page)
+
+
+def test_a_server_that_asks_to_wait_for_long_is_not_asked_again(tmp_path: Path, opened: OpenPage) -> None:
+    write_bundle(tmp_path / "bundles" / "toy")
+    keys = tmp_path / "keys.toml"
+    keys.write_text(line("alice", "work_s_per_minute = 1e-9"))
+    with in_this_process(tmp_path / "bundles", keys=keys) as (url, _):
+        page = opened(url, expected="401|429")
+        page.get_by_label("Key", exact=True).fill("secret of alice")
+        page.get_by_role("button", name="Use this key").click()
+        page.get_by_role("button", name="Generate").click()
+        settled(page)
+        page.get_by_role("button", name="Draw another seed and start").click()
+        notice = page.get_by_role("status").first
+        expect(notice).to_contain_text("used up its work budget")
+        expect(notice).to_contain_text("Try again in")
+        expect(page.get_by_role("button", name="Generate")).to_be_visible()  # it is over
+
+
 def test_a_service_with_keys_asks_for_one(tmp_path: Path, opened: OpenPage) -> None:
     write_bundle(tmp_path / "bundles" / "toy")
     keys = tmp_path / "keys.toml"
@@ -138,11 +191,13 @@ def test_a_service_with_keys_asks_for_one(tmp_path: Path, opened: OpenPage) -> N
 
 def test_it_waits_for_a_service_that_has_no_model_yet(tmp_path: Path, opened: OpenPage) -> None:
     bundle = write_bundle(tmp_path / "bundles" / "toy")
+    write_bundle(tmp_path / "bundles" / "bad", format_version=7)  # an empty folder would be taken for a lost one
     with in_this_process(bundle.parent) as (url, app):
         bundle.rename(tmp_path / "aside")
         app.state.service.models.reload()
         page = opened(url, expected="503")
         expect(page.get_by_role("status").first).to_contain_text("There is no model to show.")
+        expect(page.get_by_role("status").first).to_contain_text("format version 7")
         (tmp_path / "aside").rename(bundle)
         app.state.service.models.reload()
         expect(page.get_by_role("button", name="Generate")).to_be_visible()

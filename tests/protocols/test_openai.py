@@ -67,6 +67,16 @@ def test_a_stream_has_partial_images_and_then_the_image(
     assert base64.b64decode(completed.b64_json) == theirs(url, class_label="one", seed=7, steps=steps)[0]
 
 
+def test_a_streams_events_have_the_seed_that_was_drawn(url: str, client: OpenAI) -> None:
+    raw = client.images.with_raw_response.generate(
+        model="toy", prompt="one", stream=True, partial_images=2, extra_body={"num_inference_steps": 9}
+    )
+    events = list(raw.parse())
+    (seed,) = {event.model_extra["seed"] for event in events}  # type: ignore[index]
+    assert str(seed) == raw.headers["trilemma-seed"]
+    assert base64.b64decode(events[-1].b64_json) == theirs(url, class_label="one", seed=seed, steps=9)[0]
+
+
 def test_models_are_the_methods(client: OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["toy"]
     assert client.models.retrieve("toy").object == "model"

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import REPOSITORY
+from tests.conftest import PATIENT, REPOSITORY
 
 FORBIDDEN = {"torch", "diffusers", "onnx", "onnxscript", "matplotlib", "safetensors", "export", "loadtests"}
 
@@ -24,7 +24,7 @@ def server() -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-m", "service", "--port", str(port)], cwd=REPOSITORY)
+    process = subprocess.Popen([sys.executable, "-m", "service", "--port", str(port), *PATIENT], cwd=REPOSITORY)
     url = f"http://127.0.0.1:{port}"
     try:
         asyncio.run(wait_until_ready(url, process))
@@ -135,7 +135,7 @@ def test_a_signal_before_it_listens_ends_it_at_once(signum: signal.Signals) -> N
         (["--bundles", __file__], "--bundles"),
         (["--host", "192.0.2.1", "--port", "0"], "192.0.2.1"),  # of no machine: RFC 5737
         (["--prot", "1"], "--prot"),
-        (["--keys", "/nowhere"], "/nowhere"),
+        (["--port", "0", "--keys", "/nowhere"], "/nowhere"),
     ],
 )
 def test_a_setting_that_cannot_be_meant_ends_it_with_one_line(flags: list[str], message: str) -> None:

@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -148,10 +149,12 @@ def test_a_process_of_its_own_obeys_affinity_and_rlimits() -> None:
 
 @contextmanager
 def serving(folder: Path, limits: Resources, **settings: int) -> Iterator[TestClient]:
-    """A client of a service of a toy within `limits`; at the end it has loaded."""
+    """A client of a service of a toy within `limits`, once it has loaded."""
     write_bundle(folder / "toy")
     app = create_app(Settings(bundles=folder, **settings), lambda bundle, threads: ToyRuntime(), limits)
     with TestClient(app) as client:
+        while client.get("/readyz").status_code != 200:
+            time.sleep(0.01)
         yield client
 
 
@@ -167,7 +170,7 @@ def test_the_limits_are_logged_at_start_and_shown_in_the_metrics(tmp_path: Path)
     assert shown["process_max_fds"] == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-@pytest.mark.parametrize(("room", "warned"), [(-1, True), (GIB, False)])
+@pytest.mark.parametrize(("room", "warned"), [(-GIB, True), (GIB, False)])
 def test_a_cache_that_does_not_fit_beside_the_models_is_warned_of(tmp_path: Path, room: int, warned: bool) -> None:
     cache_bytes = 3 * GIB
     limits = Resources(2, None, resident_bytes() + cache_bytes + room, 1024)

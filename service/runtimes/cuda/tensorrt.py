@@ -10,7 +10,7 @@ from bundle.files import BundleError
 from bundle.gpu_manifest import Engines, Target
 from service.runtimes.cuda.driver import Address, Driver, DriverError, Stream
 
-MODULES: dict[Target, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+MODULES: dict[Target, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
 
 log = structlog.get_logger()
 

@@ -88,10 +88,16 @@ def test_a_stream_of_every_step_and_the_images_has_nothing_wrong(preview: bytes 
     assert not wrong_images(stream(*IN_ORDER, preview=preview), "text/event-stream", TWO)
 
 
+def test_a_stream_may_spare_a_slow_reader_a_step_but_not_the_last() -> None:
+    assert not wrong_images(stream((1, 1), (0, 2), (1, 2)), "text/event-stream", TWO)
+
+
 @pytest.mark.parametrize(
     "content",
     [
         stream(*IN_ORDER[:-1]),
+        stream(*IN_ORDER, (1, 2)),
+        stream(*IN_ORDER[1::2]),
         stream(*IN_ORDER, of=3),
         stream((0, 2), (1, 1), (0, 1), (1, 2)),
         stream(*IN_ORDER, preview=png(5, 4)),

@@ -18,7 +18,7 @@ def test_the_mix_is_of_the_models_that_are_served_and_of_others_where_one_is_not
     assert {kind.method for kind in classes(["latent"])} == {"latent"}
 
 
-def test_calls_come_as_often_as_asked_of_each_class_by_its_share_and_each_with_its_own_seed() -> None:
+def test_calls_come_at_the_rate_by_class_shares_and_with_different_seeds() -> None:
     kinds = classes(["ddgan", "ddim", "vdm"])
     calls = poisson(kinds, 100.0, 100.0, seed=3)
     assert len(calls) == pytest.approx(10_000, rel=0.05)

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ def workloads(draw: st.DrawFn) -> tuple[Scheduler, list[Arrival]]:
         now += draw(st.floats(0, 0.2))
         within_s = draw(st.one_of(st.just(math.inf), st.floats(0.01, 2)))
         new = job(draw(st.sampled_from("ab")), draw(st.integers(1, 12)), draw(st.integers(1, 4)), now, now + within_s)
+        new = replace(new, guidance=draw(st.sampled_from([1.0, 2.0])))
         new.priority = draw(st.sampled_from(["low", "normal", "high"]))
         arrivals.append(Arrival(now, new))
     return scheduler, arrivals
@@ -54,7 +56,7 @@ def test_no_job_ends_later_than_its_due_time_and_the_backlog(workload: tuple[Sch
 
     def full_s(job: Job) -> float:
         rows = scheduler.costs.efficient_batch_size(job.model, scheduler.max_batch)
-        return job.steps * job.n * scheduler.costs.seconds(job.model, rows)
+        return job.steps * job.n * job.rows * scheduler.costs.seconds(job.model, rows)
 
     longest_step_s = 0.08
     finished = simulate(arrivals, scheduler, rule)
@@ -100,6 +102,18 @@ def test_rows_that_would_break_a_deadline_do_not_join_the_batch() -> None:
         batch = scheduler.next_batch(now)
         assert batch is not None
         assert batch.images == [*urgent.images, *other.images][:rows]
+
+
+def test_a_guided_image_joins_as_the_two_rows_that_it_is() -> None:
+    for now, images in ((-0.005, 1), (-0.015, 2)):  # ten steps of two rows, and of three, would be in time
+        scheduler = Scheduler(4, costs({"a": {1: 0.01, 4: 0.013}}))
+        urgent, other = job("a", 10, deadline_s=0.11), replace(job("a", 10), guidance=2.0)
+        urgent.due_s, other.due_s = 0.11, 1.0
+        scheduler.add(urgent)
+        scheduler.add(other)
+        batch = scheduler.next_batch(now)
+        assert batch is not None
+        assert batch.images == [*urgent.images, *other.images][:images]
 
 
 @pytest.mark.parametrize(

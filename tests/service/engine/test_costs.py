@@ -13,7 +13,7 @@ def costs_of(curve: dict[int, float]) -> Costs:
     return costs
 
 
-def test_between_measured_sizes_the_cost_lies_on_a_line_and_beyond_them_in_proportion() -> None:
+def test_costs_are_linear_between_measured_sizes_and_proportional_beyond() -> None:
     costs = costs_of({1: 1.0, 4: 2.5, 8: 4.0})
     assert [costs.seconds("a", n) for n in (1, 2, 4, 6, 8, 16)] == [1.0, 1.5, 2.5, 3.25, 4.0, 8.0]
 

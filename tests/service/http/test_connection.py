@@ -1,5 +1,6 @@
 """What comes over a socket: requests by the letter of RFC 9112, heads and bodies without an end, and too many."""
 
+import asyncio
 import json
 import select
 import socket
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 import structlog
 
-from service.http import connection, connection_limit
+from service.http import connection_limit
+from service.http.parser import Parser
+from service.http.turns import Turns
 from tests.conftest import write_bundle
 from tests.deploy.conftest import in_this_process, wait_until
 from tests.service.conftest import Held
@@ -23,6 +26,7 @@ WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 PROBE = b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 WITHIN_S = 60
+READ = 256_000  # bytes that uvloop reads at a time
 
 
 @contextmanager
@@ -145,11 +149,12 @@ def test_what_two_parsers_may_read_differently_is_refused_and_ends_the_connectio
 
 
 def test_a_malformed_body_that_waits_for_leave_ends_without_an_error_in_the_log(port: int) -> None:
+    path = "/v1/images/generations"  # the others' requests are elsewhere
+    sent = CHUNKED.replace(b"/generate", path.encode()).replace(b"Host: a\r\n", b"Host: a\r\nExpect: 100-continue\r\n")
     with structlog.testing.capture_logs() as logs:
-        sent = CHUNKED.replace(b"Host: a\r\n", b"Host: a\r\nExpect: 100-continue\r\n") + b"xyz\r\n"
-        assert ask(port, sent)[0] == 400
-        wait_until(lambda: any(line["event"] == "request" for line in logs))
-    assert [line["status"] for line in logs if line["event"] == "request"] == [400]
+        assert ask(port, sent + b"xyz\r\n")[0] == 400
+        wait_until(lambda: any(line.get("path") == path for line in logs))
+    assert [line["status"] for line in logs if line.get("path") == path] == [400]
 
 
 LONG_HEADS = {
@@ -172,15 +177,15 @@ def test_a_head_that_is_too_long_is_refused_however_it_is_long(port: int, sent: 
 
 def test_no_more_of_a_long_head_is_kept_than_a_head_may_have(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[int] = []
-    parse = connection.Parser.next_event
+    parse = Parser.next_event
 
-    def noting(parser: connection.Parser) -> Any:
+    def noting(parser: Parser) -> Any:
         kept.append(len(parser.trailing_data[0]))
         return parse(parser)
 
-    monkeypatch.setattr(connection.Parser, "next_event", noting)
+    monkeypatch.setattr(Parser, "next_event", noting)
     assert ask(port, HEAD + b"X: " + b"x" * 5_000_000)[0] == 431
-    assert max(kept) <= 16384 + connection.PIECE
+    assert max(kept) <= 16384 + READ
 
 
 def test_an_answer_before_the_bodys_end_reaches_a_client_that_goes_on_sending(port: int) -> None:
@@ -201,6 +206,24 @@ def test_a_client_that_is_too_slow_loses_its_connection(tmp_path: Path, sent: by
         client.sendall(sent)
         assert answer(client)[0] == status
         assert client.recv(1) == b""
+
+
+def test_a_client_is_not_slow_because_the_server_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting: list[Any] = []
+    take = Turns.take
+
+    def late(turns: Turns, work: Any, urgent: bool = False) -> None:
+        if urgent or waiting:
+            take(turns, work, urgent)
+        else:
+            waiting.append(work)
+            asyncio.get_running_loop().call_later(0.5, take, turns, work)
+
+    with serving(tmp_path, client_timeout_s=0.2) as port, connect(port) as client:
+        monkeypatch.setattr(Turns, "take", late)
+        client.sendall(WHOLE)
+        assert answer(client)[0] == 200
+    assert waiting
 
 
 def test_a_client_that_reads_nothing_loses_its_connection(tmp_path: Path) -> None:
