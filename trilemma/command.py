@@ -21,7 +21,7 @@ from trilemma.errors import TrilemmaError
 SHOWN = 4  # pictures in the terminal at most
 CELLS = 24  # width of one, in characters
 WAY = ("steps", "solver", "eta", "max_ms", "max_distance", "dataset")  # how to sample; options are called as fields
-FIELDS = (*WAY, "class_label", "seed", "n", "index", "deadline_ms")
+FIELDS = (*WAY, "class_label", "guidance", "seed", "n", "index", "deadline_ms")
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".npy": "npy"}  # by suffix
 
 
@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("-o", "--output", type=output, required=True, help=f"file: {', '.join(FORMATS)}")
     generate.add_argument("--steps", type=int, help="network evaluations an image")
     generate.add_argument("--class", dest="class_label", help="class: a name, or a number that is no class's name")
+    generate.add_argument("--guidance", type=float, help="weight of classifier-free guidance; 1: without")
     generate.add_argument("--seed", type=int, help="0 to 2^64 − 1; drawn if absent")
     generate.add_argument("-n", type=int, help="number of images; with more than one, file names are numbered")
     generate.add_argument("--index", type=int, help="index of the first image of the seed")
