@@ -38,7 +38,7 @@ HINTS = {"timeout": "the input deadline_ms is", "priority": "the input priority 
 
 def inputs(model: Placement) -> dict[str, tuple[str, ...]]:
     """The datatypes of a model's inputs, by name; metadata has the first. Each setting of its solvers is an input."""
-    settings = [name for solver in model.bundle.family.SOLVERS.values() for name in solver.settings]
+    settings = [name for solver in model.bundle.solvers.values() for name in solver.settings]
     own = {name: types for name, types in INPUTS.items() if name != "guidance" or model.bundle.manifest.guidance}
     return {**dict.fromkeys(settings, ("FP32",)), **own}
 
