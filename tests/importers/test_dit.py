@@ -21,6 +21,11 @@ BLOCK = "transformer_blocks.0."
 
 @pytest.fixture(scope="module")
 def reference() -> DiTTransformer2DModel:
+    return transformer()
+
+
+def transformer() -> DiTTransformer2DModel:
+    """A small one, with random weights."""
     torch.manual_seed(0)
     network = DiTTransformer2DModel(
         num_attention_heads=HEADS,
