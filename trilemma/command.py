@@ -127,6 +127,8 @@ def list_methods(client: Client, _: argparse.Namespace) -> None:
         _channels, height, width = method["image_shape"]
         steps, solvers = method["steps"], ", ".join(" ".join([s["name"], *s["settings"]]) for s in method["solvers"])
         size, limits = f"{width}×{height}", f"{steps['min']} to {steps['max']}"
+        if guidance := method.get("guidance"):
+            solvers += f"; guidance {guidance['min']:g} to {guidance['max']:g}"
         row = method["method"], method["family"], size, limits, str(steps["default"]), solvers
         table.add_row(*row, ", ".join(method["classes"]))
     Console().print(table)

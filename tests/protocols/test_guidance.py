@@ -21,6 +21,7 @@ from service.requests.request import MAX_GUIDANCE
 from tests.conftest import write_bundle
 from tests.deploy.conftest import in_this_process, wait_until
 from tests.protocols.conftest import own
+from tests.protocols.test_command import trilemma
 from tests.protocols.test_fields import (
     ManyClasses,
     of_client,
@@ -228,6 +229,15 @@ def test_a_model_says_whether_it_takes_guidance_and_its_range(url: str) -> None:
         assert ({"name": "guidance", "datatype": "FP32", "shape": [1]} in inputs) is takes
         config = httpx.get(f"{url}/v2/models/{method}/config").json()["input"]
         assert [each["name"] for each in config] == [each["name"] for each in inputs]
+
+
+def test_the_command_lists_the_range_and_refuses_what_is_no_number(url: str, tmp_path: Path) -> None:
+    assert trilemma(url, "methods").stdout.count("guidance") == 2
+    for weight in ("nan", "inf", "much"):
+        done = trilemma(url, "generate", "guided", "--class=1", f"--guidance={weight}", "-o", str(tmp_path / "it.png"))
+        assert done.returncode != 0
+        assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_description_has_its_range_and_says_what_it_is(url: str) -> None:
