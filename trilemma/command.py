@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("-o", "--output", type=output, required=True, help=f"file: {', '.join(FORMATS)}")
     generate.add_argument("--steps", type=int, help="network evaluations an image")
     generate.add_argument("--class", dest="class_label", help="class: a name, or a number that is no class's name")
-    generate.add_argument("--guidance", type=float, help="weight of classifier-free guidance; 1: without")
+    generate.add_argument("--guidance", type=finite, help="weight of classifier-free guidance; 1: without")
     generate.add_argument("--seed", type=int, help="0 to 2^64 − 1; drawn if absent")
     generate.add_argument("-n", type=int, help="number of images; with more than one, file names are numbered")
     generate.add_argument("--index", type=int, help="index of the first image of the seed")
@@ -55,9 +55,9 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--setting", action="append", type=setting, metavar="NAME=VALUE", help="setting of the solver; may be repeated"
     )
-    generate.add_argument("--eta", type=float, help="the same as --setting eta=VALUE")
-    generate.add_argument("--max-ms", type=float, help="method auto: time limit, milliseconds")
-    generate.add_argument("--max-distance", type=float, help="method auto: largest Fréchet distance")
+    generate.add_argument("--eta", type=finite, help="the same as --setting eta=VALUE")
+    generate.add_argument("--max-ms", type=finite, help="method auto: time limit, milliseconds")
+    generate.add_argument("--max-distance", type=finite, help="method auto: largest Fréchet distance")
     generate.add_argument("--dataset", help="method auto: data set, where models of several are served")
     generate.add_argument("--deadline-ms", type=int, help="time limit; a request that cannot meet it is refused")
     commands.add_parser("methods", help="list the served methods").set_defaults(do=list_methods)
@@ -66,9 +66,13 @@ def parser() -> argparse.ArgumentParser:
 
 def setting(value: str) -> tuple[str, float]:
     name, _, number = value.partition("=")
-    if not math.isfinite(parsed := float(number)):
+    return name, finite(number)
+
+
+def finite(value: str) -> float:
+    if not math.isfinite(number := float(value)):
         raise argparse.ArgumentTypeError(f"{value} is not finite")
-    return name, parsed
+    return number
 
 
 def output(value: str) -> Path:
