@@ -21,9 +21,12 @@ from bundle.loading import Bundle, load
 from importers import __main__ as command
 from models.step import Step, update
 from service.engine import noise
+from service.engine.denoise import denoise
+from service.runtimes.cpu import OrtRuntime
 from tests.deploy.conftest import serving
 from tests.importers import parity, test_dit
 from tests.importers.test_diffusers_folder import saved, unet
+from tests.service.engine.conftest import job
 from trilemma import Client
 from trilemma import Step as StreamedStep
 
@@ -104,6 +107,22 @@ def test_a_guided_image_is_that_of_the_formula_over_diffusers_own_network(
     assert np.abs(image - expected).max() <= 1e-4
     others = [array(url, class_label="cat", guidance=other)[0] for other in (0.0, 1.0, 2.5) if other != weight]
     assert all(np.abs(image - other).max() > 0.01 for other in others)
+
+
+@pytest.mark.parametrize("max_batch", [3, 8])
+def test_guided_and_other_images_of_a_batch_have_the_bytes_of_each_alone(
+    colour: tuple[Bundle, Network], max_batch: int
+) -> None:
+    bundle, runtime = colour[0], OrtRuntime(colour[0], threads=1)
+    requests: list[dict[str, Any]] = [
+        {"seed": 1, "class_label": 0, "n": 2, "steps": 3},
+        {"seed": 2, "class_label": 1, "n": 2, "steps": 5, "guidance": 2.5},
+        {"seed": 3, "steps": 4},
+        {"seed": 4, "class_label": 3, "steps": 2, "guidance": 7.0},
+    ]
+    together = denoise([job(bundle, **request) for request in requests], runtime, max_batch)
+    alone = [denoise([job(bundle, **request)], runtime, max_batch=1) for request in requests]
+    assert together.tobytes() == np.concatenate(alone).tobytes()
 
 
 def test_every_protocol_has_its_images_in_their_size_and_colour(url: str) -> None:
