@@ -48,7 +48,8 @@ def imported(folder: Path, source: Path, name: str, **card: Any) -> Bundle:
 def colour(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Network]:
     """An RGB model that is wider than high, and diffusers' own network."""
     folder = tmp_path_factory.mktemp("colour")
-    network = unet(num_class_embeds=len(CLASSES) + 1, sample_size=(HEIGHT, WIDTH))
+    small = {"block_out_channels": (32,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    network = unet(num_class_embeds=len(CLASSES) + 1, sample_size=(HEIGHT, WIDTH), **small)
     source = saved(folder / "published", network, diffusers.DDIMScheduler())
 
     def run(x: Float, t: float, label: int) -> Float:
