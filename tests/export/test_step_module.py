@@ -44,9 +44,11 @@ def test_a_learned_variance_lies_between_the_two_of_its_row() -> None:
     beta, beta_tilde = 0.3, 0.1
     noise = torch.ones(3, 1, 2, 2, dtype=torch.float64)
     row = {"noise_std": beta_tilde**0.5, "log_std_from_v": 0.5 * np.log(beta / beta_tilde), "clip": 1.0}
-    coefficients = torch.tensor([[row.get(name, 0.0) for name in COEFFICIENTS]] * 3, dtype=torch.float64)
+    wiring = Wiring(learned_variance=True)
+    values = [row.get(name, 0.0) for name in COEFFICIENTS[: wiring.columns]]
+    coefficients = torch.tensor([values] * 3, dtype=torch.float64)
     zero, t, y = torch.zeros_like(noise), torch.zeros(3), torch.tensor([-1, 0, 1])
-    x_new, _ = StepModule(Variance(), Wiring(learned_variance=True))(zero, t, y, noise, zero, coefficients)
+    x_new, _ = StepModule(Variance(), wiring)(zero, t, y, noise, zero, coefficients)
     expected = [beta_tilde, (beta * beta_tilde) ** 0.5, beta]
     np.testing.assert_allclose(x_new[:, 0, 0, 0] ** 2, expected, rtol=1e-12)
 
