@@ -1,4 +1,4 @@
-"""EDM's four preconditionings by the attributes in its pickle, checked: `models.karras.preconditioning` computes them."""
+"""EDM's four preconditionings by the attributes in its pickle; `models.karras.preconditioning` computes them."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar

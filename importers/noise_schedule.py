@@ -145,6 +145,8 @@ def consistent(model: Imported, own: Continuous) -> Sampling:
     if last < 1 or places != sorted(set(places)) or (places and not 0 <= places[0] < places[-1] <= last):
         raise ImportProblem(f"ts = {places}: not places that rise among {settings['steps']} levels")
     schedule = {**levels(model, own), "scale_steps": settings["steps"], "solvers": ["multistep"]}
+    if model.format == Format.DIFFUSERS and settings["s_noise"] != 1:
+        schedule["churn"] = {"S_noise": settings["s_noise"]}
     if places:
         schedule["ts"] = places
     return Sampling("karras", schedule, len(places) - 1 if places and model.sampler == "multistep" else 1)

@@ -28,9 +28,17 @@ class Time(NamedTuple):
 
 def falling(sigma_min: float, sigma_max: float, rho: float, steps: int, dtype: Any = np.float64) -> Vector:
     """Eq. 5: `steps` levels from σ_max to σ_min, even in σ^(1/ρ)."""
-    low, high = dtype(sigma_min ** (1 / rho)), dtype(sigma_max ** (1 / rho))
-    levels: Vector = (high + np.linspace(0, 1, steps, dtype=dtype) * (low - high)) ** dtype(rho)
-    return levels.astype(np.float64)
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    root = dtype(high) + even(steps, dtype) * dtype(low - high)
+    levels: Vector = (root.astype(np.float64) ** rho).astype(dtype).astype(np.float64)
+    return levels
+
+
+def even(steps: int, dtype: Any) -> Any:
+    """`steps` numbers from 0 to 1, counted from both ends as torch.linspace does: float32 shows it."""
+    stride, index = float(dtype(1 / max(steps - 1, 1))), np.arange(steps, dtype=np.float64)
+    upper = (index >= steps // 2) & (index > 0)
+    return np.where(upper, 1 - stride * (steps - 1 - index), stride * index).astype(dtype)
 
 
 def known(sigma: Vector, levels: Vector | None) -> Vector:

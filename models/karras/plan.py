@@ -56,15 +56,25 @@ def dpmpp_2m_plan(schedule: Schedule, steps: int) -> Plan:
 
 
 def multistep_plan(schedule: Schedule, steps: int) -> Plan:
-    return samplers.consistency(Denoiser.of(schedule), consistency_levels(schedule, steps), schedule["sigma_min"])
+    factor = schedule.get("churn", {}).get("S_noise", 1.0)
+    sigma = consistency_levels(schedule, steps)
+    return samplers.consistency(Denoiser.of(schedule), sigma, schedule["sigma_min"], factor)
 
 
 def consistency_levels(schedule: Schedule, steps: int) -> Vector:
-    """τ_0 … τ_N: the published ones for their number of steps, else even ones among all levels; the last only ends."""
+    """τ_0 … τ_N: the published ones for their number of steps, else even ones among all levels; at τ_N the last ends.
+
+    diffusers' are a whole stride apart.
+    """
     last, published = schedule["scale_steps"] - 1, schedule.get("ts", [])
-    places = published if len(published) == steps + 1 else np.round(np.linspace(0, last, steps + 1))
+    if len(published) == steps + 1:
+        places = np.array(published)
+    elif schedule["format"] == "diffusers":
+        places = np.append(np.arange(steps) * (schedule["scale_steps"] // steps), last)
+    else:
+        places = np.round(np.linspace(0, last, steps + 1))
     low, high = (schedule[name] ** (1 / schedule["rho"]) for name in ("sigma_min", "sigma_max"))
-    chosen: Vector = (high + np.asarray(places) / last * (low - high)) ** schedule["rho"]
+    chosen: Vector = (high + places / last * (low - high)) ** schedule["rho"]
     return np.clip(chosen, schedule["sigma_min"], schedule["sigma_max"])
 
 
@@ -73,7 +83,8 @@ def baseline(name: str, method: str) -> Solver:
 
     def plan(schedule: Schedule, steps: int) -> Plan:
         network = Denoiser.of(schedule)
-        time, sigma = levels.BASELINES[name](*schedule["range"], steps)
+        least, largest = schedule["range"]
+        time, sigma = levels.BASELINES[name](least, largest, steps)
         stops = samplers.stops(time, sigma, network.levels)
         return samplers.euler(network, stops) if method == "euler" else samplers.heun(network, stops)
 

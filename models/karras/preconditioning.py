@@ -67,9 +67,11 @@ def edm(numbers: Mapping[str, Any]) -> Preconditioning:
     """The paper's own; consistency models have a `boundary`, the σ at which D(x, σ) = x.
 
     With a boundary ε, c_skip and c_out have σ − ε for σ (Song et al. 2023, arXiv 2303.01469, appendix C).
-    `noise_gain` is the factor before ln σ in c_noise: ¼ in the paper, 250 in OpenAI's networks.
+    `noise_gain` is the factor before ln σ in c_noise: ¼ in the paper, 250 in OpenAI's networks. `noise_dtype` is that
+    of the logarithm.
     """
     sigma_data, boundary, gain = numbers["sigma_data"], numbers.get("boundary", 0.0), numbers.get("noise_gain", 0.25)
+    dtype = np.float64 if numbers.get("noise_dtype") == "float64" else np.float32
 
     def root(sigma: Vector) -> Vector:
         return np.sqrt(sigma**2 + sigma_data**2)
@@ -78,7 +80,7 @@ def edm(numbers: Mapping[str, Any]) -> Preconditioning:
         c_skip=lambda sigma: sigma_data**2 / ((sigma - boundary) ** 2 + sigma_data**2),
         c_out=lambda sigma: (sigma - boundary) * sigma_data / root(sigma),
         c_in=lambda sigma: 1 / root(sigma),
-        c_noise=lambda sigma: gain * np.log(sigma.astype(np.float32)).astype(np.float64),
+        c_noise=lambda sigma: gain * np.log(sigma.astype(dtype)).astype(np.float64),
     )
 
 

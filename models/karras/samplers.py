@@ -168,10 +168,10 @@ def dpmpp_2m(network: Denoiser, at: Stops) -> Plan:
     return begun(network.rows(at.t, **columns), at.start())
 
 
-def consistency(network: Denoiser, sigma: Vector, least: float) -> Plan:
+def consistency(network: Denoiser, sigma: Vector, least: float, factor: float = 1.0) -> Plan:
     """Multistep consistency sampling (Song et al. 2023, arXiv 2303.01469, algorithm 1) at σ[:-1].
 
-    x = D(x, τ) + √(τ_next² − ε²)·noise, where ε is the `least` level; σ[-1] is where the last step ends.
+    x = D(x, τ) + factor·√(τ_next² − ε²)·noise, where ε is the `least` level; σ[-1] is where the last step ends.
     """
-    noise_std = np.sqrt(np.maximum(sigma[1:] ** 2 - least**2, 0.0))
+    noise_std = factor * np.sqrt(np.maximum(sigma[1:] ** 2 - least**2, 0.0))
     return begun(network.rows(sigma[:-1], x_from_x0=1.0, noise_std=noise_std), float(sigma[0]))
