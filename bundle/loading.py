@@ -63,7 +63,7 @@ class Bundle:
         return next(iter(self.solvers))
 
     def _coefficients(self, steps: int, solver: str, settings: SettingValues) -> NDArray[np.float32]:
-        """The plan as float32 (steps, 9), a row a step; `coefficients` is this, cached."""
+        """The plan as float32 (steps, columns), a row a step; `coefficients` is this, cached."""
         plan = self.solvers[solver].plan(self.manifest.noise_schedule, steps, **dict(settings))
         return np.array(plan, dtype=np.float32)
 

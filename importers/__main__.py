@@ -28,10 +28,13 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--card", type=Path, help="a TOML file with what the published file does not say")
     result.add_argument("--name", help="what callers ask for as `method`; default: by the file's name")
     recorded = result.add_argument_group("comparison with recorded outputs of the original code")
-    recorded.add_argument("--reference", type=Path, metavar="FILE.npz", help="arrays x, t, y, z, out, xs, noises")
+    recorded.add_argument(
+        "--reference", type=Path, metavar="FILE.npz", help="arrays x, t or sigma, y, z, out, xs, noises"
+    )
     recorded.add_argument("--solver", help="of the recorded steps; default: the format's own")
     recorded.add_argument("--steps", type=int, help="of the solver; default: as many as are recorded")
     recorded.add_argument("--eta", type=float, help="of the solver")
+    recorded.add_argument("--churn", type=float, help="of the solver")
     recorded.add_argument("--tolerance", type=float, default=1e-5, help="largest RMS difference; default: 1e-5")
     return result
 
@@ -43,10 +46,10 @@ def run(arguments: argparse.Namespace) -> str:
     name = arguments.name or bundle.name_of(arguments.source)
     target = arguments.output or Path("bundles") / name
 
-    def report(written: Bundle, step: StepModule, chosen: Any) -> dict[str, Any]:
+    def report(written: Bundle, step: StepModule) -> dict[str, Any]:
         kept = parity_report.compare(written, step)
         if arguments.reference:
-            kept |= reference.compare(written, step.wiring, chosen, reference.Options.of(arguments))
+            kept |= reference.compare(written, step.wiring, reference.Options.of(arguments))
         return kept
 
     manifest = bundle.write(model, arguments.source, target, name, report)

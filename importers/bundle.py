@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from torch import nn
 
 from bundle.loading import Bundle, sha256
 from bundle.manifest import DECODE, FORMAT_VERSION, STEP, Dataset, File, Manifest, Parity
@@ -24,18 +23,6 @@ from importers.problems import ImportProblem
 EXTERNAL_BYTES = 64 * 2**20  # a graph with more weights has them in a file beside it
 
 
-class Scaled(nn.Module):
-    """The network at `scale` times its input."""
-
-    def __init__(self, network: nn.Module, scale: float) -> None:
-        super().__init__()
-        self.network, self.scale = network, scale
-
-    def forward(self, x: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.network(self.scale * x, *inputs)
-        return out
-
-
 def wiring(model: Imported) -> Wiring:
     """How the step uses this network."""
     guided = model.settings.get("guided_channels")
@@ -44,20 +31,20 @@ def wiring(model: Imported) -> Wiring:
         guidance=bool(model.classes) and model.unconditional,
         guided_channels=guided if isinstance(guided, int) else None,
         self_condition=model.self_condition,
+        preconditioned=model.prediction == "F",
     )
 
 
-def step_module(model: Imported, chosen: Sampling) -> StepModule:
+def step_module(model: Imported) -> StepModule:
     """The step in PyTorch, as it is exported."""
-    network = model.network if chosen.scale == 1 else Scaled(model.network, chosen.scale)
-    return StepModule(network, wiring(model)).eval()
+    return StepModule(model.network, wiring(model)).eval()
 
 
-def write_graphs(model: Imported, chosen: Sampling, folder: Path) -> None:
+def write_graphs(model: Imported, folder: Path) -> None:
     """Writes `step.onnx`, `decode.onnx` where the model has a decoder, and the weights of large ones beside them."""
     example = example_inputs(model, wiring(model))
     with torch.no_grad():
-        save(trace(step_module(model, chosen), example, ["x_new", "x0"]), folder / STEP)
+        save(trace(step_module(model), example, ["x_new", "x0"]), folder / STEP)
         if model.decoder is not None:
             decoder = DecodeModule(model.decoder)  # type: ignore[arg-type]  # every decoder here is a module
             save(trace(decoder.eval(), {"x": example["x"]}, ["images"]), folder / DECODE)
@@ -136,7 +123,7 @@ def name_of(source: Path) -> str:
 
 
 def write(model: Imported, source: Path, target: Path, name: str, report: Any) -> Manifest:
-    """Writes the bundle folder `target`, which appears only if `report(bundle, step, chosen)` raises nothing.
+    """Writes the bundle folder `target`, which appears only if `report(bundle, step)` raises nothing.
 
     `report` gives what the manifest keeps of the comparison. Raises ImportProblem, and NotOurs for a folder in the way
     that is no bundle.
@@ -148,9 +135,9 @@ def write(model: Imported, source: Path, target: Path, name: str, report: Any) -
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        write_graphs(model, chosen, partial)
+        write_graphs(model, partial)
         manifest = describe(model, chosen, name, source, partial)
-        manifest.checkpoint |= report(Bundle(partial, manifest), step_module(model, chosen), chosen)
+        manifest.checkpoint |= report(Bundle(partial, manifest), step_module(model))
         manifest.write(partial)
         replacement.check(target, is_of_bundle)
         replacement.swap(partial, target)

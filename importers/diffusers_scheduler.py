@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import diffusers
@@ -75,12 +75,12 @@ def consistency(config: Config) -> Sampling:
     settings = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
     low, high = settings["sigma_min"], settings["sigma_max"]
     # diffusers, unlike the original, takes the logarithm in float64.
-    scalings = replace(preconditioning(low, settings["sigma_data"]), c_noise=lambda sigma: 250 * np.log(sigma))
+    numbers = preconditioning(low) | {"sigma_data": settings["sigma_data"], "noise_dtype": "float64"}
     return Sampling(
         prediction="F",
-        schedule=Continuous(low, high, scalings),
+        schedule=Continuous(low, high, numbers),
         sampler="multistep",
-        settings=settings,
+        settings={**settings, "steps": settings["num_train_timesteps"]},
         variance="none",
         clip=1.0 if settings["clip_denoised"] else math.inf,
     )

@@ -11,7 +11,7 @@ from importers.cards import Card, Settings, parse
 from importers.edm_pickle import Module, read_module
 from importers.edm_preconditioning import PRECONDITIONING, Precondition
 from importers.formats import Format
-from importers.imported import Continuous, Imported, Vector
+from importers.imported import Continuous, Imported
 from importers.networks.edm_blocks import Layout
 from importers.networks.edm_dhariwal import DhariwalUNet
 from importers.networks.edm_song import SongOptions, SongUNet
@@ -114,7 +114,7 @@ def load(path: Path, card: Card) -> Imported:
     own = parse(numbers_of(outer), PRECONDITIONING[outer.class_name], f"{path.name}: {outer.class_name}")
     state = weights(outer.weights, path.name)
     network = fill(arguments.build, {name: state[f"model.{name}"] for name in inner.weights}, path.name)
-    levels = levels_of(own, state, path.name)
+    numbers = own.numbers() | levels_of(own, state, path.name)
     classes = card.classes or tuple(str(label) for label in range(arguments.label_dim))
     if len(classes) != arguments.label_dim:
         raise ImportProblem(f"the card names {len(classes)} classes, the network has {arguments.label_dim}")
@@ -123,7 +123,7 @@ def load(path: Path, card: Card) -> Imported:
         network=network,
         shape=(arguments.in_channels, arguments.img_resolution, arguments.img_resolution),
         prediction="F",
-        schedule=Continuous(own.sigma_min, own.sigma_max, own.preconditioning(levels), levels),
+        schedule=Continuous(own.sigma_min, own.sigma_max, numbers),
         sampler="heun",
         settings=settings.model_dump(),
         classes=classes,
@@ -139,11 +139,11 @@ def numbers_of(module: Module) -> dict[str, Any]:
     return {name: value for name, value in attributes if isinstance(value, int | float) and not isinstance(value, bool)}
 
 
-def levels_of(own: Precondition, state: Mapping[str, Tensor], source: str) -> Vector | None:
+def levels_of(own: Precondition, state: Mapping[str, Tensor], source: str) -> dict[str, list[float]]:
     """iDDPM's σ, the only ones its network knows."""
     if not own.discrete:
-        return None
+        return {}
     levels = state.get("u")
     if levels is None or levels.ndim != 1 or not 2 <= len(levels) <= 100_000:
         raise ImportProblem(f"{source}: no table of its noise levels")
-    return levels.double().numpy()
+    return {"levels": levels.double().tolist()}

@@ -4,13 +4,16 @@ A network here is the original one, unchanged: its `t` is what the original code
 what that network gives. Rescaling of time, preconditioning and boundary conditions are numbers of the schedule.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from models.karras import preconditioning
+from models.karras.preconditioning import Preconditioning
 
 Vector = NDArray[np.float64]
 Shape = tuple[int, int, int]  # (C, H, W)
@@ -39,30 +42,26 @@ class Discrete:
 
 
 @dataclass(frozen=True)
-class Preconditioning:
-    """D(x, σ) = c_skip·x + c_out·F(c_in·x, c_noise), each a function of σ (arXiv 2206.00364, eq. 7).
-
-    Each takes and gives a float64 array. Where the original code computes c_noise in float32 so that its rounding is
-    seen by the network, c_noise does so too.
-    """
-
-    c_skip: Callable[[Vector], Vector]
-    c_out: Callable[[Vector], Vector]
-    c_in: Callable[[Vector], Vector]
-    c_noise: Callable[[Vector], Vector]
-
-
-@dataclass(frozen=True)
 class Continuous:
     """Noise levels σ, with x = x0 + σ·ε.
 
-    `levels`: the only σ that the network knows, falling; None: any of the range.
+    `sigma_min` and `sigma_max`: the network's own range. `numbers`: how `models.karras.preconditioning` computes what
+    the network sees; its "levels" are the only σ that the network knows, falling.
     """
 
     sigma_min: float
     sigma_max: float
-    preconditioning: Preconditioning
-    levels: Vector | None = None
+    numbers: Mapping[str, Any]
+
+    @property
+    def preconditioning(self) -> Preconditioning:
+        return preconditioning.of(self.numbers)
+
+    @property
+    def levels(self) -> Vector | None:
+        """None: any of the range."""
+        levels = self.numbers.get("levels")
+        return None if levels is None else np.asarray(levels, dtype=np.float64)
 
 
 @dataclass(frozen=True)

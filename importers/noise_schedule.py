@@ -1,26 +1,28 @@
 """What the manifest says of an imported model's sampling: its family, its schedule, its solvers and their order."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from importers.formats import Format
 from importers.imported import Continuous, Discrete, Imported
 from importers.problems import ImportProblem
 from importers.vdm import Gamma
 from models import families
 
+RHO = 7.0  # of Karras et al. 2022
 STEPS = 50  # recommended where the format's sampler does not say
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """`scale`: what the network's input is, in units of the state."""
+    """What the manifest has of it; `steps` are the recommended ones."""
 
     family: str
     noise_schedule: dict[str, Any]
     steps: int
-    scale: float = 1.0
 
 
 def sampling(model: Imported) -> Sampling:
@@ -89,6 +91,62 @@ def re_digits(text: str) -> int:
     return int(digits) if digits.isdecimal() else 0
 
 
+BASELINES = ("vp", "ve", "iddpm")  # kinds of preconditioning whose own sampler EDM has as a baseline
+CHURNING = ("heun", "euler", "dpm")
+
+
 def continuous(model: Imported, own: Continuous) -> Sampling:
     """Of noise levels."""
-    raise ImportProblem("models of noise levels (EDM, consistency) cannot be sampled yet")
+    if model.sampler in ("onestep", "multistep"):
+        return consistent(model, own)
+    settings = model.settings
+    first = model.sampler
+    others = ["heun", "euler", "dpm", "ancestral"] if model.format == Format.CONSISTENCY else ["heun", "euler"]
+    if own.levels is None:  # two levels that are one have no ratio of steps
+        others.append("dpmpp_2m")
+    if (kind := own.numbers["kind"]) in BASELINES:
+        others += [f"{kind}_euler", f"{kind}_heun"]
+    schedule = {
+        **levels(model, own),
+        "churn": churn(settings),
+        "solvers": [first, *(name for name in others if name != first)],
+    }
+    if amount := settings.get("S_churn", settings.get("s_churn")):
+        schedule["defaults"] = {name: {"churn": amount} for name in CHURNING if name in schedule["solvers"]}
+    return Sampling("karras", schedule, settings.get("num_steps", settings.get("steps", STEPS)))
+
+
+def levels(model: Imported, own: Continuous) -> dict[str, Any]:
+    """What all samplers of noise levels need: within the network's own range, and within the card's."""
+    schedule: dict[str, Any] = {
+        "format": str(model.format),
+        "preconditioning": dict(own.numbers),
+        "range": [own.sigma_min, own.sigma_max],
+        "sigma_min": max(own.sigma_min, model.settings.get("sigma_min", 0.0)),
+        "sigma_max": min(own.sigma_max, model.settings.get("sigma_max", own.sigma_max)),
+        "rho": model.settings.get("rho", RHO),
+    }
+    if not 0 < schedule["sigma_min"] < schedule["sigma_max"]:
+        raise ImportProblem(f"no noise levels from {schedule['sigma_min']} to {schedule['sigma_max']}")
+    return schedule | ({"clip": model.clip} if np.isfinite(model.clip) else {})
+
+
+def churn(settings: Mapping[str, Any]) -> dict[str, float]:
+    """S_min, S_max and S_noise, by either repository's names; an S_max that is infinite is left out."""
+    names = {"S_min": "s_tmin", "S_max": "s_tmax", "S_noise": "s_noise"}
+    values = {name: float(settings.get(name, settings.get(other, 0.0))) for name, other in names.items()}
+    return {name: value for name, value in values.items() if np.isfinite(value)}
+
+
+def consistent(model: Imported, own: Continuous) -> Sampling:
+    """Of a model that gives a clean image in one step."""
+    settings, places = model.settings, list(model.settings.get("ts") or ())
+    last = settings["steps"] - 1
+    if last < 1 or places != sorted(set(places)) or (places and not 0 <= places[0] < places[-1] <= last):
+        raise ImportProblem(f"ts = {places}: not places that rise among {settings['steps']} levels")
+    schedule = {**levels(model, own), "scale_steps": settings["steps"], "solvers": ["multistep"]}
+    if model.format == Format.DIFFUSERS and settings["s_noise"] != 1:
+        schedule["churn"] = {"S_noise": settings["s_noise"]}
+    if places:
+        schedule["ts"] = places
+    return Sampling("karras", schedule, len(places) - 1 if places and model.sampler == "multistep" else 1)

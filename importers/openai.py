@@ -13,7 +13,7 @@ from torch import Tensor
 from importers import cards, schedules
 from importers.cards import Card
 from importers.formats import Format
-from importers.imported import Continuous, Discrete, Imported, Preconditioning, Vector
+from importers.imported import Continuous, Discrete, Imported
 from importers.networks.openai_unet import Heads, Layout, UNet
 from importers.openai_layout import find_layout
 from importers.openai_settings import ConsistencyFlags, GaussianFlags, GuidedFlags, HeadFlags, NetworkFlags
@@ -129,15 +129,6 @@ def karras(card: Card, flags: Any, layout: Layout, state: Mapping[str, Tensor], 
     )
 
 
-def preconditioning(boundary: float, sigma_data: float = 0.5) -> Preconditioning:
+def preconditioning(boundary: float) -> dict[str, Any]:
     """EDM's, with D(x, σ) = x at σ = `boundary` (Song et al. 2023, arXiv 2303.01469, appendix C); EDM itself has 0."""
-
-    def root(sigma: Vector) -> Vector:
-        return np.sqrt(sigma**2 + sigma_data**2)
-
-    return Preconditioning(
-        c_skip=lambda sigma: sigma_data**2 / ((sigma - boundary) ** 2 + sigma_data**2),
-        c_out=lambda sigma: (sigma - boundary) * sigma_data / root(sigma),
-        c_in=lambda sigma: 1 / root(sigma),
-        c_noise=lambda sigma: 250 * np.log(sigma.astype(np.float32)).astype(np.float64),
-    )
+    return {"kind": "edm", "sigma_data": 0.5, "boundary": boundary, "noise_gain": 250.0}

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from bundle.loading import Bundle
 from export.step_module import COEFFICIENTS, Wiring
-from importers.noise_schedule import Sampling
+from importers.formats import Format
 from importers.parity_report import Difference
 from importers.problems import ImportProblem
-from models.step import Step
+from models.karras import preconditioning
+from models.step import Plan, Step
 from service.engine.runtime import StepInputs
 from service.runtimes.cpu import OrtRuntime
 
@@ -33,15 +34,15 @@ class Options:
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> "Options":
-        settings = {} if arguments.eta is None else {"eta": arguments.eta}
+        settings = {name: value for name in ("eta", "churn") if (value := getattr(arguments, name)) is not None}
         return cls(arguments.reference, arguments.solver, arguments.steps, settings, arguments.tolerance)
 
 
 class Reference:
     """The bundle, and the arrays laid as its graph takes them."""
 
-    def __init__(self, bundle: Bundle, wiring: Wiring, chosen: Sampling, arrays: Arrays) -> None:
-        self.bundle, self.wiring, self.chosen, self.arrays = bundle, wiring, chosen, arrays
+    def __init__(self, bundle: Bundle, wiring: Wiring, arrays: Arrays) -> None:
+        self.bundle, self.wiring, self.arrays = bundle, wiring, arrays
         self.runtime = OrtRuntime(bundle, threads=2)
 
     def states(self, name: str) -> NDArray[np.float32]:
@@ -54,12 +55,12 @@ class Reference:
         return np.ascontiguousarray(array, dtype=np.float32)
 
     def step(self, x: NDArray[Any], k: NDArray[Any], t: NDArray[Any], **more: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-        """x_new and x0 of rows that share their coefficients."""
+        """x_new and x0 of rows with these coefficients: (columns,), or (n, columns)."""
         rows = len(x)
         classes = self.bundle.manifest.classes
         labels = self.arrays.get("y", np.full(rows, len(classes)))
         inputs = {"noise": np.zeros_like(x), "x0_prev": np.zeros_like(x), **more}
-        coefficients = np.tile(k.astype(np.float32), (rows, 1))
+        coefficients = np.broadcast_to(k.astype(np.float32), (rows, k.shape[-1])).copy()
         x_new, x0 = self.runtime.step(
             StepInputs(x=x, t=t, y=np.asarray(labels, dtype=np.int64), coefficients=coefficients, **inputs)
         )
@@ -67,7 +68,7 @@ class Reference:
 
     def output(self) -> NDArray[Any]:
         """out of the network for the recorded x, t, y and z: x_new, where a step has T = 1 and nothing else."""
-        x = self.states("x") / np.float32(self.chosen.scale)
+        x = self.states("x")
         t = np.broadcast_to(np.asarray(self.arrays["t"], dtype=np.float32), len(x)).copy()
         more = {"z": self.arrays["z"].astype(np.float32)} if "z" in self.arrays else {}
         out, _ = self.step(x, columns(x_from_out=1.0), t, **more)
@@ -76,44 +77,102 @@ class Reference:
         factor, _ = self.step(x, columns(noise_std=1.0, log_std_from_v=1.0), t, noise=np.ones_like(x), **more)
         return np.concatenate((out, 2 * np.log(factor.astype(np.float64)) - 1), axis=1)
 
+    def denoised(self) -> NDArray[Any]:
+        """D(x, σ) for the recorded x, sigma and y, of a network of noise levels: R = c_skip, T = c_out."""
+        if not self.wiring.preconditioned:
+            raise ImportProblem("reference: sigma is recorded, but this is no model of noise levels")
+        functions = preconditioning.of(self.bundle.manifest.noise_schedule["preconditioning"])
+        x = self.states("x")
+        sigma = np.broadcast_to(np.asarray(self.arrays["sigma"], dtype=np.float64), len(x))
+        names = {"network_from_x": functions.c_in, "x_from_x": functions.c_skip, "x_from_out": functions.c_out}
+        values = [dict(zip(names, row, strict=True)) for row in zip(*(f(sigma) for f in names.values()), strict=True)]
+        k = np.stack([columns(**{name: float(value) for name, value in row.items()}) for row in values])
+        return self.step(x, k, functions.c_noise(sigma).astype(np.float32))[0]
+
     def trajectory(self, options: Options) -> list[tuple[str, Difference]]:
         """Each step of the solver, from the stored state."""
-        xs = self.states("xs")
-        noises = self.states("noises") if "noises" in self.arrays else np.zeros_like(xs[:-1])
-        latents = self.arrays.get("zs", self.arrays.get("z"))
-        solver = options.solver or self.bundle.default_solver
+        xs, solver = self.states("xs"), options.solver or self.bundle.default_solver
         if solver not in self.bundle.solvers:
             raise ImportProblem(f"no solver {solver!r}: there are {', '.join(self.bundle.solvers)}")
         settings = {**dict(self.bundle.solvers[solver].defaults), **options.settings}
-        plan = self.bundle.coefficients(options.steps or len(xs) - 1, solver, tuple(settings.items()))
-        if len(plan) != len(xs) - 1:
-            raise ImportProblem(f"{solver} has {len(plan)} steps, {len(xs) - 1} are recorded")
+        plan = self.plan(options.steps or len(xs) - 1, solver, settings)
+        steps = rows_of_steps(plan, len(xs) - 1)
+        if len(steps) != len(xs) - 1:
+            raise ImportProblem(f"{solver} has {len(steps)} steps, {len(xs) - 1} are recorded")
+        starts, noises = xs, self.noises(xs)
+        if settings.get("churn"):
+            starts, noises = self.churned(xs, noises, steps, self.first_churn(plan, len(steps), solver, settings))
         results, x0 = [], np.zeros_like(xs[0])
-        for index, row in enumerate(plan):
-            more: dict[str, Any] = {"x0_prev": x0, "noise": noises[min(index, len(noises) - 1)]}
-            if self.bundle.manifest.z_dim and latents is not None:
-                more["z"] = (latents[index] if latents.ndim == 3 else latents).astype(np.float32)
-            x, x0 = self.step(xs[index], row[1:], np.full(len(x0), row[0], dtype=np.float32), **more)
-            results.append((f"{solver}, step {index + 1} of {len(plan)}", Difference.of(x, xs[index + 1])))
+        for index, rows in enumerate(steps):
+            x = starts[index] / np.float32(plan.start_std if index == 0 else 1.0)
+            for row in rows:
+                t = np.full(len(x), row.t, dtype=np.float32)
+                x, x0 = self.step(x, np.array(row[1:]), t, x0_prev=x0, noise=noises[index], **self.latent(index))
+            results.append((f"{solver}, step {index + 1} of {len(steps)}", Difference.of(x, xs[index + 1])))
         return results
+
+    def plan(self, steps: int, solver: str, settings: dict[str, float]) -> Plan:
+        return self.bundle.solvers[solver].plan(self.bundle.manifest.noise_schedule, steps, **settings)
+
+    def noises(self, xs: NDArray[Any]) -> NDArray[Any]:
+        """The noise of each step; zeros where there is none."""
+        recorded = self.states("noises") if "noises" in self.arrays else np.zeros_like(xs[:1])
+        return recorded[np.minimum(np.arange(len(xs) - 1), len(recorded) - 1)]
+
+    def latent(self, index: int) -> dict[str, NDArray[Any]]:
+        """The network's z in a step, where it takes one."""
+        latents = self.arrays.get("zs", self.arrays.get("z"))
+        if not self.bundle.manifest.z_dim or latents is None:
+            return {}
+        return {"z": (latents[index] if latents.ndim == 3 else latents).astype(np.float32)}
+
+    def first_churn(self, plan: Plan, steps: int, solver: str, settings: dict[str, float]) -> float:
+        """The first step's part of the start's standard deviation."""
+        without = self.plan(steps, solver, {**settings, "churn": 0.0})
+        return float(np.sqrt(max(plan.start_std**2 - without.start_std**2, 0.0)))
+
+    def churned(
+        self, xs: NDArray[Any], noises: NDArray[Any], steps: list[list[Step]], first: float
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The states that steps start from and the noise of their rows, where a step adds its noise as it begins.
+
+        Rows add it at the end of the step before. EDM's states are from before that, consistency models' from after.
+        """
+        if self.bundle.manifest.noise_schedule["format"] != Format.EDM:
+            return xs, np.append(noises[1:], np.zeros_like(noises[:1]), axis=0)
+        stds = np.array([first, *(rows[-1].noise_std for rows in steps[:-1])], dtype=np.float32)
+        return xs[:-1] + stds.reshape(-1, 1, 1, 1, 1) * noises, np.zeros_like(noises)
+
+
+def rows_of_steps(plan: Plan, steps: int) -> list[list[Step]]:
+    """The plan's rows by step: a step of two evaluations has a second row that reads the x0 of its first."""
+    groups: list[list[Step]] = []
+    for row in plan:
+        if groups and len(plan) > steps and row.x_from_x0_prev:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
 
 
 def columns(**coefficients: float) -> NDArray[Any]:
     return np.array([getattr(Step(0.0, **coefficients), name) for name in COEFFICIENTS])
 
 
-def compare(bundle: Bundle, wiring: Wiring, chosen: Sampling, options: Options) -> dict[str, Any]:
+def compare(bundle: Bundle, wiring: Wiring, options: Options) -> dict[str, Any]:
     """Prints a line a comparison, and gives what the manifest keeps. Raises ImportProblem if one is off."""
     with np.load(options.file, allow_pickle=False) as file:
-        reference = Reference(bundle, wiring, chosen, dict(file))
+        reference = Reference(bundle, wiring, dict(file))
     arrays, results = reference.arrays, []
     if {"x", "t", "out"} <= arrays.keys():
         expected = reference.states("out")
         results.append(("network", Difference.of(reference.output()[:, : expected.shape[1]], expected)))
+    if {"x", "sigma", "out"} <= arrays.keys():
+        results.append(("denoiser", Difference.of(reference.denoised(), reference.states("out"))))
     if "xs" in arrays:
         results += reference.trajectory(options)
     if not results:
-        raise ImportProblem(f"{options.file.name}: it has neither x, t and out, nor xs")
+        raise ImportProblem(f"{options.file.name}: it has neither x, t or sigma, and out, nor xs")
     for name, difference in results:
         print(f"reference: {name}: {difference}", flush=True)
     off = [name for name, each in results if not each.within(options.tolerance, MAXIMUM * options.tolerance)]
