@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from bundle.manifest import DECODE, FORMAT_VERSION, MANIFEST, STEP, WEIGHTS, Man
 from bundle.sampling_check import check_sampling
 from models import families
 from models.families import Family
-from models.solvers import SettingValues
+from models.solvers import SettingValues, Solver
 
 MAX_MANIFEST_BYTES = 2**20
 
@@ -60,13 +61,18 @@ class Bundle:
         """The name of the data set; "unnamed" where the manifest does not say."""
         return "unnamed" if self.manifest.dataset is None else self.manifest.dataset.name
 
+    @cached_property
+    def solvers(self) -> Mapping[str, Solver]:
+        """What the model is sampled with, the default first."""
+        return families.solvers(self.manifest.family, self.manifest.noise_schedule)
+
     @property
     def default_solver(self) -> str:
-        return next(iter(self.family.SOLVERS))
+        return next(iter(self.solvers))
 
     def _coefficients(self, steps: int, solver: str, settings: SettingValues) -> NDArray[np.float32]:
-        """The plan as float32 (steps, 9), a row a step; `coefficients` is this, cached."""
-        plan = self.family.SOLVERS[solver].plan(self.manifest.noise_schedule, steps, **dict(settings))
+        """The plan as float32 (steps, columns), a row a step; `coefficients` is this, cached."""
+        plan = self.solvers[solver].plan(self.manifest.noise_schedule, steps, **dict(settings))
         return np.array(plan, dtype=np.float32)
 
 

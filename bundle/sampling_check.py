@@ -1,7 +1,7 @@
 """Whether a manifest's model can be sampled as the manifest says."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,30 +24,33 @@ def check_sampling(manifest: Manifest) -> None:
         raise ValueError(f"the name {AUTO!r} is taken: with it callers let the service choose")
     if STEP not in manifest.files:
         raise ValueError(f"files: it lists no {STEP}")
-    if (DECODE in manifest.files) != (manifest.state_shape != manifest.shape):
-        raise ValueError(f"files: {DECODE} goes with a state_shape that is not the images' shape, and only with one")
+    if manifest.state_shape != manifest.shape and DECODE not in manifest.files:
+        raise ValueError(f"files: a state_shape that is not the images' shape needs {DECODE}")
     if manifest.family not in families.names():
         raise ValueError(f"family {manifest.family!r} is unknown; known: {', '.join(families.names())}")
+    _check_values(manifest.noise_schedule, "noise_schedule")
     family = families.find(manifest.family)
-    max_steps = check_plans(family, manifest.noise_schedule)
+    solvers = families.solvers(manifest.family, manifest.noise_schedule)
+    if not solvers:
+        raise ValueError("noise_schedule: it names no solver")
+    max_steps = check_plans(family, solvers, manifest.noise_schedule)
     if manifest.recommended_steps > max_steps:
         raise ValueError(f"recommended_steps: the noise schedule has plans of at most {max_steps} steps")
     for point in manifest.measured.points:
-        check_point(point, family, max_steps)
+        check_point(point, solvers, max_steps)
 
 
-def check_plans(family: Family, schedule: dict[str, Any]) -> int:
+def check_plans(family: Family, solvers: Mapping[str, Solver], schedule: dict[str, Any]) -> int:
     """The largest number of steps. Raises ValueError, or what a plan raises, for one that a request could ask for.
 
     Each solver is tried with 1 step and with the largest number, at its defaults and at both ends of its settings.
     Among these are plans that visit all of the schedule and draw noise, which refuse one that does not fall or rise.
     """
-    _check_values(schedule, "noise_schedule")
     max_steps = family.max_steps(schedule)
     if not 1 <= max_steps <= MAX_STEPS:
         raise ValueError(f"noise_schedule: it has plans of 1 to {max_steps} steps; the most are {MAX_STEPS}")
     with np.errstate(all="ignore"):  # a plan refuses what is not finite
-        for name, solver in family.SOLVERS.items():
+        for name, solver in solvers.items():
             for settings in _ends(solver):
                 for steps in {1, max_steps}:
                     if not _fits(solver.plan(schedule, steps, **dict(settings))):
@@ -55,13 +58,13 @@ def check_plans(family: Family, schedule: dict[str, Any]) -> int:
     return max_steps
 
 
-def check_point(point: MeasuredPoint, family: Family, max_steps: int) -> None:
-    """Raises ValueError unless the family can sample so."""
-    if point.solver not in family.SOLVERS:
+def check_point(point: MeasuredPoint, solvers: Mapping[str, Solver], max_steps: int) -> None:
+    """Raises ValueError unless the model can be sampled so."""
+    if point.solver not in solvers:
         raise ValueError(f"measured: there is no solver {point.solver!r}")
     if point.steps > max_steps:
         raise ValueError(f"measured: {point.steps} steps, of at most {max_steps}")
-    settings = family.SOLVERS[point.solver].settings
+    settings = solvers[point.solver].settings
     for name, value in point.settings.items():
         if name not in settings or not settings[name].low <= value <= settings[name].high:
             raise ValueError(f"measured: {point.solver} does not take {name[:MAX_TEXT]!r} = {value}")

@@ -37,7 +37,7 @@ def measure(bundle: Bundle, low: Bundle, threads: int) -> Accuracy:
     labels = [classes[i % len(classes)] for i in range(IMAGES)]
     runtimes = [OrtRuntime(bundle, threads), OrtRuntime(low, threads)]
     by_solver = {}
-    for solver in bundle.family.SOLVERS:
+    for solver in bundle.solvers:
         exact, rounded = (images(bundle, runtime, solver, steps, labels) for runtime in runtimes)
         by_solver[solver] = float(np.sqrt(np.square(exact - rounded).mean()))
     return Accuracy(tolerance=TOLERANCE, images=IMAGES, steps=steps, by_solver=by_solver)

@@ -64,7 +64,10 @@ def is_of_bundle(path: Path) -> bool:
             return "format_version" in json.loads(path.read_bytes())
         except (OSError, ValueError, TypeError):
             return False
-    return path.suffix in (".onnx", ".cache") or path.name in {*TARGETS, *(f".{target}.partial" for target in TARGETS)}
+    return path.suffix in (".onnx", ".data", ".cache") or path.name in {
+        *TARGETS,
+        *(f".{target}.partial" for target in TARGETS),
+    }
 
 
 def describe(card: Card, folder: Path, weights: Path) -> Manifest:

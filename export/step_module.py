@@ -18,10 +18,13 @@ class Wiring:
     guidance: bool = False  # rows come in pairs, one of the class and one of no class
     guided_channels: int | None = None  # guidance changes the first of out's channels alone; None: all
     self_condition: bool = False  # the network takes the x0 of the step before, ahead of x in the channels
+    preconditioned: bool = False  # the network takes network_from_x·x
 
     @property
     def columns(self) -> int:
         """How many of COEFFICIENTS the graph has: those of older graphs, unless it needs more."""
+        if self.preconditioned:
+            return len(COEFFICIENTS)
         return COEFFICIENTS.index("noise_std") + 1 + self.learned_variance
 
 
@@ -70,7 +73,9 @@ class StepModule(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         columns = coefficients.view(-1, self.wiring.columns, 1, 1).split(1, dim=1)
         k = Step(t, *columns)  # type: ignore[arg-type]  # tensors stand where a plan has floats
-        x_in = torch.cat((x0_prev, x), dim=1) if self.wiring.self_condition else x
+        x_in = k.network_from_x * x if self.wiring.preconditioned else x
+        if self.wiring.self_condition:
+            x_in = torch.cat((x0_prev, x_in), dim=1)
         out = self.network(x_in, t, y) if z is None else self.network(x_in, t, y, z)
         if self.wiring.learned_variance:
             out, variance = out.chunk(2, dim=1)

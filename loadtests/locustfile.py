@@ -32,6 +32,7 @@ def options(parser: LocustArgumentParser) -> None:
     parser.add_argument(
         "--steps", default="", help="steps that users ask for, e.g. 10,20,20,50; default: those of the model"
     )
+    parser.add_argument("--guidance", type=float, default=1.0, help="weight that users ask for where a model takes it")
     for name, kind in KINDS.items():
         parser.add_argument(f"--{name}", type=int, default=kind.weight, help=f"weight of {name} users")
     parser.add_argument("--deadline-ms", type=int, default=DEADLINE_MS, help="deadline of hurried users")
@@ -73,7 +74,7 @@ class Caller(FastHttpUser):
 
     @property
     def options(self) -> Namespace:
-        return self.environment.parsed_options or Namespace(steps="", deadline_ms=DEADLINE_MS)
+        return self.environment.parsed_options or Namespace(steps="", guidance=1.0, deadline_ms=DEADLINE_MS)
 
     def body(self, **more: Any) -> dict[str, Any]:
         """A request to a random method for a random class, with steps that the method takes."""
@@ -81,6 +82,8 @@ class Caller(FastHttpUser):
         body = {"method": method["method"], "seed": random.getrandbits(64)}
         if method["classes"]:
             body["class_label"] = random.randrange(len(method["classes"]))  # noqa: S311
+        if method["guidance"] and self.options.guidance != 1:
+            body["guidance"] = self.options.guidance
         if self.options.steps:
             steps = int(random.choice(self.options.steps.split(",")))  # noqa: S311
             body["steps"] = min(steps, method["steps"]["max"])

@@ -40,7 +40,17 @@ def find(name: str) -> Family:
     return cast(Family, import_module(f"models.{name}.plan"))
 
 
+def solvers(name: str, schedule: Mapping[str, Any]) -> Mapping[str, Solver]:
+    """What a model is sampled with: the family's solvers, or those of them that `schedule["solvers"]` names in order.
+
+    The first one is the default. `schedule["defaults"]` has, by solver, settings whose default is the model's own.
+    Raises KeyError for a solver that the family does not have, and ValueError for a default out of its range.
+    """
+    own, defaults = find(name).SOLVERS, schedule.get("defaults", {})
+    return {each: own[each].with_defaults(defaults.get(each, {})) for each in schedule.get("solvers", own)}
+
+
 def default_plan(name: str, schedule: Mapping[str, Any], steps: int) -> Plan:
     """The family's plan by its first solver, with that solver's default settings."""
-    solver = next(iter(find(name).SOLVERS.values()))
+    solver = next(iter(solvers(name, schedule).values()))
     return solver.plan(schedule, steps, **dict(solver.defaults))

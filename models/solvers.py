@@ -118,9 +118,10 @@ def posterior(t: Vector, abar_t: Vector, abar_s: Vector, *, clip: float = 1.0) -
 
 
 def _plan(**columns: Vector | float) -> Plan:
-    """A plan from its columns, (steps,) each or one number; a column that is missing is 0."""
+    """A plan from its columns, (steps,) each or one number; a column that is missing has its default."""
     steps = len(cast(Vector, columns["t"]))
-    table = [np.broadcast_to(columns.get(name, 0.0), steps).tolist() for name in Step._fields]
+    columns = {**Step._field_defaults, **columns}
+    table = [np.broadcast_to(columns[name], steps).tolist() for name in Step._fields]
     return Plan(map(Step._make, zip(*table, strict=True)))
 
 
@@ -146,3 +147,12 @@ class Solver(NamedTuple):
     def defaults(self) -> SettingValues:
         """The settings' default values, by name."""
         return tuple((name, setting.default) for name, setting in self.settings.items())
+
+    def with_defaults(self, values: Mapping[str, float]) -> "Solver":
+        """With other defaults. Raises KeyError for a setting that it does not have, ValueError for one out of range."""
+        settings = dict(self.settings)
+        for name, value in values.items():
+            if not settings[name].low <= value <= settings[name].high:
+                raise ValueError(f"the default {name} = {value} is out of its range")
+            settings[name] = settings[name]._replace(default=float(value))
+        return self._replace(settings=settings)

@@ -23,6 +23,7 @@ class Step(NamedTuple):
     x_from_x0_prev: float = 0.0  # H: x0_prev is the x0 of the step before
     noise_std: float = 0.0  # N: standard deviation of the fresh noise
     log_std_from_v: float = 0.0  # M: a learned variance v in [0, 1] multiplies the noise by exp(M·v)
+    network_from_x: float = 1.0  # I: the network gets I·x
 
 
 class Plan(tuple[Step, ...]):
@@ -30,12 +31,15 @@ class Plan(tuple[Step, ...]):
 
     Raises ValueError for a table that no sampler can mean: no steps, a coefficient that is not finite, a clip that is
     not positive, a negative noise, or a first step that reads the x0 of a step before it.
+
+    `start_std`: standard deviation of the first state in the units of the later ones; the first step takes unit noise.
     """
 
-    __slots__ = ()
+    start_std: float
 
-    def __new__(cls, steps: Iterable[Step]) -> Self:
+    def __new__(cls, steps: Iterable[Step], start_std: float = 1.0) -> Self:
         plan = super().__new__(cls, steps)
+        plan.start_std = start_std
         if not plan:
             raise ValueError("a plan needs at least one step")
         for i, k in enumerate(plan):

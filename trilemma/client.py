@@ -1,7 +1,7 @@
 """The client, for threads and for asyncio.
 
-Fields are those of `POST /generate`: steps, seed, class_label, n, index, solver, settings, deadline_ms, … The same
-request has the same images, so a request that got lost, or 429, is sent again, after the time of `Retry-After`.
+Fields are those of `POST /generate`: steps, seed, class_label, guidance, n, index, solver, settings, deadline_ms, …
+The same request has the same images, so a request that got lost, or 429, is sent again, after `Retry-After`.
 """
 
 from collections.abc import AsyncGenerator, Generator

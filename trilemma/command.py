@@ -21,7 +21,7 @@ from trilemma.errors import TrilemmaError
 SHOWN = 4  # pictures in the terminal at most
 CELLS = 24  # width of one, in characters
 WAY = ("steps", "solver", "eta", "max_ms", "max_distance", "dataset")  # how to sample; options are called as fields
-FIELDS = (*WAY, "class_label", "seed", "n", "index", "deadline_ms")
+FIELDS = (*WAY, "class_label", "guidance", "seed", "n", "index", "deadline_ms")
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".npy": "npy"}  # by suffix
 
 
@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("-o", "--output", type=output, required=True, help=f"file: {', '.join(FORMATS)}")
     generate.add_argument("--steps", type=int, help="network evaluations an image")
     generate.add_argument("--class", dest="class_label", help="class: a name, or a number that is no class's name")
+    generate.add_argument("--guidance", type=finite, help="weight of classifier-free guidance; 1: without")
     generate.add_argument("--seed", type=int, help="0 to 2^64 − 1; drawn if absent")
     generate.add_argument("-n", type=int, help="number of images; with more than one, file names are numbered")
     generate.add_argument("--index", type=int, help="index of the first image of the seed")
@@ -54,9 +55,9 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--setting", action="append", type=setting, metavar="NAME=VALUE", help="setting of the solver; may be repeated"
     )
-    generate.add_argument("--eta", type=float, help="the same as --setting eta=VALUE")
-    generate.add_argument("--max-ms", type=float, help="method auto: time limit, milliseconds")
-    generate.add_argument("--max-distance", type=float, help="method auto: largest Fréchet distance")
+    generate.add_argument("--eta", type=finite, help="the same as --setting eta=VALUE")
+    generate.add_argument("--max-ms", type=finite, help="method auto: time limit, milliseconds")
+    generate.add_argument("--max-distance", type=finite, help="method auto: largest Fréchet distance")
     generate.add_argument("--dataset", help="method auto: data set, where models of several are served")
     generate.add_argument("--deadline-ms", type=int, help="time limit; a request that cannot meet it is refused")
     commands.add_parser("methods", help="list the served methods").set_defaults(do=list_methods)
@@ -65,9 +66,13 @@ def parser() -> argparse.ArgumentParser:
 
 def setting(value: str) -> tuple[str, float]:
     name, _, number = value.partition("=")
-    if not math.isfinite(parsed := float(number)):
+    return name, finite(number)
+
+
+def finite(value: str) -> float:
+    if not math.isfinite(number := float(value)):
         raise argparse.ArgumentTypeError(f"{value} is not finite")
-    return name, parsed
+    return number
 
 
 def output(value: str) -> Path:
@@ -126,6 +131,8 @@ def list_methods(client: Client, _: argparse.Namespace) -> None:
         _channels, height, width = method["image_shape"]
         steps, solvers = method["steps"], ", ".join(" ".join([s["name"], *s["settings"]]) for s in method["solvers"])
         size, limits = f"{width}×{height}", f"{steps['min']} to {steps['max']}"
+        if guidance := method.get("guidance"):
+            solvers += f"; guidance {guidance['min']:g} to {guidance['max']:g}"
         row = method["method"], method["family"], size, limits, str(steps["default"]), solvers
         table.add_row(*row, ", ".join(method["classes"]))
     Console().print(table)

@@ -11,7 +11,7 @@ JSON = b"application/json"
 DATATYPES = ["BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"]
 DATATYPES += ["FP16", "BF16", "FP32", "FP64", "BYTES", "STRING", ""]
 INPUTS = {"steps": "INT32", "seed": "UINT64", "class_label": "INT32", "n": "INT32", "eta": "FP32", "solver": "BYTES"}
-INPUTS |= {"deadline_ms": "INT32", "priority": "BYTES", "index": "INT32", "step_size": "FP32"}
+INPUTS |= {"deadline_ms": "INT32", "priority": "BYTES", "index": "INT32", "step_size": "FP32", "guidance": "FP32"}
 ELEMENTS: dict[str, list[Any]] = {"BYTES": ["ddim", "high"], "FP32": [0.0, 0.5, 1.0]}
 GENERATE: dict[str, list[Any]] = {
     "method": ["ddim", "ddim", "vdm", "ddgan", "latent", "auto"],
@@ -23,6 +23,7 @@ GENERATE: dict[str, list[Any]] = {
     "solver": ["ddim", "dpmpp_2m", "langevin", "euler"],
     "settings": [{}, {"eta": 0.5}, {"eta": 2}, {"step_size": 0.5}, {"nothing": 1}],
     "eta": [0, 0.5, 1],
+    "guidance": [0, 1, 2.5, 20, 20.5],
     "max_ms": [0.001, 50, 1e9],
     "max_distance": [0.001, 50, 1e9],
     "format": ["png", "jpeg", "webp", "npy", "gif"],
@@ -44,6 +45,7 @@ OPENAI: dict[str, list[Any]] = {
     "index": [0, 3],
     "solver": ["ddim", "ancestral"],
     "settings": [{}, {"eta": 0.5}, {"nothing": 1}],
+    "guidance": [1, 2.5, 20.5, None],
     "quality": ["high"],
 }
 

@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument(
         "--steps", default="", help="steps that users ask for, e.g. 10,20,20,50; default: those of the models"
     )
+    parser.add_argument("--guidance", type=float, default=1.0, help="weight that users ask for where a model takes it")
     parser.add_argument(
         "--max-growth", type=float, help="largest growth of the server's memory in the last half of the run, MB an hour"
     )
@@ -48,12 +49,13 @@ def main() -> None:
         with httpx.Client(base_url=url, timeout=300) as client:
             methods = client.get("/methods").raise_for_status().json()
             capacity = steps_per_s(client, methods)
-        per_user = steps_per_user(weights, mean_steps(methods, options.steps))
+        per_user = steps_per_user(weights, mean_steps(methods, options.steps, options.guidance))
         users = options.users or max(1, round(options.share * capacity / per_user))
         share = users * per_user / capacity
         print(f"capacity {capacity:.0f} steps/s; {users} users request {share:.2f} of it", flush=True)
         command = [sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--headless", "--host", url]
         command += [f"--{name}={weight}" for name, weight in weights.items()]
+        command += ["--guidance", str(options.guidance)]
         command += ["--steps", options.steps, "--users", str(users), "--run-time", options.run_time, "--only-summary"]
         with ProcessMonitor(url) as monitor:
             status = subprocess.run([*command, *locust_options]).returncode  # noqa: S603
@@ -61,14 +63,18 @@ def main() -> None:
     sys.exit(status or (options.max_growth is not None and monitor.growth_mb_per_h > options.max_growth))
 
 
-def mean_steps(methods: Sequence[dict[str, Any]], steps: str) -> float:
-    """Steps an image, on average over the methods: `steps`, e.g. "10,20", up to a method's maximum, or its default."""
+def mean_steps(methods: Sequence[dict[str, Any]], steps: str, guidance: float = 1.0) -> float:
+    """Row steps an image, on average over the methods: `steps`, e.g. "10,20", up to a method's maximum, or its default.
+
+    A guided image has two rows.
+    """
     choices = [int(number) for number in steps.split(",") if number]
     by_method = [
         [min(choice, method["steps"]["max"]) for choice in choices] or [method["steps"]["default"]]
         for method in methods
     ]
-    return statistics.mean(map(statistics.mean, by_method))
+    rows = [2 if guidance != 1 and method["guidance"] else 1 for method in methods]
+    return statistics.mean(n * statistics.mean(counts) for n, counts in zip(rows, by_method, strict=True))
 
 
 def steps_per_user(weights: dict[str, int], steps: float) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from models import published
 from models.families import Point
 from models.schedules import Grid, Vector
 from models.solvers import Setting, Solver, ancestral, ddim, dpmpp_2m
@@ -50,8 +51,13 @@ def _grid(schedule: Mapping[str, Any], steps: int) -> Grid:
     return Grid(gamma_t, 1 / (1 + np.exp(gamma_t)), abar_s)
 
 
+def sample_plan(schedule: Mapping[str, Any], steps: int) -> Plan:
+    return published.vdm(*gammas(schedule, steps))
+
+
 SOLVERS = {
     "ancestral": Solver(ancestral_plan, "VDM's ancestral sampling on its learned schedule"),
+    "sample": Solver(sample_plan, "the original code's ancestral sampling, unclipped, for models that decode z_0"),
     "ddim": Solver(
         ddim_plan,
         "DDIM on the learned schedule; eta = 0 is deterministic",

@@ -36,7 +36,7 @@ class Job:
     id: str
     method: str
     model: str  # digest of the model that it runs on
-    coefficients: Array  # (steps, 9): a row a step, columns as `models.step.Step`
+    coefficients: Array  # (steps, columns): a row a step, columns as `models.step.Step`
     shape: tuple[int, int, int]  # of an image's state
     z_dim: int  # dimension of the network's z; 0: none
     label: int  # the number of classes means "no class"

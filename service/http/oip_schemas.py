@@ -42,8 +42,8 @@ class RequestParameters(Wire):
 
 
 class InferRequest(Wire):
-    """Inputs, each optional: `steps`, `seed`, `class_label`, `n`, `index`, `solver`, `deadline_ms`, `priority`, and the
-    settings of the model's solvers by their names, such as `eta`. A model's metadata lists them.
+    """Inputs, each optional: `steps`, `seed`, `class_label`, `n`, `index`, `solver`, `guidance`, `deadline_ms`,
+    `priority`, and the settings of the model's solvers by their names, such as `eta`. A model's metadata lists them.
     """
 
     model_config = ConfigDict(

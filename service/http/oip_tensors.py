@@ -26,6 +26,7 @@ INPUTS: dict[str, tuple[str, ...]] = {  # each optional, of shape [1]
     "n": ("INT32",),
     "index": ("INT32",),
     "solver": ("BYTES",),
+    "guidance": ("FP32",),
     "deadline_ms": ("INT32",),
     "priority": ("BYTES",),
 }
@@ -37,8 +38,9 @@ HINTS = {"timeout": "the input deadline_ms is", "priority": "the input priority 
 
 def inputs(model: Placement) -> dict[str, tuple[str, ...]]:
     """The datatypes of a model's inputs, by name; metadata has the first. Each setting of its solvers is an input."""
-    settings = [name for solver in model.bundle.family.SOLVERS.values() for name in solver.settings]
-    return {**dict.fromkeys(settings, ("FP32",)), **INPUTS}
+    settings = [name for solver in model.bundle.solvers.values() for name in solver.settings]
+    own = {name: types for name, types in INPUTS.items() if name != "guidance" or model.bundle.manifest.guidance}
+    return {**dict.fromkeys(settings, ("FP32",)), **own}
 
 
 def parse(model: Placement, body: bytes, header_length: str | None) -> tuple[InferRequest, GenerateRequest]:
@@ -53,7 +55,7 @@ def parse(model: Placement, body: bytes, header_length: str | None) -> tuple[Inf
     except ValidationError as error:
         errors = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_ERRORS]
         raise InvalidRequest([_field_error(item["loc"], item["type"], item["msg"]) for item in errors]) from error
-    declared = inputs(model)
+    declared = {**inputs(model), **INPUTS}  # guidance of a model without is refused as in the other protocols
     values = _values(request.inputs, declared, body[length:])
     settings = {name: values.pop(name) for name in declared.keys() - INPUTS.keys() if name in values}
     try:

@@ -1,7 +1,7 @@
 """OpenAI's image generation, as its clients speak it: a method is a model, and a class's name is the prompt.
 
 https://platform.openai.com/docs/api-reference/images/create; `seed` and `num_inference_steps` as vLLM-Omni has them,
-and `index`, `solver` and `settings` as `POST /generate` has them.
+and `index`, `solver`, `settings` and `guidance` as `POST /generate` has them.
 """
 
 import base64
@@ -21,7 +21,7 @@ from service.http.routes import RequestOrigin, State
 from service.http.schemas import Timing
 from service.requests.encoding import one_each
 from service.requests.generation import Generation, Origin
-from service.requests.request import MAX_INDEX, MAX_SEED, GenerateRequest
+from service.requests.request import MAX_GUIDANCE, MAX_INDEX, MAX_SEED, MIN_GUIDANCE, GenerateRequest
 from service.requests.state import ServiceState
 
 NAMES = {"method": "model", "steps": "num_inference_steps", "class_label": "prompt"}  # by what they are here
@@ -60,6 +60,14 @@ class ImageRequest(BaseModel):
     index: Annotated[int | None, Field(ge=0, le=MAX_INDEX, description="index of the first image of the seed")] = 0
     solver: Annotated[str | None, Field(description="sampler; default: the model's first solver")] = None
     settings: Annotated[dict[str, FiniteFloat] | None, Field(description="settings of the solver, by name")] = None
+    guidance: Annotated[
+        FiniteFloat | None,
+        Field(
+            ge=MIN_GUIDANCE,
+            le=MAX_GUIDANCE,
+            description="weight of classifier-free guidance, for models that take it; 1: without",
+        ),
+    ] = 1.0
     background: Annotated[Literal["auto", "opaque"] | None, Field(description="accepted and ignored")] = None
     moderation: Annotated[str | None, Field(description="accepted and ignored")] = None
     output_compression: Annotated[int | None, Field(description="accepted and ignored")] = None
@@ -205,6 +213,7 @@ def begin(state: ServiceState, origin: Origin, body: ImageRequest) -> Generation
         seed=body.seed,
         solver=body.solver,
         settings=body.settings,
+        guidance=1.0 if body.guidance is None else body.guidance,
         format=body.output_format or "png",
     )
     return Generation.begin(state, origin, request, one_each(request.format))

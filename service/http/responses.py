@@ -24,7 +24,7 @@ from service.http.schemas import (
 )
 from service.requests.encoding import MEDIA_TYPES, Encoding, one_each, one_for_all
 from service.requests.generation import Generation, Result
-from service.requests.request import Format
+from service.requests.request import MAX_GUIDANCE, MIN_GUIDANCE, Format
 
 JSON, EVENTS = "application/json", "text/event-stream"
 FORMATS = {media_type: format for format, media_type in MEDIA_TYPES.items()}
@@ -95,6 +95,7 @@ def json(generation: Generation, files: Sequence[bytes], timing: Timing) -> byte
         chosen=generation.choice,
         seed=sampling.seed,
         class_label=classes[sampling.label] if sampling.label < len(classes) else None,
+        guidance=sampling.guidance,
         images=[
             GeneratedImage(index=i, data=base64.b64encode(file).decode(), sha256=hashlib.sha256(file).hexdigest())
             for i, file in enumerate(files, start=sampling.index)
@@ -114,7 +115,7 @@ def describe(model: Placement) -> MethodInfo:
             summary=solver.summary,
             settings={s: Range(min=r.low, max=r.high, default=r.default) for s, r in solver.settings.items()},
         )
-        for name, solver in bundle.family.SOLVERS.items()
+        for name, solver in bundle.solvers.items()
     ]
     return MethodInfo(
         method=model.name,
@@ -123,6 +124,7 @@ def describe(model: Placement) -> MethodInfo:
         image_shape=bundle.manifest.shape,
         dataset=bundle.dataset,
         classes=bundle.manifest.classes,
+        guidance=Range(min=MIN_GUIDANCE, max=MAX_GUIDANCE, default=1) if bundle.manifest.guidance else None,
         steps=Steps(min=1, max=bundle.max_steps, default=bundle.manifest.recommended_steps),
         solvers=solvers,
         device=model.device,

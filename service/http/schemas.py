@@ -35,6 +35,7 @@ class GenerateResponse(BaseModel):
     chosen: str | None = Field(description="for method `auto`: the chosen point, and the reason")
     seed: int
     class_label: str | None
+    guidance: float = Field(description="weight of classifier-free guidance; 1: without")
     images: list[GeneratedImage]
     timing: Timing
     model: ModelRef
@@ -67,6 +68,7 @@ class MethodInfo(BaseModel):
     image_shape: tuple[int, int, int] = Field(description="(channels, height, width)")
     dataset: str = Field(description="what the model was trained on; distances compare within one data set only")
     classes: list[str]
+    guidance: Range | None = Field(description="range of `guidance`; null: the model takes none")
     steps: Steps
     solvers: list[SolverInfo] = Field(description="solvers; the first is the default")
     device: str = Field(description="device, runtime, precision and batch sizes")

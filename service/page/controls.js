@@ -58,10 +58,9 @@ export function number(label, value, min, max, onchange) {
   return field(label, input);
 }
 
-/** A number within a range, with its value beside its name. */
-export function slider(label, value, { min, max }, onchange) {
+/** A number within a range, with its value beside its name. The usual step is round, so that round values can be had. */
+export function slider(label, value, { min, max, step = 10 ** Math.floor(Math.log10((max - min) / 20)) }, onchange) {
   const output = h("output", {}, String(value));
-  const step = 10 ** Math.floor(Math.log10((max - min) / 20)); // round, so that round values can be had
   const input = h("input", { type: "range", min, max, step, value });
   input.addEventListener("input", () => {
     output.textContent = input.value;

@@ -3,7 +3,10 @@
 import { h, duration } from "./dom.js";
 import { choices, classes, number, seed, slider } from "./controls.js";
 import { along, look } from "./methods.js";
+import { rangeOfGuidance } from "./settings.js";
 import { Steps } from "./steps.js";
+
+const GUIDANCE_STEP = 0.1;
 
 export class Inspector {
   /** `onchange` is told of new settings, `onstart` of a wish to begin, or to stop. */
@@ -36,7 +39,8 @@ export class Inspector {
         settings.method,
         (name) => this.choose(name),
       ),
-      this.method.classes.length ? classes(this.method, settings.label, (label) => this.update({ label })) : "",
+      this.method.classes.length ? classes(this.method, settings.label, (label) => this.classify(label)) : "",
+      this.guidance(settings),
       new Steps(settings, this.methods, this.all, (count) => this.update({ steps: count })).element,
       solvers.length > 1
         ? choices(
@@ -73,6 +77,20 @@ export class Inspector {
     return { value: method.method, label: method.method, hint, color };
   }
 
+  /** The control of guidance, for a method that takes it and with a class. */
+  guidance({ label, guidance }) {
+    const range = rangeOfGuidance(this.method, label);
+    if (!range) return "";
+    return slider("guidance", guidance, { ...range, step: GUIDANCE_STEP }, (value) => this.update({ guidance: value }));
+  }
+
+  /** Another class; guidance comes and goes with there being one. */
+  classify(label) {
+    const range = rangeOfGuidance(this.method, label);
+    if (Boolean(range) === (this.settings.guidance !== undefined)) this.update({ label });
+    else this.rebuild({ ...this.settings, label, guidance: range?.default });
+  }
+
   update(change) {
     this.settings = { ...this.settings, ...change };
     this.onchange(this.settings);
@@ -82,7 +100,8 @@ export class Inspector {
   choose(name) {
     const method = this.methods.find((each) => each.method === name);
     const label = method.classes.includes(this.settings.label) ? this.settings.label : null;
-    this.rebuild({ ...this.settings, ...defaults(method), method: name, steps: method.steps.default, label });
+    const guidance = rangeOfGuidance(method, label)?.default;
+    this.rebuild({ ...this.settings, ...defaults(method), method: name, steps: method.steps.default, label, guidance });
   }
 
   solve(name) {
@@ -99,10 +118,12 @@ export class Inspector {
 
   /** The form for other settings, with the focus where it was. */
   rebuild(settings) {
-    const group = document.activeElement?.closest("fieldset")?.className;
+    const active = document.activeElement;
+    const group = active?.closest("fieldset")?.className;
+    const control = active?.matches("select") ? "select" : `fieldset[class="${group}"] input:checked`;
     this.set(settings);
     this.onchange(settings);
-    this.parts.querySelector(`fieldset[class="${group}"] input:checked`)?.focus();
+    this.parts.querySelector(control)?.focus();
   }
 }
 

@@ -132,7 +132,7 @@ function noise([channels, height, width]) {
   const image = context.createImageData(width, height);
   for (let i = 0; i < image.data.length; i += 4) {
     const grey = normal();
-    image.data.set(channels === 1 ? [grey, grey, grey, 255] : [grey, normal(), normal(), 255], i);
+    image.data.set(channels < 3 ? [grey, grey, grey, 255] : [grey, normal(), normal(), 255], i);
   }
   context.putImageData(image, 0, 0);
   return canvas.toDataURL();

@@ -1,7 +1,8 @@
 /**
- * What a request asks for: `{method, solver, values, steps, label, seed, n}`. `values` are the solver's settings by name,
- * `label` a class's name or null, and `seed` a string, as JavaScript's numbers end at 2⁵³ and seeds at 2⁶⁴. For method
- * `auto` it has `maxMs`, and `dataset` where there are several, instead of a way of sampling.
+ * What a request asks for: `{method, solver, values, steps, label, guidance, seed, n}`. `values` are the solver's settings
+ * by name, `label` a class's name or null, and `seed` a string, as JavaScript's numbers end at 2⁵³ and seeds at 2⁶⁴.
+ * `guidance` is undefined unless the method takes it and there is a class. For method `auto` it has `maxMs`, and `dataset`
+ * where there are several, instead of a way of sampling.
  */
 
 const MAX_SEED = 2n ** 64n - 1n;
@@ -48,11 +49,19 @@ export function complete(params, methods) {
   const values = Object.fromEntries(ranges.map(([name, r]) => [name, number(name, r.default, r.min, r.max)]));
   const steps = number("steps", method.steps.default, method.steps.min, method.steps.max, 1);
   const label = classOf(params.get("class_label"), method, unknown);
+  const range = rangeOfGuidance(method, label);
+  const guidance = range ? number("guidance", range.default, range.min, range.max) : undefined;
+  if (!range && Number(params.get("guidance") ?? 1) !== 1) unknown.push(`guidance=${params.get("guidance")}`);
   const n = number("n", 1, 1, 64, 1);
   const asked = params.get("seed");
   if (asked !== null && !isSeed(asked)) unknown.push(`seed=${asked}`);
   const seed = asked !== null && isSeed(asked) ? asked : drawSeed();
-  return { settings: { method: chosen, solver: solverName, values, steps, label, seed, n }, unknown };
+  return { settings: { method: chosen, solver: solverName, values, steps, label, guidance, seed, n }, unknown };
+}
+
+/** Guidance's range, or undefined: it needs a method that takes it, and a class. */
+export function rangeOfGuidance(method, label) {
+  return (label !== null && method.guidance) || undefined;
 }
 
 /** The class that an address names: nothing at all leaves it to the page, an empty name is no class. */
@@ -64,25 +73,31 @@ function classOf(asked, { classes }, unknown) {
 }
 
 /** The address's form of settings. */
-export function toParams({ method, solver, values, steps, label, seed, n }) {
-  const fields = { method, class_label: label ?? "", steps, solver, ...values, seed, n };
-  return new URLSearchParams(Object.entries(fields).map(([name, value]) => [name, String(value)]));
+export function toParams({ method, solver, values, steps, label, guidance, seed, n }) {
+  const fields = { method, class_label: label ?? "", guidance, steps, solver, ...values, seed, n };
+  const named = Object.entries(fields).filter(([, value]) => value !== undefined);
+  return new URLSearchParams(named.map(([name, value]) => [name, String(value)]));
 }
 
 /** The JSON body of settings; it is a Python literal too. */
-export function toBody({ method, solver, values = {}, steps, label, seed, n, maxMs, dataset }, extra = {}) {
+export function toBody({ method, solver, values = {}, steps, label, guidance, seed, n, maxMs, dataset }, extra = {}) {
   const settings = Object.keys(values).length ? values : undefined;
   const many = n === 1 ? undefined : n;
   const auto = { max_ms: maxMs, dataset };
-  const fields = { method, steps, solver, settings, ...auto, class_label: label ?? undefined, seed, n: many };
+  const towards = { class_label: label ?? undefined, guidance };
+  const fields = { method, steps, solver, settings, ...auto, ...towards, seed, n: many };
   const text = (name, value) => (name === "seed" ? value : JSON.stringify(value));
   const written = Object.entries({ ...fields, ...extra }).filter(([, value]) => value !== undefined);
   return `{${written.map(([name, value]) => `"${name}": ${text(name, value)}`).join(", ")}}`;
 }
 
-/** "3 by ddim, 20 steps, seed 7". */
-export function describe({ method, label, steps, seed }) {
-  return [`${label ?? "no class"} by ${method}`, steps && `${steps} step${steps === 1 ? "" : "s"}`, `seed ${seed}`]
-    .filter(Boolean)
-    .join(", ");
+/** "3 by ddim, 20 steps, guidance 2, seed 7". */
+export function describe({ method, label, guidance = 1, steps, seed }) {
+  const parts = [
+    `${label ?? "no class"} by ${method}`,
+    steps && `${steps} step${steps === 1 ? "" : "s"}`,
+    guidance !== 1 && `guidance ${guidance}`,
+    `seed ${seed}`,
+  ];
+  return parts.filter(Boolean).join(", ");
 }

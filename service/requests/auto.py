@@ -24,12 +24,16 @@ class OperatingPoint(NamedTuple):
     solver: str
     settings: SettingValues
     ms: float  # latency of one image alone
-    distance: float  # Fréchet distance to the data set
+    distance: float  # Fréchet distance to the data set, without guidance
     judge: str = ""  # the classifier that the distance is by
 
 
-def operating_points(models: Iterable[Placement], class_label: int | str | None) -> list[OperatingPoint]:
-    """Every measured point of those models that have the class."""
+def operating_points(models: Iterable[Placement], request: GenerateRequest) -> list[OperatingPoint]:
+    """Every measured point of those models that have the request's class, and take guidance if it has some.
+
+    Points are measured without guidance. With it an image has two rows, and so is expected to take twice as long.
+    """
+    guided = request.guidance != 1
     return [
         OperatingPoint(
             model.name,
@@ -37,12 +41,12 @@ def operating_points(models: Iterable[Placement], class_label: int | str | None)
             point.steps,
             point.solver,
             tuple(point.settings.items()),
-            point.alone_ms,
+            point.alone_ms * (2 if guided else 1),
             point.frechet_distance,
             model.bundle.manifest.judge,
         )
         for model in models
-        if has_class(model.bundle, class_label)
+        if has_class(model.bundle, request.class_label) and (model.bundle.manifest.guidance or not guided)
         for point in model.bundle.manifest.measured.points
     ]
 
@@ -64,6 +68,9 @@ def choose(
     _refuse([name for name in CHOSEN if getattr(request, name) is not None], f"method {AUTO!r} chooses it")
     if len(limits) != 1:
         _refuse(limits or LIMITS, f"method {AUTO!r} takes one of {' and '.join(LIMITS)}")
+    guided = request.guidance != 1
+    if not points and guided:
+        _refuse(["guidance"], f"no model is measured that takes guidance and {AUTO!r} could choose, for this class")
     if not points:
         _refuse(["method"], f"nothing is measured that {AUTO!r} could choose from, for this class")
     points = _of_one_dataset(points, request.dataset)
@@ -75,7 +82,7 @@ def choose(
     concrete = {point: _concrete(request, point) for point in ranked}
     fastest = min(ranked, key=lambda point: point.ms)
     choice = next((point for point in ranked if can_promise(concrete[point])), fastest)
-    return concrete[choice], f"{_describe(choice)}; the best of {within} that can be promised"
+    return concrete[choice], f"{_describe(choice, guided)}; the best of {within} that can be promised"
 
 
 def pareto_front(points: Iterable[OperatingPoint]) -> list[OperatingPoint]:
@@ -129,10 +136,11 @@ def _concrete(request: GenerateRequest, point: OperatingPoint) -> GenerateReques
     return request.model_copy(update={**chosen, **dict.fromkeys(AUTO_ONLY)})
 
 
-def _describe(point: OperatingPoint) -> str:
+def _describe(point: OperatingPoint, guided: bool) -> str:
     settings = "".join(f", {name} = {value:g}" for name, value in point.settings)
     way = f"{point.method}, {point.steps} steps, solver {point.solver}{settings}"
-    return f"{way}: distance {point.distance:g}, {point.ms:g} ms"
+    measured = " without guidance" if guided else ""
+    return f"{way}: distance {point.distance:g}{measured}, {point.ms:g} ms"
 
 
 def _refuse(fields: Iterable[str], detail: str, allowed: Any = None) -> None:

@@ -58,7 +58,11 @@ def encode(images: Array, format: Format) -> bytes:
 
 
 def pixels(image: Array) -> NDArray[np.uint8]:
-    """(C, H, W) in [−1, 1] → (H, W, C) in 0 … 255, values outside clipped."""
+    """(C, H, W) in [−1, 1] → (H, W, 1 or 3) in 0 … 255, values outside clipped.
+
+    Of other numbers of channels, as a model of latents has, the first three, or the first of two.
+    """
+    image = image[: 3 if len(image) >= 3 else 1]
     return ((image.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8).transpose(1, 2, 0)
 
 

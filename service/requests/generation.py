@@ -62,12 +62,12 @@ class Generation:
     @classmethod
     def begin(cls, state: ServiceState, origin: Origin, request: GenerateRequest, encoding: Encoding) -> "Generation":
         """Resolves the request. Raises what Models.find, auto.choose and resolve raise."""
-        models = state.models.served().values() if request.method == AUTO else ()
-        points = auto.operating_points(models, request.class_label)
+        served = state.models.served().values()
+        points = auto.operating_points(served, request) if request.method == AUTO else []
         request, choice = auto.choose(request, points, lambda concrete: can_promise(state, origin, concrete))
         model = state.models.find(request.method)
         origin.log_fields["method"] = model.name
-        sampling = resolve(model, request)
+        sampling = resolve(model, request, served)
         state.metrics.requested_steps.labels(request.method, sampling.solver).observe(sampling.steps)
         return cls(state, origin, request, model, sampling, choice, encoding, etag(sampling, encoding))
 

@@ -8,12 +8,19 @@ from service.engine.jobs import MAX_IMAGES, Priority
 
 MAX_SEED = 2**64 - 1
 MAX_INDEX = 2**31 - 1  # an INT32, as the Open Inference Protocol has numbers
+MIN_GUIDANCE, MAX_GUIDANCE = 0.0, 20.0  # beyond it, images are saturated, and states may overflow
 
 Format = Literal["png", "jpeg", "webp", "npy"]
 
 CLASS_LABEL = (
     "class: an integer is its number in the order of `GET /methods`, from 0; a string is its name, or its number in "
     "digits if no class has that name. Null or absent: no class"
+)
+
+
+GUIDANCE = (
+    "weight w of classifier-free guidance: out = no class + w·(class − no class). 1 is without. Any other needs "
+    "`class_label` and a model that takes guidance, as `GET /methods` says, and takes twice the work"
 )
 
 
@@ -41,6 +48,7 @@ class GenerateRequest(BaseModel):
         ),
     ] = 0
     class_label: Annotated[int | str | None, Field(description=CLASS_LABEL)] = None
+    guidance: Annotated[FiniteFloat, Field(ge=MIN_GUIDANCE, le=MAX_GUIDANCE, description=GUIDANCE)] = 1.0
     solver: Annotated[str | None, Field(description="sampler; default: the model's first solver")] = None
     settings: Annotated[
         dict[str, FiniteFloat] | None,

@@ -2,7 +2,8 @@
 
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -34,10 +35,14 @@ class Sampling(BaseModel):
     seed: int
     n: int
     index: int = Field(0, exclude_if=lambda index: index == 0)  # of the first image
+    guidance: float = Field(1.0, exclude_if=lambda weight: weight == 1)  # 1: without
 
 
-def resolve(model: Placement, request: GenerateRequest) -> Sampling:
-    """Checks a request against the model's limits and fills in its defaults. Raises InvalidRequest."""
+def resolve(model: Placement, request: GenerateRequest, served: Iterable[Placement] = ()) -> Sampling:
+    """Checks a request against the model's limits and fills in its defaults. Raises InvalidRequest.
+
+    A refusal names those of the `served` models that can do what this one cannot.
+    """
     bundle = model.bundle
     name = bundle.manifest.name
     steps = bundle.manifest.recommended_steps if request.steps is None else request.steps
@@ -45,18 +50,19 @@ def resolve(model: Placement, request: GenerateRequest) -> Sampling:
         detail = f"{name} takes at most {bundle.max_steps}"
         raise InvalidRequest.of("steps", detail, {"min": 1, "max": bundle.max_steps})
     solver = bundle.default_solver if request.solver is None else request.solver
-    if solver not in bundle.family.SOLVERS:
-        raise InvalidRequest.of("solver", f"{name} has no solver {solver!r}", list(bundle.family.SOLVERS))
+    if solver not in bundle.solvers:
+        raise InvalidRequest.of("solver", f"{name} has no solver {solver!r}", list(bundle.solvers))
     return Sampling(
         digest=model.digest,
         method=name,
         steps=steps,
         solver=solver,
-        settings=_settings(solver, bundle.family.SOLVERS[solver].settings, request),
+        settings=_settings(solver, bundle.solvers[solver].settings, request),
         label=_label(bundle, request.class_label),
         seed=secrets.randbelow(DRAWN_SEEDS) if request.seed is None else request.seed,
         n=request.n,
         index=request.index,
+        guidance=_guidance(bundle, request, served),
     )
 
 
@@ -81,6 +87,8 @@ def job_of(
         seed=sampling.seed,
         n=sampling.n,
         first_index=sampling.index,
+        guidance=sampling.guidance,
+        no_label=len(manifest.classes),
         submitted_s=submitted_s,
         priority=request.priority,
         deadline_s=submitted_s + within_s - min(answer_s, MAX_ANSWER_SHARE * within_s),
@@ -108,8 +116,28 @@ def _label(bundle: Bundle, class_label: int | str | None) -> int:
     for labels in spellings:
         if class_label in labels:
             return labels.index(class_label)
-    allowed = {"min": 0, "max": len(classes) - 1, "names": classes}
-    raise InvalidRequest.of("class_label", f"{bundle.manifest.name} has no class {class_label!r}", allowed)
+    raise InvalidRequest.of("class_label", f"{bundle.manifest.name} has no class {class_label!r}", _labels(classes))
+
+
+def _labels(classes: list[str]) -> dict[str, Any]:
+    """What a class's label may be, for a refusal."""
+    return {"min": 0, "max": len(classes) - 1, "names": classes}
+
+
+def _guidance(bundle: Bundle, request: GenerateRequest, served: Iterable[Placement]) -> float:
+    """The weight of guidance. Raises InvalidRequest where the model takes none, or where there is no class.
+
+    Guidance leads from no class to a class. Without one, its two rows would be the same: twice the work for nothing.
+    """
+    if request.guidance == 1:
+        return 1.0
+    manifest = bundle.manifest
+    if not manifest.guidance:
+        names = [model.name for model in served if model.bundle.manifest.guidance]
+        raise InvalidRequest.of("guidance", f"{manifest.name} takes no guidance", {"min": 1, "max": 1, "models": names})
+    if request.class_label is None:
+        raise InvalidRequest.of("class_label", "guidance needs a class", _labels(manifest.classes))
+    return request.guidance + 0.0  # makes 0 of −0
 
 
 def _settings(solver: str, settings: Mapping[str, Setting], request: GenerateRequest) -> SettingValues:

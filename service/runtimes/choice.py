@@ -69,6 +69,8 @@ class Cuda:
 
     def place(self, bundle: Bundle) -> Placement:
         try:
+            if bundle.manifest.guidance:
+                raise BundleError(f"{bundle.folder.name}: guidance takes pairs of rows, which engines do not yet")
             folder, engines = gpu_manifest.load(bundle)
             architecture = self.driver.architecture
             if engines.architectures and architecture not in engines.architectures:

@@ -18,6 +18,7 @@ import yaml
 from loadtests.server_process import free_port
 from service.app import create_app
 from service.http.server import options
+from service.registry.registry import OpenRuntime
 from service.settings import Settings
 from tests.conftest import REPOSITORY, ToyRuntime
 
@@ -72,8 +73,15 @@ def running(
 @contextmanager
 def in_this_process(bundles: Path, runtime: ToyRuntime | None = None, **settings: Any) -> Iterator[tuple[str, Any]]:
     """The URL of a server of toys in a thread, and its application."""
+    with serving(bundles, lambda bundle, threads: runtime or ToyRuntime(), **settings) as served:
+        yield served
+
+
+@contextmanager
+def serving(bundles: Path, open_runtime: OpenRuntime | None = None, **settings: Any) -> Iterator[tuple[str, Any]]:
+    """The URL of a server in a thread, and its application; it runs the bundles' own graphs unless `open_runtime`."""
     chosen = Settings(bundles=bundles, port=(port := free_port()), **settings)
-    app = create_app(chosen, lambda bundle, threads: runtime or ToyRuntime())
+    app = create_app(chosen, open_runtime)
     server = uvicorn.Server(uvicorn.Config(app, port=port, **options(app, chosen)))
     thread = threading.Thread(target=server.run)
     thread.start()

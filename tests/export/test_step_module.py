@@ -44,9 +44,11 @@ def test_a_learned_variance_lies_between_the_two_of_its_row() -> None:
     beta, beta_tilde = 0.3, 0.1
     noise = torch.ones(3, 1, 2, 2, dtype=torch.float64)
     row = {"noise_std": beta_tilde**0.5, "log_std_from_v": 0.5 * np.log(beta / beta_tilde), "clip": 1.0}
-    coefficients = torch.tensor([[row.get(name, 0.0) for name in COEFFICIENTS]] * 3, dtype=torch.float64)
+    wiring = Wiring(learned_variance=True)
+    values = [row.get(name, 0.0) for name in COEFFICIENTS[: wiring.columns]]
+    coefficients = torch.tensor([values] * 3, dtype=torch.float64)
     zero, t, y = torch.zeros_like(noise), torch.zeros(3), torch.tensor([-1, 0, 1])
-    x_new, _ = StepModule(Variance(), Wiring(learned_variance=True))(zero, t, y, noise, zero, coefficients)
+    x_new, _ = StepModule(Variance(), wiring)(zero, t, y, noise, zero, coefficients)
     expected = [beta_tilde, (beta * beta_tilde) ** 0.5, beta]
     np.testing.assert_allclose(x_new[:, 0, 0, 0] ** 2, expected, rtol=1e-12)
 
@@ -83,3 +85,21 @@ def test_self_conditioning_puts_the_last_x0_before_x() -> None:
     step = StepModule(Before(), Wiring(self_condition=True))
     x_new, _ = step(x, torch.zeros(2), torch.zeros(2), x, x0_prev, coefficients)
     assert torch.equal(x_new, x0_prev)
+
+
+def test_a_preconditioned_network_gets_x_by_its_rows_column() -> None:
+    x = torch.randn(3, 1, 2, 2, dtype=torch.float64)
+    t, y, zero = torch.zeros(3), torch.tensor([1, 2, 0]), torch.zeros_like(x)
+    wiring = Wiring(preconditioned=True)
+    coefficients = torch.zeros(3, wiring.columns, dtype=torch.float64)
+    coefficients[:, COEFFICIENTS.index("x_from_out")] = 1
+    coefficients[:, COEFFICIENTS.index("network_from_x")] = torch.tensor([0.5, 1, 80])
+    x_new, _ = StepModule(Toy(), wiring)(x, t, y, zero, zero, coefficients)
+    scaled = torch.stack((x[0] / 2, x[1], 80 * x[2]))
+    assert torch.equal(x_new, Toy()(scaled, t, y))
+
+
+def test_older_graphs_have_the_columns_that_they_had() -> None:
+    assert PLAIN.columns == 8
+    assert Wiring(learned_variance=True).columns == 9
+    assert Wiring(preconditioned=True).columns == len(COEFFICIENTS) == 10

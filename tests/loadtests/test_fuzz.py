@@ -40,7 +40,7 @@ def test_an_error_of_the_servers_fails_it(tmp_path: Path, capfd: pytest.CaptureF
 
 
 def test_no_hostile_request_is_the_servers_fault(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    write_bundle(tmp_path / "ddim", name="ddim")
+    write_bundle(tmp_path / "ddim", name="ddim", guidance=True)
     with in_this_process(tmp_path, client_timeout_s=1) as (url, _):
         well = hostile(url, 400, seed=2)
     output = capfd.readouterr().out

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,8 +111,12 @@ def test_a_stream_that_lacks_something_is_detected(content: bytes) -> None:
 
 
 def test_users_request_no_more_steps_than_a_method_takes() -> None:
-    methods = [{"steps": {"max": 4, "default": 4}}, {"steps": {"max": 1000, "default": 20}}]
-    assert mean_steps(methods, "") == 12
+    methods: list[dict[str, Any]] = [
+        {"steps": {"max": 4, "default": 4}, "guidance": None},
+        {"steps": {"max": 1000, "default": 20}, "guidance": {"min": 0, "max": 20, "default": 1}},
+    ]
+    assert mean_steps(methods, "") == mean_steps(methods, "", guidance=1.0) == 12
+    assert mean_steps(methods, "", guidance=2.5) == (4 + 2 * 20) / 2
     assert mean_steps(methods, "2,10") == (2 + 4 + 2 + 10) / 4
 
 

@@ -104,6 +104,49 @@ def test_rows_that_would_break_a_deadline_do_not_join_the_batch() -> None:
         assert batch.images == [*urgent.images, *other.images][:rows]
 
 
+@given(
+    curve=curves,
+    half_batch=st.integers(1, 4),
+    steps=st.integers(1, 12),
+    n=st.integers(1, 8),
+    workers=st.integers(1, 3),
+)
+def test_guided_images_are_the_work_of_twice_as_many(
+    curve: dict[int, float], half_batch: int, steps: int, n: int, workers: int
+) -> None:
+    scheduler = Scheduler(2 * half_batch, costs({"a": curve}), workers=workers)
+    scheduler.costs.efficient_batch_size = lambda model, most: most  # type: ignore[method-assign]  # an even number
+    guided, plain = replace(job("a", steps, n), guidance=2.0), job("a", steps, 2 * n)
+    assert scheduler.work_s(guided) == pytest.approx(scheduler.work_s(plain))
+    admission = Admission(scheduler, max_queued_images=1000, max_backlog_s=1e6)
+    admission.admit(guided, 0.0)
+    backlog_s = admission.backlog_s()
+    scheduler.drop(guided)
+    admission.admit(plain, 0.0)
+    assert backlog_s == pytest.approx(admission.backlog_s())
+
+
+def test_the_limit_of_the_queue_is_of_images_and_that_of_the_backlog_of_rows() -> None:
+    def admission(images: int = 1000, backlog_s: float = 1e6, request_s: float = 1e6) -> Admission:
+        return Admission(Scheduler(8, costs({"a": {1: 0.01, 8: 0.08}})), images, backlog_s, request_s)
+
+    plain = replace(job("a", 10, 2), priority="low")  # 0.2 s
+    first, second, third = (replace(plain, guidance=2.0) for _ in range(3))  # 0.4 s each
+    by_images = admission(images=4)
+    by_images.admit(first, 0.0)
+    by_images.admit(second, 0.0)
+    with pytest.raises(Overloaded, match="4 images are queued; 2 more are too many"):
+        by_images.admit(third, 0.0)
+    by_rows = admission(backlog_s=0.7)
+    by_rows.admit(replace(first, priority="normal"), 0.0)
+    with pytest.raises(Overloaded, match=r"0.4 s of work are queued; 0.4 s more are too much"):
+        by_rows.admit(second, 0.0)
+    by_rows.admit(plain, 0.0)
+    with pytest.raises(TooMuchWork):
+        admission(request_s=0.3).admit(third, 0.0)
+    admission(request_s=0.3).admit(plain, 0.0)
+
+
 def test_a_guided_image_joins_as_the_two_rows_that_it_is() -> None:
     for now, images in ((-0.005, 1), (-0.015, 2)):  # ten steps of two rows, and of three, would be in time
         scheduler = Scheduler(4, costs({"a": {1: 0.01, 4: 0.013}}))

@@ -31,6 +31,8 @@ from tests.service.conftest import generate, serve
         ({"class_label": True}, "class_label", [{"type": "integer"}, {"type": "string"}]),
         ({"class_label": 3}, "class_label", {"min": 0, "max": 2, "names": ["zero", "one", "2"]}),
         ({"solver": "euler"}, "solver", ["ddim", "dpmpp_2m"]),
+        ({"guidance": 20.5}, "guidance", {"type": "number", "minimum": 0, "maximum": 20}),
+        ({"guidance": 2.5, "class_label": 1}, "guidance", {"min": 1, "max": 1, "models": []}),
         (
             {"step": 4},
             "step",
@@ -40,6 +42,7 @@ from tests.service.conftest import generate, serve
                 "deadline_ms",
                 "eta",
                 "format",
+                "guidance",
                 "index",
                 "max_distance",
                 "max_ms",

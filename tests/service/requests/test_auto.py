@@ -154,3 +154,13 @@ def test_points_of_several_data_sets_are_not_compared_and_the_request_names_one(
     for name, method in (("digits", "ddim"), ("CIFAR-10", "ships")):
         request, _ = choose(GenerateRequest(method="auto", max_ms=100, dataset=name), [*MEASURED, ship], idle)
         assert (request.method, request.dataset) == (method, None)
+
+
+def test_a_choice_with_guidance_keeps_it_and_says_that_the_distance_is_without() -> None:
+    asked = GenerateRequest(method="auto", seed=7, class_label=3, guidance=2.5, max_ms=50)
+    request, chosen = choose(asked, MEASURED, idle)
+    assert (request.method, request.guidance) == ("ddim", 2.5)
+    assert chosen is not None
+    assert "distance 3 without guidance, 40 ms" in chosen
+    with pytest.raises(InvalidRequest, match="guidance"):
+        choose(asked, [], idle)

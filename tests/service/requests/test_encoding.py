@@ -55,3 +55,16 @@ def test_colour_stays_colour() -> None:
     with Image.open(io.BytesIO(encode(image, "png"))) as picture:
         assert picture.mode == "RGB"
         assert picture.getpixel((0, 0)) == (255, 128, 128)
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
+@pytest.mark.parametrize(("channels", "shown"), [(2, 1), (3, 3), (4, 3), (16, 3)])
+def test_a_picture_of_any_number_of_channels_is_grey_or_has_the_first_three(
+    format: Format, channels: int, shown: int
+) -> None:
+    latents = np.random.default_rng(0).uniform(-1, 1, (2, channels, 4, 6)).astype(np.float32)
+    assert encode(latents, format) == encode(latents[:, :shown], format)
+    with Image.open(io.BytesIO(encode(latents, format))) as picture:
+        assert picture.size == (12, 4)
+        assert picture.mode == ("RGB" if shown == 3 or format == "webp" else "L")
+    assert np.load(io.BytesIO(encode(latents, "npy")), allow_pickle=False).shape == latents.shape

@@ -1,0 +1,61 @@
+"""`./run import SOURCE [-o BUNDLE] [--card CARD] [--name NAME]`: from a published checkpoint to a bundle."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from bundle.loading import Bundle
+from export.step_module import StepModule
+from importers import bundle, cards, parity_report, reference
+from importers.importer import load
+from importers.problems import ImportProblem
+
+PROGRAM = "./run import"
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    try:
+        print(run(arguments))
+    except (ImportProblem, OSError, ValueError) as error:
+        raise SystemExit(f"{PROGRAM}: {' '.join(str(error).split())}") from error
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(prog=PROGRAM, description="Import a published checkpoint as a bundle.")
+    result.add_argument("source", type=Path, help="the published file or folder")
+    result.add_argument("-o", "--output", type=Path, help="the bundle's folder; default: bundles/NAME")
+    result.add_argument("--card", type=Path, help="a TOML file with what the published file does not say")
+    result.add_argument("--name", help="what callers ask for as `method`; default: by the file's name")
+    recorded = result.add_argument_group("comparison with recorded outputs of the original code")
+    recorded.add_argument(
+        "--reference", type=Path, metavar="FILE.npz", help="arrays x, t or sigma, y, z, out, xs, noises"
+    )
+    recorded.add_argument("--solver", help="of the recorded steps; default: the format's own")
+    recorded.add_argument("--steps", type=int, help="of the solver; default: as many as are recorded")
+    recorded.add_argument("--eta", type=float, help="of the solver")
+    recorded.add_argument("--churn", type=float, help="of the solver")
+    recorded.add_argument("--tolerance", type=float, default=1e-5, help="largest RMS difference; default: 1e-5")
+    return result
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Imports, and gives the line that says so. Raises ImportProblem, OSError or ValueError."""
+    card = cards.load(arguments.card) if arguments.card else None
+    model = load(arguments.source, card)
+    name = arguments.name or bundle.name_of(arguments.source)
+    target = arguments.output or Path("bundles") / name
+
+    def report(written: Bundle, step: StepModule) -> dict[str, Any]:
+        kept = parity_report.compare(written, step)
+        if arguments.reference:
+            kept |= reference.compare(written, step.wiring, reference.Options.of(arguments))
+        return kept
+
+    manifest = bundle.write(model, arguments.source, target, name, report)
+    solvers = ", ".join(manifest.noise_schedule["solvers"])
+    return f"{target}: {manifest.name} {manifest.digest[:12]}, {model.format}, solvers {solvers}"
+
+
+if __name__ == "__main__":
+    main()

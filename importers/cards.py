@@ -1,0 +1,67 @@
+"""A card: what a published file does not say of itself.
+
+A TOML file with `format`, what is known of the model, and `[settings]`, which has the original code's own names for its
+flags. Cards for published files lie in `published_cards/` and are chosen by the file's name.
+"""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from importers.formats import Format
+from importers.problems import ImportProblem
+
+PUBLISHED = Path(__file__).parent / "published_cards"
+
+
+class Settings(BaseModel):
+    """The flags of one format. A flag that is not there is refused by its name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Card(Settings):
+    """What a card says. `files`: names of the published files that it is for."""
+
+    format: Format
+    files: tuple[str, ...] = ()
+    data: str = ""  # the data set's name
+    classes: tuple[str, ...] = ()  # their names; numbers stand in where there are none
+    licence: str = ""
+    source: str = ""  # where the file was published
+    settings: dict[str, Any] = {}
+
+
+AnySettings = TypeVar("AnySettings", bound=BaseModel)
+
+
+def load(path: Path) -> Card:
+    """The card in a TOML file, or in a JSON file by its name. Raises ImportProblem."""
+    kind, read = ("JSON", json.loads) if path.suffix == ".json" else ("TOML", tomllib.loads)
+    try:
+        table = read(path.read_text())
+    except (OSError, ValueError) as error:  # of the text's coding, and of both kinds' grammar
+        raise ImportProblem(f"{path.name}: cannot be read as {kind} ({error})") from error
+    return parse(table, Card, path.name)
+
+
+def published(file_name: str) -> Card | None:
+    """The card that comes with this project for a published file of that name."""
+    for path in sorted(PUBLISHED.glob("*.toml")):
+        card = load(path)
+        if file_name in card.files:
+            return card
+    return None
+
+
+def parse(table: object, model: type[AnySettings], source: str) -> AnySettings:
+    """`table` as `model` has it. Raises ImportProblem that names the first field that is wrong."""
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ImportProblem(f"{source}: {where}: {first['msg']}") from error

@@ -1,0 +1,57 @@
+"""Plans of published models of T timesteps: each format's own sampler by its own rules, and DPM-Solver++(2M).
+
+The schedule is `{"format", "solvers", "alphas_cumprod": [ᾱ_0, …, ᾱ_{T−1}], "prediction", "variance"}`, and where they
+matter `"times"` (what the network takes for each timestep), `"clip"` (the bound of x0; none: unclipped) and
+`"settings"` (those of the format's sampler).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from models.families import Point
+from models.gaussian import samplers
+from models.gaussian.chain import Chain
+from models.schedules import log_snr_timesteps
+from models.solvers import Setting, Solver, dpmpp_2m
+from models.step import Plan
+
+Schedule = Mapping[str, Any]
+
+
+def max_steps(schedule: Schedule) -> int:
+    """One step a training timestep, or as many as the format's sampler can take."""
+    timesteps = len(schedule["alphas_cumprod"])
+    return timesteps // 2 if schedule["format"] == "latent-diffusion" else timesteps
+
+
+def ddim_plan(schedule: Schedule, steps: int, *, eta: float) -> Plan:
+    return samplers.DDIM[schedule["format"]](Chain.of(schedule), steps, eta)
+
+
+def ddpm_plan(schedule: Schedule, steps: int) -> Plan:
+    return samplers.DDPM[schedule["format"]](Chain.of(schedule), steps)
+
+
+def posterior_plan(schedule: Schedule, steps: int) -> Plan:
+    return samplers.trailing_posterior(Chain.of(schedule), steps)
+
+
+def dpmpp_2m_plan(schedule: Schedule, steps: int) -> Plan:
+    chain = Chain.of(schedule)
+    timesteps = log_snr_timesteps(chain.alphas_cumprod, steps)
+    abar_t, abar_s = chain.ends(timesteps)
+    return chain.predicted(dpmpp_2m(chain.times[timesteps], abar_t, abar_s, clip=chain.clip), abar_t)
+
+
+SOLVERS = {
+    "ddim": Solver(
+        ddim_plan,
+        "DDIM at the timesteps of the format; eta = 0 is deterministic",
+        {"eta": Setting(low=0.0, high=1.0, default=0.0)},
+    ),
+    "ddpm": Solver(ddpm_plan, "ancestral sampling at the timesteps of the format, with its variance"),
+    "posterior": Solver(posterior_plan, "draws from q(x_s | x_t, x0) with the network's x0"),
+    "dpmpp_2m": Solver(dpmpp_2m_plan, "DPM-Solver++(2M), second order, deterministic"),
+}
+
+POINTS = [Point("dpmpp_2m", steps) for steps in (4, 10, 20)]
