@@ -51,8 +51,7 @@ def evaluate(settings: Settings) -> None:
             judge = Judge(train, test, method["image_shape"][-1], settings.images, settings.judges)
             measured = record.measured
             measured.machine, measured.judge, measured.floor = machine(), judge.name, judge.of_training_images
-            for point in families.find(method["family"]).POINTS:
-                point = with_defaults(point, method)
+            for point in points(method):
                 if (settings.steps and point.steps not in settings.steps) or record.has(point, settings.images):
                     continue
                 record.add(measure(client, method["method"], point, judge, train.classes))
@@ -104,11 +103,17 @@ def misfit(method: dict[str, Any], train: Dataset) -> str | None:
     return None
 
 
-def with_defaults(point: Point, method: dict[str, Any]) -> Point:
-    """The point with every setting of its solver."""
-    (solver,) = (solver for solver in method["solvers"] if solver["name"] == point.solver)
-    defaults = {name: limits["default"] for name, limits in solver["settings"].items()}
-    return point._replace(settings={**defaults, **point.settings})
+def points(method: dict[str, Any]) -> list[Point]:
+    """The family's points by solvers that the method has, each with every setting of its solver."""
+    defaults = {
+        solver["name"]: {name: limits["default"] for name, limits in solver["settings"].items()}
+        for solver in method["solvers"]
+    }
+    return [
+        point._replace(settings={**defaults[point.solver], **point.settings})
+        for point in families.find(method["family"]).POINTS
+        if point.solver in defaults
+    ]
 
 
 class Record:

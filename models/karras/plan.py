@@ -102,4 +102,4 @@ SOLVERS = {
     **{f"{name}_{method}": baseline(name, method) for name in levels.BASELINES for method in ("euler", "heun")},
 }
 
-POINTS = [Point("heun", steps) for steps in (5, 10, 18)]
+POINTS = [*(Point("heun", steps) for steps in (5, 10, 18)), *(Point("multistep", steps) for steps in (1, 2, 4))]

@@ -79,6 +79,14 @@ def test_heun_is_algorithm_1(steps: int) -> None:
     np.testing.assert_allclose(sampled(plan, EDM, visited, NOISES), x, rtol=1e-8, atol=1e-9)
 
 
+def test_the_second_row_of_heun_needs_the_two_denoised_states_alone() -> None:
+    """x_s = x1 + (1 − r)/2r·(D2 − D1), with r = σ_s/σ_t."""
+    at = rising(7)
+    for k, t, s in zip(SOLVERS["heun"].plan(EDM, 7, churn=0.0)[1::2], at, at[1:], strict=False):
+        gain = (t - s) / (2 * s)
+        np.testing.assert_allclose((k.x_from_x, k.x_from_x0, k.x_from_x0_prev), (1, gain, -gain), rtol=1e-12)
+
+
 def test_churn_is_algorithm_2() -> None:
     """The noise of a step is that of the row before it; the first step's, which is outside S_max, is none."""
     steps, amount, s_noise = 5, 1.5, 1.003
