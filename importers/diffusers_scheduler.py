@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
 from importers.diffusers_config import Config, class_name, scheduler_config
 from importers.imported import Continuous, Discrete, Prediction
-from importers.openai import preconditioning
+from importers.openai_checkpoint import preconditioning
 from importers.problems import ImportProblem
 
 PREDICTIONS: Mapping[str, Prediction] = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}

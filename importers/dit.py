@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from importers import cards, diffusers_folder, schedules
+from importers import cards, diffusers_folder, published_schedules
 from importers.cards import Card
 from importers.imported import Imported, Shape
 from importers.networks.diffusers_networks import Decoder
@@ -67,7 +67,7 @@ def load(path: Path, card: Card) -> Imported:
         latent_shape=latent if autoencoder else None,
         decoder=decoder_of(autoencoder, latent, path.name) if autoencoder else None,
         prediction="epsilon",
-        schedule=schedules.discrete(schedules.linear(1000)),
+        schedule=published_schedules.discrete(published_schedules.linear(1000)),
         sampler="ddpm",
         settings={"respacing": str(flags.num_sampling_steps), "guided_channels": GUIDED_CHANNELS},
         classes=names,

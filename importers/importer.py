@@ -3,7 +3,18 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from importers import cards, ddgan, ddim, diffusers_folder, dit, edm, latent_diffusion, lucidrains, openai, vdm
+from importers import (
+    cards,
+    ddgan,
+    ddim,
+    diffusers_folder,
+    dit,
+    edm,
+    latent_diffusion,
+    lucidrains,
+    openai_checkpoint,
+    vdm,
+)
 from importers.cards import Card
 from importers.formats import Format
 from importers.imported import Imported
@@ -12,9 +23,9 @@ from importers.recognise import recognise
 
 LOADERS: Mapping[Format, Callable[[Path, Card], Imported]] = {
     Format.DIFFUSERS: diffusers_folder.load,
-    Format.IMPROVED: openai.load,
-    Format.GUIDED: openai.load,
-    Format.CONSISTENCY: openai.load,
+    Format.IMPROVED: openai_checkpoint.load,
+    Format.GUIDED: openai_checkpoint.load,
+    Format.CONSISTENCY: openai_checkpoint.load,
     Format.LUCIDRAINS: lucidrains.load,
     Format.EDM: edm.load,
     Format.DDGAN: ddgan.load,

@@ -16,7 +16,7 @@ from random import Random
 from urllib.parse import urlsplit
 
 from loadtests.fuzz import bodies, description
-from loadtests.fuzz.attempt import Attempt, Outcome, attempt
+from loadtests.fuzz.exchange import Attempt, Outcome, attempt
 from loadtests.fuzz.raw_http import raw
 from loadtests.server_process import serving
 from service.settings import SHIPPED_BUNDLES

@@ -4,7 +4,7 @@ import struct
 from random import Random
 from typing import Any
 
-from loadtests.fuzz.attempt import Attempt
+from loadtests.fuzz.exchange import Attempt
 from loadtests.fuzz.values import Raw, dumps, fields, number, text, value
 
 JSON = b"application/json"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from random import Random
 
-from loadtests.fuzz.attempt import Attempt
+from loadtests.fuzz.exchange import Attempt
 from loadtests.fuzz.values import number
 
 BODY = b'{"method":"ddim","steps":2,"seed":1}'

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from importers import diffusers_folder
 from importers.cards import Card
 from importers.formats import Format
-from importers.imported import Imported
 from importers.problems import ImportProblem
 from tests.importers import parity
 from tests.importers.parity import assert_near, output
@@ -41,12 +40,8 @@ def saved(folder: Path, network: Any, scheduler: Any = None) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def recorded() -> Imported:
-    return diffusers_folder.load(parity.path("diffusers_gray28"), CARD)
-
-
-def test_the_recorded_outputs_are_given(recorded: Imported) -> None:
+def test_the_recorded_outputs_are_given() -> None:
+    recorded = diffusers_folder.load(parity.path("diffusers_gray28"), CARD)
     io = parity.arrays("diffusers_gray28_io_traj.npz")
     assert_near(output(recorded, io["x"], io["t"]), io["out"])
     assert_near(output(recorded, io["x"], 0), io["out_t0"])
@@ -262,11 +257,6 @@ def test_a_consistency_pipeline_has_the_scalings_of_its_scheduler(tmp_path: Path
     np.testing.assert_allclose(model.schedule.preconditioning.c_noise(sigma), scheduler.sigma_to_t(sigma), rtol=1e-12)
 
 
-def spoil(folder: Path, **changes: Any) -> None:
-    path = folder / "unet" / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -281,7 +271,8 @@ def spoil(folder: Path, **changes: Any) -> None:
     ],
 )
 def test_a_config_that_is_off_gets_one_clear_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    spoil(saved(tmp_path, unet()), **changes)
+    path = saved(tmp_path, unet()) / "unet" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(ImportProblem, match=message):
         diffusers_folder.load(tmp_path, CARD)
 

@@ -11,7 +11,7 @@ import msgpack
 import pytest
 import torch
 
-from importers import ddgan, ddim, dit, latent_diffusion, lucidrains, openai, vdm
+from importers import ddgan, ddim, dit, latent_diffusion, lucidrains, openai_checkpoint, vdm
 from importers.cards import Card
 from importers.imported import Imported
 from importers.problems import ImportProblem
@@ -35,8 +35,8 @@ FORMATS = {
     "ddgan": Format(ddgan.load, "ddgan_gray28_netG.pth", settings_of("ddgan_gray28")),
     "ddim": Format(ddim.load, "ddim_gray28_model.ckpt", settings_of("ddim_gray28")),
     "latent-diffusion": Format(latent_diffusion.load, "ldm_vq_model.ckpt", settings_of("ldm_vq")),
-    "improved-diffusion": Format(openai.load, "id_cosine32.pt", settings_of("id_cosine32")["args"]),
-    "consistency-models": Format(openai.load, "cm_edm_uncond16.pt", settings_of("cm_edm_uncond16")["args"]),
+    "improved-diffusion": Format(openai_checkpoint.load, "id_cosine32.pt", settings_of("id_cosine32")["args"]),
+    "consistency-models": Format(openai_checkpoint.load, "cm_edm_uncond16.pt", settings_of("cm_edm_uncond16")["args"]),
     "denoising-diffusion-pytorch": Format(lucidrains.load, "luci_v_sigmoid16_model-1.pt", {"image_size": 16}),
     "dit": Format(dit.load, "ddim_gray28_model.ckpt", {}),  # a good file, but of another network
 }

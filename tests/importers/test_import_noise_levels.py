@@ -13,7 +13,7 @@ import torch
 from bundle.loading import load as load_bundle
 from importers import __main__ as command
 from importers import bundle as bundles
-from importers import edm, noise_schedule, openai, reference
+from importers import edm, noise_schedule, openai_checkpoint, reference
 from importers.cards import Card
 from importers.formats import Format
 from importers.imported import Imported
@@ -84,7 +84,7 @@ def compare(request: pytest.FixtureRequest, tmp_path: Path) -> Compare:
 
 def model_of(name: str) -> Imported:
     file, card = SOURCES[name]
-    load = edm.load if name == "edm" else openai.load
+    load = edm.load if name == "edm" else openai_checkpoint.load
     return load(parity.path(file), Card.model_validate(card))
 
 
@@ -145,7 +145,7 @@ def schedule_of(name: str, **changes: object) -> noise_schedule.Sampling:
     model = (
         model_of(name)
         if not changes
-        else openai.load(
+        else openai_checkpoint.load(
             parity.path("cm_edm_uncond16.pt"), Card(format=Format.CONSISTENCY, settings={**FLAGS, **changes})
         )
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from importers import cards, openai
+from importers import cards, openai_checkpoint
 from importers.cards import Card
 from importers.formats import Format
 from importers.imported import Imported
@@ -18,7 +18,7 @@ from tests.importers.parity import assert_near, denoised, output
 
 def load(name: str, format: Format, **changes: object) -> Imported:
     settings = json.loads(parity.path(f"{name}_config.json").read_text())["args"]
-    return openai.load(parity.path(f"{name}.pt"), Card(format=format, settings={**settings, **changes}))
+    return openai_checkpoint.load(parity.path(f"{name}.pt"), Card(format=format, settings={**settings, **changes}))
 
 
 @pytest.fixture(scope="module")
@@ -86,19 +86,19 @@ def test_a_flag_that_the_weights_contradict_is_refused() -> None:
 
 def test_a_card_that_lacks_the_image_size_or_has_an_unknown_flag_is_refused() -> None:
     with pytest.raises(ImportProblem, match="image_size: Field required"):
-        openai.load(parity.path("id_cosine32.pt"), Card(format=Format.IMPROVED))
+        openai_checkpoint.load(parity.path("id_cosine32.pt"), Card(format=Format.IMPROVED))
     with pytest.raises(ImportProblem, match="num_layers: Extra inputs are not permitted"):
         load("id_cosine32", Format.IMPROVED, num_layers=3)
 
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in sorted(cards.PUBLISHED.glob("*.toml")) if cards.load(path).format in openai.FLAGS],
+    [path for path in sorted(cards.PUBLISHED.glob("*.toml")) if cards.load(path).format in openai_checkpoint.FLAGS],
     ids=lambda path: path.stem,
 )
 def test_a_published_card_has_flags_of_its_format(path: Path) -> None:
     card = cards.load(path)
-    flags = cards.parse(card.settings, openai.FLAGS[card.format], path.name)
+    flags = cards.parse(card.settings, openai_checkpoint.FLAGS[card.format], path.name)
     assert all(cards.published(name) == card for name in card.files)
     assert flags.num_channels
 
@@ -124,7 +124,7 @@ def test_settings_of_guided_diffusion_beside_azula(
         torch.nn.init.normal_(parameter, std=0.1)
     torch.save(reference.state_dict(), tmp_path / "model.pt")
     settings = {"image_size": 16, "num_head_channels": 16, "use_new_attention_order": new_order}
-    model = openai.load(tmp_path / "model.pt", Card(format=Format.GUIDED, settings=settings))
+    model = openai_checkpoint.load(tmp_path / "model.pt", Card(format=Format.GUIDED, settings=settings))
     x, t, y = torch.randn(2, 3, 16, 16), torch.tensor([3.0, 871.0]), torch.tensor([4, 0])
     with torch.inference_mode():
         expected = reference(x, t, **({"y": y} if classes else {}))

@@ -9,8 +9,8 @@ from random import Random
 import pytest
 
 from loadtests.fuzz.__main__ import hostile
-from loadtests.fuzz.attempt import Attempt, attempt
 from loadtests.fuzz.description import fuzz
+from loadtests.fuzz.exchange import Attempt, attempt
 from loadtests.fuzz.raw_http import raw
 from tests.conftest import write_bundle
 from tests.deploy.conftest import in_this_process

@@ -97,37 +97,41 @@ async def rest(queue: PendingSteps) -> AsyncIterator[Progress]:
 # --- a client that does not read ------------------------------------------------------------------------------------
 
 
+STREAM = {  # the scope of a request for an event stream
+    "type": "http",
+    "asgi": {"version": "3.0", "spec_version": "2.3"},
+    "method": "POST",
+    "path": "/generate",
+    "query_string": b"",
+    "headers": [(b"content-type", b"application/json"), (b"accept", b"text/event-stream"), (b"host", b"localhost")],
+}
+
+
 def test_a_stream_that_nobody_reads_holds_little_and_ends_in_the_images(tmp_path: Path) -> None:
     write_bundle(tmp_path / "toy")
     app = create_app(Settings(bundles=tmp_path, watch_s=0), lambda model, threads: ToyRuntime())
     body = {"method": "toy", "steps": 400, "n": 16, "seed": 1, "preview_every": 1}
+    messages: list[Any] = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
     queues: list[PendingSteps] = []
     sent: list[bytes] = []
 
     async def play() -> None:
-        reads, asked = asyncio.Event(), False
+        reads = asyncio.Event()
 
-        async def receive() -> dict[str, Any]:
-            nonlocal asked
-            if not asked:
-                asked = True
-                return {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
-            await asyncio.Event().wait()
-            return {}
+        async def receive() -> Any:
+            if not messages:
+                await asyncio.Event().wait()
+            return messages.pop()
 
         async def send(message: Any) -> None:
             if message.get("body"):
                 sent.append(message["body"])
                 await reads.wait()
 
-        headers = [(b"content-type", b"application/json"), (b"accept", b"text/event-stream"), (b"host", b"localhost")]
-        scope = {"type": "http", "method": "POST", "path": "/generate", "query_string": b"", "headers": headers}
         async with app.router.lifespan_context(app):
             while app.state.service.models.readiness().status != "ready":
                 await asyncio.sleep(0)
-            asking = asyncio.create_task(
-                app({**scope, "asgi": {"version": "3.0", "spec_version": "2.3"}}, receive, send)
-            )
+            asking = asyncio.create_task(app(dict(STREAM), receive, send))
             while not (sent and not app.state.service.engine.jobs):
                 await asyncio.sleep(0)
             await asyncio.sleep(0)  # the last steps have come
@@ -138,13 +142,12 @@ def test_a_stream_that_nobody_reads_holds_little_and_ends_in_the_images(tmp_path
             reads.set()
             await asking
 
-    class Watched(PendingSteps):
-        def __init__(self) -> None:
-            super().__init__()
-            queues.append(self)
+    def watched() -> PendingSteps:
+        queues.append(PendingSteps())
+        return queues[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streaming, "PendingSteps", Watched)
+        patch.setattr(streaming, "PendingSteps", watched)
         asyncio.run(play())
     names = [event.split(b"\n")[0] for event in sent]
     assert Counter(names) == {b"event: queued": 1, b"event: step": MAX_STEPS, b"event: completed": 1}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from importers import cards, schedules
+from importers import cards, published_schedules
 from importers.cards import Card
 from importers.formats import Format
 from importers.imported import Continuous, Discrete, Imported
@@ -108,11 +108,11 @@ def gaussian_schedule(flags: GaussianFlags) -> Discrete:
     """The flags' schedule; with `rescale_timesteps` the network's times go to 1000 whatever T is."""
     count = flags.diffusion_steps
     if flags.noise_schedule == "cosine":
-        betas = schedules.from_signal(count, schedules.cosine_signal)
+        betas = published_schedules.from_signal(count, published_schedules.cosine_signal)
     else:
-        betas = schedules.linear(count, 1000 / count * 1e-4, 1000 / count * 0.02)
+        betas = published_schedules.linear(count, 1000 / count * 1e-4, 1000 / count * 0.02)
     scale = 1000 / count if flags.rescale_timesteps else 1.0
-    return schedules.discrete(betas, np.arange(count, dtype=np.float64) * scale)
+    return published_schedules.discrete(betas, np.arange(count, dtype=np.float64) * scale)
 
 
 def karras(card: Card, flags: Any, layout: Layout, state: Mapping[str, Tensor], source: str) -> Imported:
