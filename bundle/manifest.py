@@ -27,7 +27,7 @@ def _distinct(names: list[str]) -> list[str]:
 
 
 def _printable(text: str) -> str:
-    if not text.isprintable():
+    if not text.replace("\t", " ").isprintable():
         raise ValueError("it has characters that cannot be printed")
     return text
 
