@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
 from torch import Tensor
 
-from importers import dit
+from importers import dit, published_schedules
 from importers.cards import Card
 from importers.problems import ImportProblem
 from tests.importers import parity
@@ -148,4 +148,4 @@ def test_a_card_that_the_weights_contradict_is_refused(
 
 def test_the_schedule_is_linear() -> None:
     """As `create_diffusion` of DiT's code has it."""
-    np.testing.assert_allclose(dit.schedules.linear(1000)[[0, -1]], [1e-4, 0.02])
+    np.testing.assert_allclose(published_schedules.linear(1000)[[0, -1]], [1e-4, 0.02])
