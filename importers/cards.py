@@ -6,6 +6,7 @@ flags. Cards for published files lie in `published_cards/` and are chosen by the
 
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,9 @@ from importers.formats import Format
 from importers.problems import ImportProblem
 
 PUBLISHED = Path(__file__).parent / "published_cards"
+
+
+AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
 
 class Settings(BaseModel):
@@ -34,8 +38,18 @@ class Card(Settings):
     source: str = ""  # where the file was published
     settings: dict[str, Any] = {}
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """What it says for people."""
+        return {"data": self.data, "licence": self.licence, "source": self.source}
 
-AnySettings = TypeVar("AnySettings", bound=BaseModel)
+    def names(self, count: int) -> tuple[str, ...]:
+        """The names of its classes, or `count` numbers where it has none."""
+        return self.classes or tuple(str(label) for label in range(count))
+
+    def flags(self, model: type[AnySettings], path: Path) -> AnySettings:
+        """Its settings for the file at `path`, as `model` has them. Raises ImportProblem."""
+        return parse(self.settings, model, f"the card for {path.name}: settings")
 
 
 def load(path: Path) -> Card:
@@ -65,3 +79,14 @@ def parse(table: object, model: type[AnySettings], source: str) -> AnySettings:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ImportProblem(f"{source}: {where}: {first['msg']}") from error
+
+
+def compare(flags: Settings, shown: Mapping[str, Any], source: str, witness: str) -> None:
+    """Raises ImportProblem for a flag that is set, not to None, and is not what the file shows of it.
+
+    `witness` says in the message what showed it: "the weights say".
+    """
+    for name, value in shown.items():
+        flag = getattr(flags, name, None)
+        if flag is not None and flag != value:
+            raise ImportProblem(f"{source}: the card says {name} = {flag}, {witness} {value}")

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 from pydantic import ConfigDict, Field
 
-from importers import cards
+from importers import published_schedules
 from importers.cards import Card
 from importers.imported import Discrete, Imported, Vector
 from importers.networks.ncsnpp import Generator, Settings
@@ -35,7 +34,7 @@ class Flags(Settings):
 
 def load(path: Path, card: Card) -> Imported:
     """The model in a `netG_N.pth`, with what the card says of it. Raises ImportProblem."""
-    flags = cards.parse(card.settings, Flags, f"the card for {path.name}: settings")
+    flags = card.flags(Flags, path)
     content = read_torch(path)
     if isinstance(content, Mapping) and "netG_dict" in content:
         raise ImportProblem(f"{path.name}: what a training goes on from; its averaged weights are in a netG_N.pth")
@@ -50,7 +49,7 @@ def load(path: Path, card: Card) -> Imported:
         settings={"steps": flags.num_timesteps},
         variance="fixed_small",
         latent=flags.nz,
-        facts={"data": card.data, "licence": card.licence, "source": card.source},
+        facts=card.facts,
     )
 
 
@@ -58,10 +57,7 @@ def schedule(flags: Flags) -> Discrete:
     """T large steps of a continuous diffusion (Xiao et al. 2022, arXiv 2112.07804, appendix C)."""
     signal = signal_power(START + (1 - START) * np.arange(flags.num_timesteps + 1) / flags.num_timesteps, flags)
     # The original goes on in float32, in which 1 − β of the last step is off by 1e-4.
-    betas = torch.from_numpy(1 - signal[1:] / signal[:-1]).float()
-    alphas_cumprod = (1 - betas).cumprod(0)
-    times = np.arange(flags.num_timesteps, dtype=np.float64)
-    return Discrete(betas.double().numpy(), alphas_cumprod.double().numpy(), times)
+    return published_schedules.single(1 - signal[1:] / signal[:-1])
 
 
 def signal_power(t: Vector, flags: Flags) -> Vector:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import torch
 from pydantic import ConfigDict, Field
 
-from importers import cards
+from importers import cards, published_schedules
 from importers.cards import Card
 from importers.imported import Discrete, Imported, Vector
 from importers.networks import ddpm_unet
@@ -71,7 +70,7 @@ class Flags(cards.Settings):
 
 def load(path: Path, card: Card) -> Imported:
     """The model in a `.ckpt` or `.pth` file, with what the card says of it. Raises ImportProblem."""
-    flags = cards.parse(card.settings, Flags, f"the card for {path.name}: settings")
+    flags = card.flags(Flags, path)
     size, model = flags.data.image_size, flags.model
     if not flags.data.channels == model.in_channels == model.out_ch:
         raise ImportProblem(f"the card for {path.name}: channels, in_channels and out_ch are to be the same")
@@ -87,7 +86,7 @@ def load(path: Path, card: Card) -> Imported:
         sampler="ddim",
         settings={"spacing": "uniform"},
         variance="fixed_large",
-        facts={"data": card.data, "licence": card.licence, "source": card.source},
+        facts=card.facts,
     )
 
 
@@ -103,10 +102,7 @@ def chosen(content: object, model: Model, source: str) -> object:
 
 def schedule(diffusion: Diffusion) -> Discrete:
     """T timesteps, in float32 as the original has them."""
-    betas = torch.from_numpy(betas_of(diffusion)).float()
-    alphas_cumprod = (1 - betas).cumprod(0)
-    times = np.arange(len(betas), dtype=np.float64)
-    return Discrete(betas.double().numpy(), alphas_cumprod.double().numpy(), times)
+    return published_schedules.single(betas_of(diffusion))
 
 
 def betas_of(diffusion: Diffusion) -> Vector:
@@ -114,7 +110,7 @@ def betas_of(diffusion: Diffusion) -> Vector:
     start, end, count = diffusion.beta_start, diffusion.beta_end, diffusion.num_diffusion_timesteps
     match diffusion.beta_schedule:
         case "linear":
-            return np.linspace(start, end, count)
+            return published_schedules.linear(count, start, end)
         case "quad":
             return np.linspace(start**0.5, end**0.5, count) ** 2
         case "const":

@@ -48,14 +48,14 @@ class Flags(cards.Settings):
 
 def load(path: Path, card: Card) -> Imported:
     """The model in a `.pt` file, with what the card says of it. Raises ImportProblem."""
-    flags = cards.parse(card.settings, Flags, f"the card for {path.name}: settings")
+    flags = card.flags(Flags, path)
     state, arguments = parts(read_torch(path), path.name)
     settings = architecture(state, flags.num_heads, path.name)
     compare(flags, settings, path.name)
     classes = flags.num_classes or arguments.get("num_classes") or settings.labels - (flags.class_dropout_prob > 0)
     if settings.labels - classes not in (0, 1):
         raise ImportProblem(f"{path.name}: {classes} classes, but {settings.labels} labels in the weights")
-    names = card.classes or tuple(str(label) for label in range(classes))
+    names = card.names(classes)
     if len(names) != classes:
         raise ImportProblem(f"the card for {path.name} names {len(names)} classes, of {classes}")
     latent = settings.in_channels, settings.input_size, settings.input_size
@@ -73,7 +73,7 @@ def load(path: Path, card: Card) -> Imported:
         classes=names,
         unconditional=settings.labels > classes,
         variance="learned_range" if settings.out_channels > settings.in_channels else "fixed_large",
-        facts={"data": card.data, "licence": card.licence, "source": card.source, "guidance": flags.cfg_scale},
+        facts={**card.facts, "guidance": flags.cfg_scale},
     )
 
 
@@ -123,7 +123,4 @@ def compare(flags: Flags, settings: Settings, source: str) -> None:
         "learn_sigma": settings.out_channels > settings.in_channels,
         "image_size": settings.input_size * 8,
     }
-    for name, value in in_weights.items():
-        flag = getattr(flags, name, None)
-        if flag is not None and flag != value:
-            raise ImportProblem(f"{source}: the card says {name} = {flag}, the weights say {value}")
+    cards.compare(flags, in_weights, source, "the weights say")

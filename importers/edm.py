@@ -104,7 +104,7 @@ class SamplerSettings(Settings):
 
 def load(path: Path, card: Card) -> Imported:
     """The EMA network in a pickle, which says all of itself but its classes' names. Raises ImportProblem."""
-    settings = parse(card.settings, SamplerSettings, f"the card for {path.name}: settings")
+    settings = card.flags(SamplerSettings, path)
     outer = read_module(path, "ema")
     inner = outer.modules.get("model")
     if outer.class_name not in PRECONDITIONING or inner is None or inner.class_name not in NETWORKS:
@@ -115,7 +115,7 @@ def load(path: Path, card: Card) -> Imported:
     state = weights(outer.weights, path.name)
     network = fill(arguments.build, {name: state[f"model.{name}"] for name in inner.weights}, path.name)
     numbers = own.numbers() | levels_of(own, state, path.name)
-    classes = card.classes or tuple(str(label) for label in range(arguments.label_dim))
+    classes = card.names(arguments.label_dim)
     if len(classes) != arguments.label_dim:
         raise ImportProblem(f"the card names {len(classes)} classes, the network has {arguments.label_dim}")
     return Imported(

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from importers import cards
 from importers.cards import Card
 from importers.imported import Discrete, Imported
 from importers.latent_settings import ClassEmbedderConfig, Flags, UNetParams
@@ -40,7 +39,7 @@ OTHERS = ("scale_factor", "logvar", "model_ema.decay", "model_ema.num_updates")
 
 def load(path: Path, card: Card) -> Imported:
     """The model in a `.ckpt`, with what the card says of it. Raises ImportProblem."""
-    flags = cards.parse(card.settings, Flags, f"the card for {path.name}: settings")
+    flags = card.flags(Flags, path)
     content = read_torch(path)
     state = weights(content.get("state_dict", content) if isinstance(content, Mapping) else content, path.name)
     unet = {name.removeprefix(UNET): value for name, value in state.items() if name.startswith(UNET)}
@@ -66,7 +65,7 @@ def load(path: Path, card: Card) -> Imported:
         unconditional=unconditional,
         variance="fixed_small",
         decoder=first_stage,
-        facts={"data": card.data, "licence": card.licence, "source": card.source},
+        facts=card.facts,
     )
 
 
@@ -115,7 +114,7 @@ def named_classes(card: Card, flags: Flags, labels: int) -> tuple[tuple[str, ...
     if flags.null_label not in (None, labels - 1):
         raise ImportProblem(f"the card's null_label is not {labels - 1}, the last label")
     has_null = labels > 0 and (flags.null_label is not None or len(card.classes) == labels - 1)
-    names = card.classes or tuple(str(label) for label in range(labels - has_null))
+    names = card.names(labels - has_null)
     if len(names) != labels - has_null:
         raise ImportProblem(f"the card names {len(names)} classes, of {labels - has_null}")
     return names, has_null or labels == 0

@@ -8,7 +8,8 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from importers.cards import Card, Settings, parse
+from importers import cards
+from importers.cards import Card, Settings
 from importers.formats import Format
 from importers.imported import Discrete, Imported, Prediction, Vector
 from importers.lucidrains_layout import Version, find_layout
@@ -59,7 +60,7 @@ class LucidrainsSettings(Settings):
 
 def load(path: Path, card: Card) -> Imported:
     """The model in a `model-N.pt`, with what the card says of it. Raises ImportProblem."""
-    settings = parse(card.settings, LucidrainsSettings, f"the card for {path.name}: settings")
+    settings = card.flags(LucidrainsSettings, path)
     file = read_torch(path)
     if not isinstance(file, Mapping) or "ema" not in file:
         raise ImportProblem(f"{path.name}: no milestone: it has no `ema`")
@@ -102,10 +103,7 @@ def compare(settings: LucidrainsSettings, layout: Layout, timesteps: int, source
         "learned_sinusoidal_cond": layout.learned_times,
         "timesteps": timesteps,
     }
-    for name, value in in_file.items():
-        argument = getattr(settings, name)
-        if argument is not None and argument != value:
-            raise ImportProblem(f"{source}: the card says {name} = {argument}, the file says {value}")
+    cards.compare(settings, in_file, source, "the file says")
 
 
 def version_of(text: Any, source: str) -> Version | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bundle.sampling_check import check_plans
 from importers.formats import Format
 from importers.imported import Continuous, Discrete, Imported
 from importers.problems import ImportProblem
@@ -67,11 +68,8 @@ def possible(schedule: dict[str, Any], first: str) -> list[str]:
     others = [name for name in ("ddim", "ddpm", "dpmpp_2m") if name != first and first != "posterior"]
     names = []
     for name in (first, *others):
-        solver = family.SOLVERS[name]
         try:
-            with np.errstate(all="ignore"):
-                for steps in {1, family.max_steps(schedule)}:
-                    solver.plan(schedule, steps, **dict(solver.defaults))
+            check_plans(family, {name: family.SOLVERS[name]}, schedule)
             names.append(name)
         except (KeyError, ValueError, IndexError) as error:
             if name == first:
@@ -81,11 +79,11 @@ def possible(schedule: dict[str, Any], first: str) -> list[str]:
 
 def steps_of(model: Imported) -> int:
     """As many as the format's settings have, but no more than STEPS: a caller can ask for all."""
-    steps = model.settings.get("steps") or re_digits(str(model.settings.get("respacing", ""))) or STEPS
+    steps = model.settings.get("steps") or number_of(str(model.settings.get("respacing", ""))) or STEPS
     return min(int(steps), STEPS)
 
 
-def re_digits(text: str) -> int:
+def number_of(text: str) -> int:
     """ "ddim25" → 25; 0 where there is no number."""
     digits = text.removeprefix("ddim")
     return int(digits) if digits.isdecimal() else 0

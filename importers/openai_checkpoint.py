@@ -30,7 +30,7 @@ FLAGS: Mapping[Format, type[NetworkFlags]] = {
 
 def load(path: Path, card: Card) -> Imported:
     """The model in a `.pt` file, with what the card says of it. Raises ImportProblem."""
-    flags = cards.parse(card.settings, FLAGS[card.format], f"the card for {path.name}: settings")
+    flags = card.flags(FLAGS[card.format], path)
     state = unwrapped(weights(read_torch(path), path.name))
     layout = find_layout(state, path.name)
     compare(flags, layout, path.name)
@@ -52,10 +52,7 @@ def compare(flags: NetworkFlags, layout: Layout, source: str) -> None:
         "use_scale_shift_norm": layout.scale_shift,
         "resblock_updown": layout.residual_resampling,
     }
-    for name, value in in_weights.items():
-        flag = getattr(flags, name, None)
-        if flag is not None and flag != value:
-            raise ImportProblem(f"{source}: the card says {name} = {flag}, the weights say {value}")
+    cards.compare(flags, in_weights, source, "the weights say")
     strides = {2**level for level, attends in enumerate(layout.attention) if attends}
     if flags.attention_resolutions is not None:
         chosen = {flags.image_size // resolution for resolution in flags.attention_resolutions}
@@ -77,7 +74,7 @@ def network(flags: NetworkFlags, layout: Layout, state: Mapping[str, Tensor], so
 
 def common(card: Card, flags: NetworkFlags, layout: Layout) -> dict[str, Any]:
     """What is the same in all three formats."""
-    classes = card.classes or tuple(str(label) for label in range(layout.classes))
+    classes = card.names(layout.classes)
     if len(classes) != layout.classes:
         raise ImportProblem(f"the card names {len(classes)} classes, the weights have {layout.classes}")
     return {
@@ -86,7 +83,7 @@ def common(card: Card, flags: NetworkFlags, layout: Layout) -> dict[str, Any]:
         "classes": classes,
         "unconditional": layout.classes == 0,
         "clip": 1.0 if flags.clip_denoised else float("inf"),
-        "facts": {"data": card.data, "licence": card.licence, "source": card.source},
+        "facts": card.facts,
     }
 
 

@@ -1,10 +1,11 @@
-"""Noise schedules as the published code computes them, in float64."""
+"""Noise schedules as the published code computes them, in float64 unless said."""
 
 import itertools
 import math
 from collections.abc import Callable
 
 import numpy as np
+import torch
 
 from importers.imported import Discrete, Vector
 
@@ -13,6 +14,13 @@ def discrete(betas: Vector, times: Vector | None = None) -> Discrete:
     """The schedule with these β; the network takes `times`, or the timesteps themselves."""
     alphas_cumprod: Vector = np.cumprod(1 - betas, dtype=np.float64)
     return Discrete(betas, alphas_cumprod, np.arange(len(betas), dtype=np.float64) if times is None else times)
+
+
+def single(betas: Vector) -> Discrete:
+    """The same for code that goes on in float32 from these β."""
+    rounded = torch.from_numpy(betas).float()
+    alphas_cumprod = (1 - rounded).cumprod(0)
+    return Discrete(rounded.double().numpy(), alphas_cumprod.double().numpy(), np.arange(len(betas), dtype=np.float64))
 
 
 def linear(timesteps: int, start: float = 1e-4, end: float = 0.02) -> Vector:

@@ -70,7 +70,7 @@ class PixelValues(nn.Module):
 
 def load(path: Path, card: Card) -> Imported:
     """The model in a checkpoint, with what the card says of it. Raises ImportProblem."""
-    flags = cards.parse(card.settings, Flags, f"the card for {path.name}: settings")
+    flags = card.flags(Flags, path)
     state = parameters(flax_msgpack.read(path), path.name)
     settings = architecture(state, flags, path.name)
     gamma = schedule(settings, {name: value for name, value in state.items() if name.startswith("gamma.")}, path.name)
@@ -84,7 +84,7 @@ def load(path: Path, card: Card) -> Imported:
         sampler="ancestral",
         settings={"steps": flags.sm_n_timesteps or 1000},
         decoder=PixelValues(flags.vocab_size, float(gamma.gamma[0])),
-        facts={"data": card.data, "licence": card.licence, "source": card.source},
+        facts=card.facts,
     )
 
 
@@ -100,10 +100,7 @@ def architecture(state: Mapping[str, Tensor], flags: Flags, source: str) -> vdm_
         "sm_n_embd": size(state, "score_model.conv_in.kernel", 3, source),
         "sm_n_layer": sum(name.startswith("score_model.down.") and name.endswith(".conv1.kernel") for name in state),
     }
-    for name, value in shown.items():
-        flag = getattr(flags, name)
-        if flag is not None and flag != value:
-            raise ImportProblem(f"{source}: the card says {name} = {flag}, the parameters say {value}")
+    cards.compare(flags, shown, source, "the parameters say")
     ends = {"gamma_min": flags.gamma_min, "gamma_max": flags.gamma_max}
     return cards.parse(shown | ends, vdm_unet.Settings, source)
 

@@ -92,16 +92,21 @@ def test_a_four_step_job_is_in_the_next_step_though_a_long_one_fills_the_batch()
         assert short.images[0] in batch.images
 
 
+def assert_joins(other: Job, now: float, images: int) -> None:
+    """The batch has so many images: that of a job with a deadline, and some of the other job, which is due later."""
+    scheduler = Scheduler(4, costs({"a": {1: 0.01, 4: 0.013}}))
+    urgent = job("a", 10, deadline_s=0.11)
+    urgent.due_s, other.due_s = 0.11, 1.0
+    scheduler.add(urgent)
+    scheduler.add(other)
+    batch = scheduler.next_batch(now)
+    assert batch is not None
+    assert batch.images == [*urgent.images, *other.images][:images]
+
+
 def test_rows_that_would_break_a_deadline_do_not_join_the_batch() -> None:
     for now, rows in ((0.0095, 1), (-0.005, 2), (-1.0, 4), (0.05, 4)):  # in the last one it is broken in any case
-        scheduler = Scheduler(4, costs({"a": {1: 0.01, 4: 0.013}}))
-        urgent, other = job("a", 10, deadline_s=0.11), job("a", 10, n=3)
-        urgent.due_s, other.due_s = 0.11, 1.0
-        scheduler.add(urgent)
-        scheduler.add(other)
-        batch = scheduler.next_batch(now)
-        assert batch is not None
-        assert batch.images == [*urgent.images, *other.images][:rows]
+        assert_joins(job("a", 10, n=3), now, rows)
 
 
 @given(
@@ -149,14 +154,7 @@ def test_the_limit_of_the_queue_is_of_images_and_that_of_the_backlog_of_rows() -
 
 def test_a_guided_image_joins_as_the_two_rows_that_it_is() -> None:
     for now, images in ((-0.005, 1), (-0.015, 2)):  # ten steps of two rows, and of three, would be in time
-        scheduler = Scheduler(4, costs({"a": {1: 0.01, 4: 0.013}}))
-        urgent, other = job("a", 10, deadline_s=0.11), replace(job("a", 10), guidance=2.0)
-        urgent.due_s, other.due_s = 0.11, 1.0
-        scheduler.add(urgent)
-        scheduler.add(other)
-        batch = scheduler.next_batch(now)
-        assert batch is not None
-        assert batch.images == [*urgent.images, *other.images][:images]
+        assert_joins(replace(job("a", 10), guidance=2.0), now, images)
 
 
 @pytest.mark.parametrize(
