@@ -5,6 +5,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 
 import mimeparse
 import orjson
@@ -31,6 +32,7 @@ FORMATS = {media_type: format for format, media_type in MEDIA_TYPES.items()}
 ANSWERS = [EVENTS, *reversed(FORMATS), JSON]  # mimeparse takes the last of those that suit equally well: JSON for */*
 
 
+@lru_cache(maxsize=64)  # a client always sends the same header, which takes longer to parse than a small body
 def negotiate(accept: str) -> str:
     """The media type of the answer. Raises NotAcceptable."""
     try:

@@ -58,6 +58,8 @@ def _escape(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
