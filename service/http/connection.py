@@ -1,19 +1,16 @@
-"""A connection: uvicorn runs its requests and h11 parses them, here in turns with the others, and not for ever."""
+"""A connection: uvicorn runs its requests, here in turns with the others, and not for ever."""
 
 import asyncio
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from starlette.types import Message, Receive, Scope, Send
 
-from service.errors import HeadersTooLarge, MalformedRequest, Problem, RequestTimeout, Unavailable, shortened
+from service.errors import Problem, RequestTimeout, Unavailable
 from service.http.connection_limit import GRACE_S, ConnectionLimit
-from service.http.parser import Parser
+from service.http.parser import RequestParser
 from service.http.problem_responses import answer
-from service.http.request_head import MAX_HEADERS
 from service.http.turns import Turns
 from service.telemetry.metrics import Metrics
 from service.telemetry.probes import PROBES
@@ -50,13 +47,11 @@ class Deadline:
             self._call()
 
 
-class Connection(H11Protocol):
+class Connection(RequestParser):
     """For uvicorn's `Config(http=...)`. Its client may take `timeout_s` to send a head, or to read more of an answer.
 
     A body's time is the application's business.
     """
-
-    conn: Parser
 
     def __init__(
         self,
@@ -67,12 +62,12 @@ class Connection(H11Protocol):
         metrics: Metrics,
         **uvicorns: Any,
     ) -> None:
-        super().__init__(**uvicorns)
+        super().__init__(max_header_bytes, **uvicorns)
+        self.app = self._answer
         self.limit = limit
         self.turns = turns
         self.timeout_s = timeout_s
         self.metrics = metrics
-        self.conn = Parser(max_header_bytes)
         self.app_state = dict(self.app_state)  # of each of its requests
         self.queued = False  # there is something to parse, in its turn
         self.urgent = False  # it is a probe's
@@ -104,35 +99,66 @@ class Connection(H11Protocol):
             return
         self.urgent = self._begins() and data.startswith(HEALTH_LINES)
         self.app_state["arrived_s"] = time.perf_counter()
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self.received += data
+        self._queue()
 
-    def handle_events(self) -> None:
-        """For uvicorn, where there may be something to parse: in its turn."""
-        if not self.queued and not self._begins():
+    def _queue(self) -> None:
+        """What was received is parsed in its turn."""
+        if not self.queued:
             self.queued = True
-            self.turns.take(self._parse, self.urgent)
+            self.turns.take(self._parse_in_turn, self.urgent)
         if self.queued:
             self.flow.pause_reading()
 
-    def _parse(self) -> None:
+    def _parse_in_turn(self) -> None:
         self.queued = False
         if self.lingering or self.transport.is_closing():
             return
         self._read_on()
-        super().handle_events()
-        if not self.lingering:
-            self._watch()
+        try:
+            self.parse()
+        except Problem as problem:
+            self.refuse(problem)
+            return
+        if self.received and not self.is_answered():  # the next request, which waits for that
+            self.flow.pause_reading()
+        self._watch()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application, for uvicorn. Its answer says how it is framed."""
+        cycle = self.cycle
+        until_close = False  # an answer's body, whose length an old client is not told
+
+        async def send_framed(message: Message) -> None:
+            nonlocal until_close
+            if message["type"] == "http.response.body":
+                if until_close:
+                    cycle.expected_content_length = len(message.get("body", b"")) + message.get("more_body", False)
+                await send(message)
+                return
+            self.ends = self.ends or cycle.more_body  # else a client would go on sending what nobody reads
+            headers = list(message["headers"])
+            if scope["http_version"] == "1.0" and not any(name.lower() == b"content-length" for name, _ in headers):
+                until_close, cycle.chunked_encoding = True, False
+            if self.ends:
+                headers.append((b"connection", b"close"))
+            await send({**message, "headers": headers})
+            cycle.keep_alive = cycle.keep_alive or self.ends  # uvicorn would close at once, and the answer be lost
+
+        await self.config.loaded_app(scope, receive, send_framed)
 
     def on_response_complete(self) -> None:
-        if self.conn.ends:
+        if self.ends:
             self.linger()
             return
         super().on_response_complete()
         if self.transport.is_closing():
             self.writing.start(self.timeout_s, self.transport.abort)
             return
-        if self._is_answered():  # else the next request has begun, which was there already
-            self.limit.wait(self.transport)
+        self.limit.wait(self.transport)
+        if self.received:  # the next request was there already
+            self._queue()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -148,18 +174,10 @@ class Connection(H11Protocol):
         else:
             super().timeout_keep_alive_handler()
 
-    def send_400_response(self, msg: str) -> None:
-        """For uvicorn, where h11 has raised."""
-        error = sys.exception()
-        if getattr(error, "error_status_hint", 0) == 431:
-            self.refuse(HeadersTooLarge(self.conn.max_header_bytes, MAX_HEADERS))
-        else:
-            self.refuse(MalformedRequest(shortened(str(error or msg))))
-
     def refuse(self, problem: Problem) -> None:
         """Answers what is no request that the application could see, and closes the connection."""
         path = "/"
-        if not self._is_answered():  # what is wrong is a body
+        if not self.is_answered():  # what is wrong is a body
             if self.cycle.response_started:
                 self.transport.abort()
                 return
@@ -188,29 +206,22 @@ class Connection(H11Protocol):
         if not self.transport.is_closing():
             self.flow.resume_reading()
 
-    def _should_upgrade(self) -> bool:
-        return False  # an offer that need not be taken (RFC 9110, section 7.8): the request is served as it is
-
-    def _is_answered(self) -> bool:
-        """Whether no request is being worked on."""
-        return self.cycle is None or self.cycle.response_complete
-
     def _begins(self) -> bool:
         """Whether what comes next is the first of a request."""
-        return self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
+        return self.is_answered() and not self.received
 
     def _watch(self) -> None:
         """Sees to it that the client does not take too long; while the server does, it may.
 
         uvicorn watches over a connection between two requests, and the application over a body.
         """
-        if self.conn.their_state is h11.IDLE and not self._begins():
+        if self.is_answered() and self.received:
             self.reading.start(self.timeout_s, self._expire)
             if self.reading.passed:
                 self._expire()
         else:
             self.reading.stop()
-        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+        if not self.is_answered() and not self.reading_body:
             self.limit.work(self.transport)
 
     def _expire(self) -> None:

@@ -1,4 +1,4 @@
-"""The event loop's work on requests, a piece a turn.
+"""The event loop's work on requests, a few pieces a turn.
 
 Between two turns the loop reads from its sockets. Without this, what comes at once on n connections is one turn of n
 times the cost of a request, and a probe that comes a moment later waits for all of it.
@@ -8,12 +8,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-PIECES = 8  # of work a turn; each takes a fraction of a millisecond, and its request's handler more
-URGENT = 8  # pieces a turn besides
+PIECES = 8  # of a kind a turn; each takes a fraction of a millisecond, and the handler that it starts more
 
 
 class Turns:
-    """In each turn of the event loop one piece of work, and URGENT urgent ones; each kind in its order."""
+    """In each turn of the event loop so many pieces of urgent work, and of the rest; each kind in its order."""
 
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], None]] = deque()
@@ -33,6 +32,6 @@ class Turns:
         self._taken = bool(self._urgent or self._waiting)
         if self._taken:
             asyncio.get_running_loop().call_soon(self._next)
-        for queue in (*[self._urgent] * URGENT, *[self._waiting] * PIECES):
+        for queue in (*[self._urgent] * PIECES, *[self._waiting] * PIECES):
             if queue:
                 queue.popleft()()

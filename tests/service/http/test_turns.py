@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from service.http.turns import URGENT, Turns
+from service.http.turns import PIECES, Turns
 
 
 def done(give: Callable[[Turns, Callable[[str], Callable[[], None]]], None]) -> list[list[str]]:
@@ -27,20 +27,24 @@ def done(give: Callable[[Turns, Callable[[str], Callable[[], None]]], None]) -> 
     return [turn for turn in turns if turn]
 
 
-def test_a_piece_is_done_in_a_turn_and_in_their_order() -> None:
-    names = [str(number) for number in range(20)]
-    assert done(lambda turns, work: [turns.take(work(name)) for name in names] and None) == [[name] for name in names]
+def test_some_pieces_are_done_in_a_turn_and_in_their_order() -> None:
+    names = [str(number) for number in range(2 * PIECES + 2)]
+    first, *rest = names
+    turns = done(lambda turns, work: [turns.take(work(name)) for name in names] and None)
+    assert turns == [[first], rest[:PIECES], rest[PIECES : 2 * PIECES], rest[2 * PIECES :]]
 
 
 def test_urgent_work_passes_the_rest_and_does_not_keep_it_from_its_turn() -> None:
-    def give(turns: Turns, work: Callable[[str], Callable[[], None]]) -> None:
-        for number in range(4):
-            turns.take(work(f"slow {number}"))
-        for number in range(URGENT + 1):
-            turns.take(work(f"probe {number}"), urgent=True)
+    slow, probes = [[f"{kind} {number}" for number in range(PIECES + 2)] for kind in ("slow", "probe")]
 
-    probes = [f"probe {number}" for number in range(URGENT)]
-    assert done(give) == [["slow 0"], [*probes, "slow 1"], [f"probe {URGENT}", "slow 2"], ["slow 3"]]
+    def give(turns: Turns, work: Callable[[str], Callable[[], None]]) -> None:
+        for name in slow:
+            turns.take(work(name))
+        for name in probes:
+            turns.take(work(name), urgent=True)
+
+    first, *rest = slow
+    assert done(give) == [[first], probes[:PIECES] + rest[:PIECES], probes[PIECES:] + rest[PIECES:]]
 
 
 def test_work_that_comes_alone_is_done_at_once() -> None:
