@@ -17,20 +17,22 @@ class Turns:
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], None]] = deque()
         self._urgent: deque[Callable[[], None]] = deque()
-        self._taken = False
+        self._left = PIECES  # that this turn may still do
 
     def take(self, work: Callable[[], None], urgent: bool = False) -> None:
-        """Does the work now if this turn had none, else in its turn."""
-        if self._taken:
+        """Does the work now if this turn has not had enough, else in its turn."""
+        if self._left == PIECES:
+            asyncio.get_running_loop().call_soon(self._next)
+        if not self._left:
             (self._urgent if urgent else self._waiting).append(work)
             return
-        self._taken = True
-        asyncio.get_running_loop().call_soon(self._next)
+        self._left -= 1
         work()
 
     def _next(self) -> None:
-        self._taken = bool(self._urgent or self._waiting)
-        if self._taken:
+        self._left = PIECES
+        if self._urgent or self._waiting:
+            self._left = 0
             asyncio.get_running_loop().call_soon(self._next)
         for queue in (*[self._urgent] * PIECES, *[self._waiting] * PIECES):
             if queue:

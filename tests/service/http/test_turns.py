@@ -29,22 +29,21 @@ def done(give: Callable[[Turns, Callable[[str], Callable[[], None]]], None]) -> 
 
 def test_some_pieces_are_done_in_a_turn_and_in_their_order() -> None:
     names = [str(number) for number in range(2 * PIECES + 2)]
-    first, *rest = names
     turns = done(lambda turns, work: [turns.take(work(name)) for name in names] and None)
-    assert turns == [[first], rest[:PIECES], rest[PIECES : 2 * PIECES], rest[2 * PIECES :]]
+    assert turns == [names[:PIECES], names[PIECES : 2 * PIECES], names[2 * PIECES :]]
 
 
 def test_urgent_work_passes_the_rest_and_does_not_keep_it_from_its_turn() -> None:
-    slow, probes = [[f"{kind} {number}" for number in range(PIECES + 2)] for kind in ("slow", "probe")]
+    slow, probes = [[f"{kind} {number}" for number in range(2 * PIECES + 2)] for kind in ("slow", "probe")]
 
     def give(turns: Turns, work: Callable[[str], Callable[[], None]]) -> None:
         for name in slow:
             turns.take(work(name))
-        for name in probes:
+        for name in probes[: PIECES + 2]:
             turns.take(work(name), urgent=True)
 
-    first, *rest = slow
-    assert done(give) == [[first], probes[:PIECES] + rest[:PIECES], probes[PIECES:] + rest[PIECES:]]
+    first, second, last = slow[:PIECES], slow[PIECES : 2 * PIECES], slow[2 * PIECES :]
+    assert done(give) == [first, probes[:PIECES] + second, probes[PIECES : PIECES + 2] + last]
 
 
 def test_work_that_comes_alone_is_done_at_once() -> None:
@@ -63,8 +62,9 @@ def test_work_that_comes_alone_is_done_at_once() -> None:
 def test_work_that_fails_does_not_keep_the_rest_from_its_turn() -> None:
     def give(turns: Turns, work: Callable[[str], Callable[[], None]]) -> None:
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
-        turns.take(work("first"))
+        for number in range(PIECES):
+            turns.take(work(str(number)))
         turns.take(lambda: 1 // 0 and None)
         turns.take(work("last"))
 
-    assert done(give) == [["first"], ["last"]]
+    assert done(give) == [[str(number) for number in range(PIECES)], ["last"]]
