@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bundle.loading import Bundle
 from export.step_module import StepModule
 from importers.problems import ImportProblem
-from service.engine.runtime import StepInputs, unguided
+from service.engine.runtime import StepInputs
 from service.runtimes.cpu import OrtRuntime
 
 STEPS = 10  # of the default sampler, at most
@@ -69,17 +69,15 @@ def differences(bundle: Bundle, step: StepModule) -> Iterator[tuple[str, Differe
         }
         if manifest.z_dim:
             inputs["z"] = rng.standard_normal((2, manifest.z_dim), dtype=np.float32)
-        expected = in_pytorch(step, inputs)
-        x, x0 = (states.array for states in runtime.step(StepInputs(**inputs)))
+        given = StepInputs(**inputs)
+        expected = in_pytorch(step, given.arrays() | runtime.graph_inputs(given))
+        x, x0 = (states.array for states in runtime.step(given))
         yield f"{solver}, step {index + 1} of {len(plan)}", Difference.of(x, expected)
 
 
 @torch.no_grad()
 def in_pytorch(step: StepModule, inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
     """x_new of the step."""
-    arrays = {**inputs, "coefficients": inputs["coefficients"][:, : step.wiring.columns]}
-    if step.wiring.guidance:
-        arrays |= unguided(len(inputs["x"]))
-    x_new, _ = step(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
+    x_new, _ = step(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in inputs.items()})
     result: NDArray[Any] = x_new.numpy()
     return result
