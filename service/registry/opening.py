@@ -68,7 +68,7 @@ class Opener:
         scheduler = self._engine.scheduler
         runtime = (self._open_runtime or self._device.open)(model, self._threads)
         curve = warm_up(runtime, model.bundle, scheduler.max_batch)
-        fill(runtime, model.bundle, scheduler.max_batch, scheduler.workers)
+        fill(runtime, model.bundle, max(curve), scheduler.workers)
 
         def install() -> None:
             self._engine.install(model.digest, runtime, curve)

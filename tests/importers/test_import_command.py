@@ -78,7 +78,8 @@ def test_a_bundle_gives_what_the_original_code_gave(
 def test_what_a_card_says_for_people_is_kept(name: str) -> None:
     file, format, flags = SETS[name]
     said = {"data": "MNIST", "licence": "MIT", "source": "https://example.org/models"}
-    assert said.items() <= load_model(parity.path(file), Card(format=Format(format), settings=flags, **said)).facts.items()
+    card = Card(format=Format(format), settings=flags, **said)
+    assert said.items() <= load_model(parity.path(file), card).facts.items()
 
 
 def test_an_import_that_is_off_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
