@@ -1,14 +1,22 @@
 """What the warm-up measures, with a clock of the test's own, and what the cost model makes of it."""
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
 from bundle.loading import Bundle
+from service.app import create_app
 from service.engine.costs import Costs
 from service.engine.runtime import HostStates, StepInputs
 from service.registry.warmup import ENOUGH_S, warm_up
-from tests.conftest import ToyRuntime
+from service.runtimes.sandbox import Sandbox
+from service.settings import Settings
+from tests.conftest import SHIPPED, ToyRuntime
+from tests.service.conftest import wait_until_loaded
 
 
 class Timed(ToyRuntime):
@@ -55,3 +63,15 @@ def test_a_large_model_is_measured_soon_and_no_size_that_was_not_measured_is_cho
     costs.set("toy", curve)
     assert costs.efficient_batch_size("toy", 16) <= max(curve)
     assert all(costs.seconds("toy", rows) >= 0.999 * seconds(rows) for rows in (*curve, 16, 32))
+
+
+def test_no_batch_is_larger_than_the_model_was_tried_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(SHIPPED, tmp_path / "ddim")
+    monkeypatch.setattr(Sandbox, "check", lambda sandbox, bundle, rows: 2)
+    with TestClient(create_app(Settings(bundles=tmp_path, max_batch=16))) as client:
+        wait_until_loaded(client)
+        app: Any = client.app
+        costs = app.state.service.engine.scheduler.costs
+        model = app.state.service.models.served()["ddim"].digest
+        assert costs.seconds(model, 16) == pytest.approx(8 * costs.seconds(model, 2))
+        assert costs.efficient_batch_size(model, 16) <= 2
