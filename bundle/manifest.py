@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, FiniteFloat
 from typing_extensions import TypeAliasType
 
+from models import atomic
+
 MANIFEST = "manifest.json"
 FORMAT_VERSION: Literal[1] = 1
 MAX_FILE_BYTES = 2**31 - 1  # of a protobuf message, and so of a graph
@@ -147,7 +149,6 @@ class Manifest(BaseModel):
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
-        """Writes `manifest.json`, in one step: a reader sees the old one or the new one."""
-        partial = folder / f".{MANIFEST}.partial"
-        partial.write_text(json.dumps(self.model_dump(mode="json", by_alias=True), indent=1) + "\n")
-        partial.replace(folder / MANIFEST)
+        """Writes `manifest.json` in one step: a reader sees the old one or the new one, also after a loss of power."""
+        text = json.dumps(self.model_dump(mode="json", by_alias=True), indent=1) + "\n"
+        atomic.replace(folder / MANIFEST, lambda partial: partial.write_text(text))

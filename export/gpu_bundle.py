@@ -66,7 +66,7 @@ def build(bundle: Bundle, options: BuildOptions) -> tuple[Engines, bool]:
     if (existing := unchanged(folder, inputs)) is not None:
         return existing, False
     with replacing(folder, lambda path: path.suffix in (".onnx", ".engine", ".json")) as partial:
-        models = {name: converted(bundle.folder / name, options.precision, builder) for name in bundle.manifest.files}
+        models = {name: converted(bundle.folder / name, options.precision, builder) for name in bundle.graphs}
         measured = within_tolerance(bundle, models, options.precision)
         built = [build_file(bundle, name, model, options, builder, partial) for name, model in models.items()]
         listed = {path.name: File(sha256=sha256(path), bytes=path.stat().st_size) for path, _ in built}

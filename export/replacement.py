@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from models import atomic
+
 
 class NotOurs(ValueError):
     """The folder has what this program did not write; the message names it."""
@@ -41,10 +43,13 @@ def check(target: Path, is_own: Callable[[Path], bool]) -> None:
 
 
 def swap(new: Path, target: Path) -> None:
-    """Puts `new` in the place of `target`. The old one is deleted only once the new one stands there."""
+    """Puts `new` in the place of `target`. The old one is deleted only once the new one stands there, on the disk."""
+    for path in (*new.rglob("*"), new):
+        atomic.to_disk(path)
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
     new.rename(target)
+    atomic.to_disk(target.parent)
     shutil.rmtree(old, ignore_errors=True)

@@ -9,6 +9,7 @@ from export.step_module import StepModule
 from importers import bundle, cards, parity_report, reference
 from importers.importer import load
 from importers.problems import ImportProblem
+from importers.storage import FROM_RECORDED, Storage
 
 PROGRAM = "./run import"
 
@@ -27,6 +28,13 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("-o", "--output", type=Path, help="the bundle's folder; default: bundles/NAME")
     result.add_argument("--card", type=Path, help="a TOML file with what the published file does not say")
     result.add_argument("--name", help="what callers ask for as `method`; default: by the file's name")
+    result.add_argument(
+        "--storage",
+        type=Storage,
+        choices=list(Storage),
+        default=Storage.FLOAT32,
+        help="of the weights: float16 takes half the file and rounds them; computing stays float32",
+    )
     recorded = result.add_argument_group("comparison with recorded outputs of the original code")
     recorded.add_argument(
         "--reference", type=Path, metavar="FILE.npz", help="arrays x, t or sigma, y, z, out, xs, noises"
@@ -35,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
     recorded.add_argument("--steps", type=int, help="of the solver; default: as many as are recorded")
     recorded.add_argument("--eta", type=float, help="of the solver")
     recorded.add_argument("--churn", type=float, help="of the solver")
-    recorded.add_argument("--tolerance", type=float, default=1e-5, help="largest RMS difference; default: 1e-5")
+    allowed = ", ".join(f"{tolerance.rms:g} in {storage}" for storage, tolerance in FROM_RECORDED.items())
+    recorded.add_argument("--tolerance", type=float, help=f"largest RMS difference; default: {allowed}")
     return result
 
 
@@ -46,13 +55,13 @@ def run(arguments: argparse.Namespace) -> str:
     name = arguments.name or bundle.name_of(arguments.source)
     target = arguments.output or Path("bundles") / name
 
-    def report(written: Bundle, step: StepModule) -> dict[str, Any]:
-        kept = parity_report.compare(written, step)
+    def report(written: Bundle, step: StepModule, storage: Storage) -> dict[str, Any]:
+        kept = parity_report.compare(written, step, storage)
         if arguments.reference:
-            kept |= reference.compare(written, step.wiring, reference.Options.of(arguments))
+            kept |= reference.compare(written, step.wiring, reference.Options.of(arguments, storage))
         return kept
 
-    manifest = bundle.write(model, arguments.source, target, name, report)
+    manifest = bundle.write(model, arguments.storage, arguments.source, target, name, report)
     solvers = ", ".join(manifest.noise_schedule["solvers"])
     return f"{target}: {manifest.name} {manifest.digest[:12]}, {model.format}, solvers {solvers}"
 

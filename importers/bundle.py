@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from export.step_module import DecodeModule, StepModule, Wiring
 from importers.imported import Imported
 from importers.noise_schedule import Sampling, sampling
 from importers.problems import ImportProblem
+from importers.storage import Storage, halve
 
+Report = Callable[[Bundle, StepModule, Storage], dict[str, Any]]
 EXTERNAL_BYTES = 64 * 2**20  # a graph with more weights has them in a file beside it
 
 
@@ -55,6 +58,15 @@ def save(graph: onnx.ModelProto, path: Path) -> None:
     onnx.save(graph, path, save_as_external_data=large, location=WEIGHTS[path.name] if large else None)
 
 
+def round_graphs(folder: Path) -> None:
+    """Stores the weights of the graphs in `folder` as float16."""
+    for path in sorted(folder.glob("*.onnx")):
+        graph = onnx.load(path)
+        (folder / WEIGHTS[path.name]).unlink(missing_ok=True)
+        halve(graph)
+        save(graph, path)
+
+
 def example_inputs(model: Imported, wires: Wiring) -> Arrays:
     """Two rows of what `StepModule.forward` takes, in its order."""
     rng, rows = np.random.default_rng(0), 2
@@ -78,7 +90,6 @@ def example_inputs(model: Imported, wires: Wiring) -> Arrays:
 def describe(model: Imported, chosen: Sampling, name: str, source: Path, folder: Path) -> Manifest:
     """The manifest of the graphs in `folder`. Raises ImportProblem if the model cannot be sampled."""
     data = str(model.facts.get("data") or "")
-    files = {path.name: File(sha256=sha256(path), bytes=path.stat().st_size) for path in sorted(folder.iterdir())}
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         name=name,
@@ -92,7 +103,7 @@ def describe(model: Imported, chosen: Sampling, name: str, source: Path, folder:
         guidance=wiring(model).guidance,
         opset=OPSET,
         dtype="float32",
-        files=files,
+        files=listed(folder),
         parity=Parity(tolerance=0.0, largest_difference=0.0, batch_sizes=[2]),
         dataset=Dataset(name=data[:100]) if data else None,
         checkpoint={
@@ -109,6 +120,11 @@ def describe(model: Imported, chosen: Sampling, name: str, source: Path, folder:
     return manifest
 
 
+def listed(folder: Path) -> dict[str, File]:
+    """The bundle's files, as its manifest lists them."""
+    return {path.name: File(sha256=sha256(path), bytes=path.stat().st_size) for path in sorted(folder.iterdir())}
+
+
 def digests(source: Path) -> dict[str, str]:
     """SHA-256 of the published file, or of each file of the folder."""
     if source.is_file():
@@ -122,11 +138,11 @@ def name_of(source: Path) -> str:
     return re.sub(r"[^a-z0-9_.-]+", "-", stem.lower()).strip("-._")[:64] or "model"
 
 
-def write(model: Imported, source: Path, target: Path, name: str, report: Any) -> Manifest:
-    """Writes the bundle folder `target`, which appears only if `report(bundle, step)` raises nothing.
+def write(model: Imported, storage: Storage, source: Path, target: Path, name: str, report: Report) -> Manifest:
+    """Writes the bundle folder `target`, which appears only if `report` raises nothing.
 
-    `report` gives what the manifest keeps of the comparison. Raises ImportProblem, and NotOurs for a folder in the way
-    that is no bundle.
+    `report` gives what the manifest keeps of the comparison; for float16 it is called before the rounding too. Raises
+    ImportProblem, and NotOurs for a folder in the way that is no bundle.
     """
     target = target.resolve()
     replacement.check(target, is_of_bundle)
@@ -136,8 +152,13 @@ def write(model: Imported, source: Path, target: Path, name: str, report: Any) -
     partial.mkdir(parents=True)
     try:
         write_graphs(model, partial)
-        manifest = describe(model, chosen, name, source, partial)
-        manifest.checkpoint |= report(Bundle(partial, manifest), step_module(model))
+        manifest, step = describe(model, chosen, name, source, partial), step_module(model)
+        kept = report(Bundle(partial, manifest), step, Storage.FLOAT32)
+        if storage == Storage.FLOAT16:
+            round_graphs(partial)
+            manifest.files = listed(partial)
+            kept = {"before_rounding": kept, **report(Bundle(partial, manifest), step, storage)}
+        manifest.checkpoint |= {"storage": storage, **kept}
         manifest.write(partial)
         replacement.check(target, is_of_bundle)
         replacement.swap(partial, target)

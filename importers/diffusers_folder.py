@@ -63,7 +63,7 @@ def load(folder: Path, card: Card) -> Imported:
         clip=chosen.clip,
         decoder=Decoder(autoencoder) if autoencoder else None,
         latent_shape=state_shape if autoencoder else None,
-        facts={"data": card.data, "pipeline": class_name(index), "version": index.get("_diffusers_version", "")},
+        facts={**card.facts, "pipeline": class_name(index), "version": index.get("_diffusers_version", "")},
     )
 
 

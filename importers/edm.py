@@ -129,7 +129,7 @@ def load(path: Path, card: Card) -> Imported:
         classes=classes,
         unconditional=not classes or arguments.label_dropout > 0,
         variance="learned_range" if arguments.out_channels == 2 * arguments.in_channels else "none",
-        facts={"data": card.data, "licence": card.licence, "network": f"{outer.class_name}, {inner.class_name}"},
+        facts={**card.facts, "network": f"{outer.class_name}, {inner.class_name}"},
     )
 
 

@@ -86,7 +86,7 @@ def load(path: Path, card: Card) -> Imported:
         variance="learned_range" if layout.out_channels == 2 * layout.in_channels else "fixed_small",
         clip=1.0,
         self_condition=layout.in_channels == 2 * layout.out_channels,
-        facts={"data": card.data, "step": file.get("step"), "version": file.get("version")},
+        facts={**card.facts, "step": file.get("step"), "version": file.get("version")},
     )
 
 

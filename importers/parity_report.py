@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from bundle.loading import Bundle
 from export.step_module import StepModule
 from importers.problems import ImportProblem
-from service.engine.runtime import StepInputs, unguided
+from importers.storage import FROM_PYTORCH, Storage, Tolerance
+from service.engine.runtime import StepInputs
 from service.runtimes.cpu import OrtRuntime
 
 STEPS = 10  # of the default sampler, at most
-RMS, MAXIMUM = 1e-4, 2e-3  # of the state's standard deviation
 
 
 class Difference(NamedTuple):
@@ -29,22 +29,26 @@ class Difference(NamedTuple):
         scale = float(expected.std(dtype=np.float64)) or 1.0
         return cls(float(error.max()) / scale, float(np.sqrt(np.mean(error**2))) / scale)
 
-    def within(self, rms: float, largest: float) -> bool:
-        return self.rms <= rms and self.largest <= largest  # false for a NaN
+    def within(self, tolerance: Tolerance) -> bool:
+        return self.rms <= tolerance.rms and self.largest <= tolerance.largest  # false for a NaN
 
     def __str__(self) -> str:
         return f"largest {self.largest:.1e}, RMS {self.rms:.1e}"
 
 
-def compare(bundle: Bundle, step: StepModule) -> dict[str, Any]:
-    """Prints a line a step, and gives what the manifest keeps. Raises ImportProblem if a step is off."""
+def compare(bundle: Bundle, step: StepModule, storage: Storage) -> dict[str, Any]:
+    """Prints a line a step, and gives what the manifest keeps. Raises ImportProblem if a step is off.
+
+    `step` has its weights as they were published, so for float16 the differences are mostly those of its rounding.
+    """
     kept: list[dict[str, Any]] = []
+    tolerance = FROM_PYTORCH[storage]
     for name, difference in differences(bundle, step):
-        print(f"{name}: {difference}", flush=True)
-        if not difference.within(RMS, MAXIMUM):
-            raise ImportProblem(f"{name}: the graph is off PyTorch: {difference}")
+        print(f"{storage}: {name}: {difference}", flush=True)
+        if not difference.within(tolerance):
+            raise ImportProblem(f"{storage}: {name}: the graph is off PyTorch: {difference}")
         kept.append({"step": name, "largest": difference.largest, "rms": difference.rms})
-    bundle.manifest.parity.tolerance = MAXIMUM
+    bundle.manifest.parity.tolerance = tolerance.largest
     bundle.manifest.parity.largest_difference = max(each["largest"] for each in kept)
     return {"parity_report": kept}
 
@@ -69,17 +73,15 @@ def differences(bundle: Bundle, step: StepModule) -> Iterator[tuple[str, Differe
         }
         if manifest.z_dim:
             inputs["z"] = rng.standard_normal((2, manifest.z_dim), dtype=np.float32)
-        expected = in_pytorch(step, inputs)
-        x, x0 = (states.array for states in runtime.step(StepInputs(**inputs)))
+        given = StepInputs(**inputs)
+        expected = in_pytorch(step, given.arrays() | runtime.graph_inputs(given))
+        x, x0 = (states.array for states in runtime.step(given))
         yield f"{solver}, step {index + 1} of {len(plan)}", Difference.of(x, expected)
 
 
 @torch.no_grad()
 def in_pytorch(step: StepModule, inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
     """x_new of the step."""
-    arrays = {**inputs, "coefficients": inputs["coefficients"][:, : step.wiring.columns]}
-    if step.wiring.guidance:
-        arrays |= unguided(len(inputs["x"]))
-    x_new, _ = step(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
+    x_new, _ = step(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in inputs.items()})
     result: NDArray[Any] = x_new.numpy()
     return result

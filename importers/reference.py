@@ -13,12 +13,12 @@ from export.step_module import COEFFICIENTS, Wiring
 from importers.formats import Format
 from importers.parity_report import Difference
 from importers.problems import ImportProblem
+from importers.storage import FROM_RECORDED, Storage, Tolerance
 from models.karras import preconditioning
 from models.step import Plan, Step
 from service.engine.runtime import StepInputs
 from service.runtimes.cpu import OrtRuntime
 
-MAXIMUM = 20  # the largest difference allowed, in units of the allowed RMS
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -30,12 +30,14 @@ class Options:
     solver: str | None
     steps: int | None
     settings: dict[str, float]
-    tolerance: float
+    tolerance: Tolerance
 
     @classmethod
-    def of(cls, arguments: argparse.Namespace) -> "Options":
+    def of(cls, arguments: argparse.Namespace, storage: Storage) -> "Options":
         settings = {name: value for name in ("eta", "churn") if (value := getattr(arguments, name)) is not None}
-        return cls(arguments.reference, arguments.solver, arguments.steps, settings, arguments.tolerance)
+        asked = arguments.tolerance
+        tolerance = FROM_RECORDED[storage] if asked is None else Tolerance.of(asked)
+        return cls(arguments.reference, arguments.solver, arguments.steps, settings, tolerance)
 
 
 class Reference:
@@ -175,8 +177,8 @@ def compare(bundle: Bundle, wiring: Wiring, options: Options) -> dict[str, Any]:
         raise ImportProblem(f"{options.file.name}: it has neither x, t or sigma, and out, nor xs")
     for name, difference in results:
         print(f"reference: {name}: {difference}", flush=True)
-    off = [name for name, each in results if not each.within(options.tolerance, MAXIMUM * options.tolerance)]
+    off = [name for name, each in results if not each.within(options.tolerance)]
     if off:
         raise ImportProblem(f"{options.file.name}: {len(off)} of {len(results)} comparisons are off, first {off[0]}")
     kept = [{"of": name, "largest": each.largest, "rms": each.rms} for name, each in results]
-    return {"reference": {"tolerance": options.tolerance, "comparisons": kept}}
+    return {"reference": {"tolerance": options.tolerance.rms, "comparisons": kept}}

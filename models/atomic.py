@@ -27,13 +27,13 @@ def replacing(folder: Path) -> Iterator[Path]:
     try:
         yield partial
         for path in partial.iterdir():
-            _to_disk(path)
-        _to_disk(partial)
+            to_disk(path)
+        to_disk(partial)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     partial.rename(folder / COMPLETE)
-    _to_disk(folder)
+    to_disk(folder)
     finish(folder)
 
 
@@ -45,7 +45,7 @@ def finish(folder: Path) -> None:
     for path in sorted(complete.iterdir()):
         with contextlib.suppress(FileNotFoundError):  # another process moved it
             path.rename(folder / path.name)
-    _to_disk(folder)
+    to_disk(folder)
     with contextlib.suppress(OSError):  # another process took it away, or has the next one ready
         complete.rmdir()
 
@@ -65,15 +65,15 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         write(partial)
-        _to_disk(partial)
+        to_disk(partial)
         partial.rename(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    _to_disk(path.parent)
+    to_disk(path.parent)
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
     """Returns once a file's content, or a folder's entries, outlast a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -37,6 +37,7 @@ class Opener:
         self._threads = settings.threads
         self._sandbox = Sandbox(settings.load_s, settings.load_bytes)
         self._open_runtime = open_runtime
+        self._tried: dict[str, int] = {}  # the most rows, by the digests of models to open
 
     def attempt(self, folder: Path) -> Attempt:
         """Verifies the bundle, and tries it out unless it is in the engine already. Raises nothing."""
@@ -44,7 +45,7 @@ class Opener:
         def work() -> Placement:
             model = self._device.place(loading.load(folder))
             if self._open_runtime is None and model.device == CPU and not self._is_open(model):
-                self._sandbox.check(model.bundle, self._engine.scheduler.max_batch)
+                self._tried[model.digest] = self._sandbox.check(model.bundle, self._engine.scheduler.max_batch)
             return model
 
         try:
@@ -67,8 +68,8 @@ class Opener:
         """What puts the model, which is warmed up now, into the engine: not a thread's own, which may be too late."""
         scheduler = self._engine.scheduler
         runtime = (self._open_runtime or self._device.open)(model, self._threads)
-        curve = warm_up(runtime, model.bundle, scheduler.max_batch)
-        fill(runtime, model.bundle, scheduler.max_batch, scheduler.workers)
+        curve = warm_up(runtime, model.bundle, self._tried.pop(model.digest, scheduler.max_batch))
+        fill(runtime, model.bundle, max(curve), scheduler.workers)
 
         def install() -> None:
             self._engine.install(model.digest, runtime, curve)

@@ -1,6 +1,7 @@
 """A model's first steps: they take the memory that it needs, and measure what its steps cost."""
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -13,23 +14,30 @@ from service.registry.time_limit import LOADING, start
 
 FILL_BATCHES = 3  # full batches of each worker
 WARM_UPS, WARM_UP_ROWS = 4, 16  # steps of each size, and rows, at least: the first steps are slower
+ENOUGH_S = 1.0  # of steps of one size: a large model takes fewer of them, and no larger size
 
 
-def warm_up(runtime: Runtime, bundle: Bundle, max_batch: int) -> dict[int, float]:
+def warm_up(
+    runtime: Runtime, bundle: Bundle, max_batch: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[int, float]:
     """Runs steps of growing batches, and decodes them; seconds of a step by rows.
 
-    Raises BundleError if a result has a wrong shape or is not finite.
+    It ends with the first size whose step takes ENOUGH_S: for larger ones the cost model has the proportional time,
+    which is too long rather than too short, and so no larger batch is chosen. Raises BundleError if a result has a
+    wrong shape or is not finite.
     """
-    curve = {}
+    curve: dict[int, float] = {}
     for rows in sorted({*(2**k for k in range(max_batch.bit_length())), max_batch}):
         inputs = first_step(bundle, rows)
-        times_s = []
-        for _ in range(max(WARM_UPS, WARM_UP_ROWS // rows)):
-            start_s = time.perf_counter()
+        times_s: list[float] = []
+        while len(times_s) < max(WARM_UPS, WARM_UP_ROWS // rows) and sum(times_s) < ENOUGH_S:
+            start_s = clock()
             x, _x0 = runtime.step(inputs)
-            times_s.append(max(time.perf_counter() - start_s, 1e-6))
-        curve[rows] = min(times_s[1:])  # the first one sets things up; whatever else runs here only adds
+            times_s.append(max(clock() - start_s, 1e-6))
+        curve[rows] = min(times_s[1:] or times_s)  # the first one sets things up; whatever else runs here only adds
         _check_result(bundle, rows, runtime, x)
+        if curve[rows] >= ENOUGH_S:
+            break
     return curve
 
 
@@ -38,8 +46,11 @@ def fill(runtime: Runtime, bundle: Bundle, rows: int, workers: int) -> None:
     inputs = first_step(bundle, rows)
 
     def work() -> None:
+        end_s = time.perf_counter() + ENOUGH_S
         for _ in range(FILL_BATCHES):
             runtime.decode(runtime.step(inputs)[0])
+            if time.perf_counter() >= end_s:
+                break
 
     for worker in [start(work, f"{LOADING}{number}") for number in range(workers)]:
         worker.result()

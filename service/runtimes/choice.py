@@ -12,10 +12,11 @@ from bundle import gpu_manifest
 from bundle.files import BundleError, name
 from bundle.gpu_manifest import Engines
 from bundle.loading import Bundle
+from bundle.manifest import STEP
 from service.engine.placement import Placement
 from service.engine.runtime import Runtime
 from service.runtimes.cpu import OrtRuntime
-from service.runtimes.cuda.device_runtime import DeviceRuntime, Shape
+from service.runtimes.cuda.device_runtime import OPTIONAL, DeviceRuntime, Shape
 from service.runtimes.cuda.driver import Driver, DriverError, Network
 from service.runtimes.cuda.ort_cuda import OrtCudaNetwork
 from service.runtimes.cuda.tensorrt import MODULES, TensorRtNetwork
@@ -69,14 +70,12 @@ class Cuda:
 
     def place(self, bundle: Bundle) -> Placement:
         try:
-            if bundle.manifest.guidance:
-                raise BundleError(f"{bundle.folder.name}: guidance takes pairs of rows, which engines do not yet")
             folder, engines = gpu_manifest.load(bundle)
             architecture = self.driver.architecture
             if engines.architectures and architecture not in engines.architectures:
                 built = ", ".join(engines.architectures)
                 raise BundleError(f"{name(folder)}: built for {built}, and this is {architecture}: export it again")
-            buckets = usable(engines, self.max_batch)
+            buckets = usable(engines, self._most_rows(bundle))
         except BundleError as error:
             if self.required:
                 raise
@@ -93,9 +92,13 @@ class Cuda:
         if model.device == CPU:
             return self._cpu.open(model, threads)
         folder, engines = gpu_manifest.load(model.bundle)
-        buckets = usable(engines, self.max_batch)
+        buckets = usable(engines, self._most_rows(model.bundle))
         # With a driver of its own, the runtime's memory is freed with it.
         return open_engines(open_driver(), model.bundle, folder, engines, images=self.images, buckets=buckets)
+
+    def _most_rows(self, bundle: Bundle) -> int:
+        """Of a batch: a guided image has two in any case."""
+        return max(self.max_batch, 1 + bundle.manifest.guidance)
 
     def workers(self, setting: int) -> int:
         return 1  # it prepares a step while the device computes the one before, and the device runs one at a time
@@ -144,16 +147,24 @@ def open_engines(
     networks = {
         name.partition(".")[0]: open_network(driver, folder / name, engines, graphs=graphs) for name in engines.files
     }
-    manifest = bundle.manifest
     return DeviceRuntime(
         driver,
         networks["step"],
         networks.get("decode"),
-        Shape(manifest.state_shape, manifest.shape, manifest.z_dim),
+        shape_of(bundle, engines),
         images=images,
         buckets=buckets,
         graphs=graphs,
     )
+
+
+def shape_of(bundle: Bundle, engines: Engines) -> Shape:
+    """Of a model's rows, by its manifest and by what its engine takes."""
+    (step,) = (graph for name, graph in engines.graphs.items() if name.startswith(Path(STEP).stem))
+    inputs = {tensor.name: tensor.shape for tensor in step.inputs}
+    manifest = bundle.manifest
+    columns, optional = inputs["coefficients"][1], frozenset(field.name for field in OPTIONAL) & inputs.keys()
+    return Shape(manifest.state_shape, manifest.shape, manifest.z_dim, columns, optional)
 
 
 def open_network(driver: Driver, path: Path, engines: Engines, *, graphs: bool) -> Network:

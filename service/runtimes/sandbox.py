@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from bundle.files import BundleError, name
 from bundle.graph import Graph
@@ -37,26 +37,34 @@ class Sandbox:
             for process in self._processes:
                 process.kill()
 
-    def check(self, bundle: Bundle, rows: int) -> None:
-        """Runs each graph of the bundle once, for a batch of `rows`. Raises BundleError for one that is refused."""
+    def check(self, bundle: Bundle, rows: int) -> int:
+        """Runs each graph of the bundle, for a batch of `rows`, or of fewer where it takes long.
+
+        Returns the most rows that all were run for. Raises BundleError for a graph that is refused.
+        """
         ends_at = time.monotonic() + self.seconds
         for file in bundle.graphs:
             graph = bundle.read(file)
             try:
-                self._run(graph, rows, ends_at - time.monotonic())
+                rows = min(rows, self._run(graph, rows, ends_at - time.monotonic()))
             except ValueError as error:
                 raise BundleError(f"{name(bundle.folder / file)}: {error}") from error
+        return rows
 
-    def _run(self, graph: Graph, rows: int, seconds: float) -> None:
-        """Raises ValueError for a graph that breaks the limits, or that ONNX Runtime refuses."""
+    def _run(self, graph: Graph, rows: int, seconds: float) -> int:
+        """The most rows that it was run for. Raises ValueError if it breaks the limits, or ONNX Runtime refuses it."""
         limits = [os.getpid(), rows, math.ceil(self.seconds), self.memory_bytes]
-        arguments = map(str, (len(graph.content), graph.weights_file, *limits))
+        arguments = map(str, (len(graph.content), graph.weights_file, len(graph.weights), *limits))
         command = [sys.executable, "-P", trial.__file__, *arguments]
         pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet, start_new_session=True)
         with process, self._registered(process):
             try:
-                reason, _ = process.communicate(graph.content + graph.weights, timeout=max(seconds, 0))
+                assert process.stdin is not None
+                with suppress(BrokenPipeError):  # it was ended; the script itself reads all before it does anything
+                    process.stdin.write(graph.content)
+                    process.stdin.write(graph.weights)
+                said, _ = process.communicate(timeout=max(seconds, 0))
             except subprocess.TimeoutExpired:
                 raise ValueError(f"it does not end within {self.seconds:g} s (--load-s)") from None
             finally:
@@ -65,7 +73,8 @@ class Sandbox:
             how = signal.Signals(-process.returncode).name
             raise ValueError(f"running it ends a process by {how}: it crashes, or takes too much time or memory")
         if process.returncode:
-            raise ValueError(reason.decode(errors="replace")[:MAX_REASON])
+            raise ValueError(said.decode(errors="replace")[:MAX_REASON])
+        return int(said)
 
     @contextmanager
     def _registered(self, process: "subprocess.Popen[bytes]") -> Iterator[None]:

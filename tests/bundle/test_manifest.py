@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,23 @@ def test_a_model_may_not_be_named_auto(tmp_path: Path) -> None:
 def test_the_steps_of_every_solver_are_tables_of_as_many_rows(toy: Bundle) -> None:
     for name, solver in toy.family.SOLVERS.items():
         assert toy.coefficients(17, name, solver.defaults).shape == (17, len(Step._fields))
+
+
+def test_a_manifest_that_the_disk_does_not_take_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_bundle(tmp_path / "toy")
+    before = (folder / MANIFEST).read_bytes()
+    changed = load(folder).manifest.model_copy(update={"recommended_steps": 7})
+
+    def full(descriptor: int) -> None:
+        raise OSError("no space left on the device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="no space"):
+            changed.write(folder)
+    assert (folder / MANIFEST).read_bytes() == before
+    assert sorted(path.name for path in folder.iterdir()) == [MANIFEST, STEP]
+    changed.write(folder)
+    assert load(folder).manifest.recommended_steps == 7

@@ -23,7 +23,7 @@ from service.runtimes import choice
 from service.runtimes.choice import Cpu, Cuda, NoDevice, choose
 from service.runtimes.cuda.driver import DriverError
 from service.settings import Settings
-from tests.conftest import REPOSITORY, write_bundle
+from tests.conftest import REPOSITORY
 from tests.gpu.fake import FakeDriver, InFakeMemory
 
 
@@ -84,15 +84,6 @@ def test_a_gpu_is_used_where_there_is_one_and_logged(device: Any, monkeypatch: p
     with capture_logs() as logs:
         assert isinstance(choose(Settings(device=device)), Cuda)
     assert (logs[0]["event"], logs[0]["device"]) == ("computing on a GPU", "a fake sm_00")
-
-
-def test_a_model_with_guidance_is_computed_on_the_cpu(tmp_path: Path) -> None:
-    guided = load(write_bundle(tmp_path / "toy", guidance=True))
-    with capture_logs() as logs:
-        assert gpu(required=False).place(guided).device == choice.CPU
-    assert [line["reason"] for line in logs] == ["toy: guidance takes pairs of rows, which engines do not yet"]
-    with pytest.raises(BundleError, match="pairs of rows"):
-        gpu().place(guided)
 
 
 def test_the_driver_is_not_opened_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

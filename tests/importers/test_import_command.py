@@ -9,6 +9,9 @@ import pytest
 
 from bundle.loading import load
 from importers import __main__ as command
+from importers.cards import Card
+from importers.formats import Format
+from importers.importer import load as load_model
 from importers.problems import ImportProblem
 from tests.importers import parity
 
@@ -30,6 +33,7 @@ SETS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "latent": ("ldm_vq_model.ckpt", "latent-diffusion", settings("ldm_vq")),
     "vdm": ("vdm_nnet16.flax", "vdm", {"image_size": 16, **settings("vdm_nnet16")}),
     "diffusers": ("diffusers_gray28", "diffusers", {}),
+    "edm": ("edm_vp_ddpmpp16_network-snapshot-200000_nosrc.pkl", "edm", {}),
 }
 # A set, its recorded file, the names there of x, t, z, out, xs and noises, and the command's options.
 RUNS = [
@@ -68,6 +72,14 @@ def test_a_bundle_gives_what_the_original_code_gave(
     assert len(kept) == steps + ("out" in names)
     assert max(each["rms"] for each in kept) <= parity.RMS
     assert max(each["largest"] for each in kept) <= parity.MAXIMUM
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_what_a_card_says_for_people_is_kept(name: str) -> None:
+    file, format, flags = SETS[name]
+    said = {"data": "MNIST", "licence": "MIT", "source": "https://example.org/models"}
+    card = Card(format=Format(format), settings=flags, **said)
+    assert said.items() <= load_model(parity.path(file), card).facts.items()
 
 
 def test_an_import_that_is_off_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from importers.cards import Card
 from importers.formats import Format
 from importers.imported import Imported
 from importers.problems import ImportProblem
+from importers.storage import Tolerance
 from service.engine import noise
 from service.engine.denoise import default_job, denoise
 from service.runtimes.cpu import OrtRuntime
@@ -73,7 +74,7 @@ def compare(request: pytest.FixtureRequest, tmp_path: Path) -> Compare:
 
     def of(name: str, arrays: dict[str, Any], solver: str | None, settings: dict[str, float]) -> list[dict[str, Any]]:
         np.savez(tmp_path / "reference.npz", **arrays)
-        options = reference.Options(tmp_path / "reference.npz", solver, None, settings, parity.RMS)
+        options = reference.Options(tmp_path / "reference.npz", solver, None, settings, Tolerance.of(parity.RMS))
         wiring = bundles.wiring(model_of(name))
         kept = reference.compare(load_bundle(request.getfixturevalue(name)), wiring, options)
         comparisons: list[dict[str, Any]] = kept["reference"]["comparisons"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from azula.plugins.adm._src.unet import UNetModel
 
 from importers import cards, openai_checkpoint
 from importers.cards import Card
@@ -113,9 +114,8 @@ def test_no_card_is_published_for_an_unknown_name() -> None:
 def test_settings_of_guided_diffusion_beside_azula(
     tmp_path: Path, new_order: bool, updown: bool, classes: int | None
 ) -> None:
-    unet = pytest.importorskip("azula.plugins.adm._src.unet")
     torch.manual_seed(0)
-    reference = unet.UNetModel(
+    reference = UNetModel(
         image_size=16, in_channels=3, model_channels=64, out_channels=6, num_res_blocks=2, attention_resolutions={2},
         channel_mult=(0.5, 1, 2), num_classes=classes, num_head_channels=16, use_scale_shift_norm=updown,
         resblock_updown=updown, use_new_attention_order=new_order, conv_resample=new_order,

@@ -16,12 +16,13 @@ import numpy as np
 
 from bundle.gpu_manifest import MAGNITUDE
 from models.step import Step
-from service.engine.runtime import Array, States, StepInputs
+from service.engine.runtime import Array, States, StepInputs, unguided
 from service.runtimes.cuda.arena import Arena, Field, Views
 from service.runtimes.cuda.driver import Bytes, CudaGraph, Driver, Network
 from service.runtimes.cuda.state_pool import DISCARD, NUMBER, ZERO, DeviceState, DeviceStates, Pool
 
-COEFFICIENTS = Step._fields.index("noise_std")  # without t, and without the columns that engines do not have yet
+COEFFICIENTS = Step._fields.index("noise_std")  # of most engines, without t; those of some models have more columns
+OPTIONAL = (Field("y", np.int64), Field("pair", np.int64), Field("weights", np.float32, (2,)))  # for classes, and pairs
 PLACES = ("x_at", "x0_prev_at", "x_new_at", "x0_at")  # of each row, int32: where it is read and written
 
 
@@ -31,6 +32,8 @@ class Shape(NamedTuple):
     state: tuple[int, int, int]
     image: tuple[int, int, int]
     z_dim: int
+    columns: int = COEFFICIENTS
+    optional: frozenset[str] = frozenset({"y"})  # which inputs of OPTIONAL there are
 
     @property
     def fields(self) -> list[Field]:
@@ -39,10 +42,10 @@ class Shape(NamedTuple):
         return [
             *(Field(name, np.int32) for name in PLACES),
             Field("t", np.float32),
-            Field("y", np.int64),
-            Field("coefficients", np.float32, (COEFFICIENTS,)),
+            Field("coefficients", np.float32, (self.columns,)),
             Field("noise", np.float32, self.state),
             *z,
+            *(field for field in OPTIONAL if field.name in self.optional),
         ]
 
 
@@ -115,9 +118,7 @@ class DeviceRuntime:
         sources = self._on_device([*inputs.x, *inputs.x0_prev], slot.fresh)
         views = slot.views[bucket]
         write_places(views, [sources[:rows], sources[rows:], x_new, x0])
-        for name in views.keys() - set(PLACES):
-            values = getattr(inputs, name)
-            views[name][:rows] = values[:, :COEFFICIENTS] if name == "coefficients" else values
+        self._write_values(views, inputs, bucket)
         size = self._arenas[bucket].size
         driver.upload(slot.staging, slot.inputs[:size], self._copies)
         driver.record(slot.uploaded, self._copies)
@@ -148,6 +149,17 @@ class DeviceRuntime:
         driver.record(self._decoded, self._compute)
         driver.synchronize(self._decoded)
         return pixels.view(np.float32).reshape(rows, *self._shape.image).copy()
+
+    def _write_values(self, views: Views, inputs: StepInputs, bucket: int) -> None:
+        """Writes what is no state. A padding row is its own pair, as one without guidance is."""
+        rows = len(inputs.x)
+        if "pair" in views:
+            for name, alone in unguided(bucket).items():
+                views[name][:] = alone
+        for name in views.keys() - set(PLACES):
+            values = getattr(inputs, name)
+            if values is not None:
+                views[name][:rows] = values[:, : self._shape.columns] if name == "coefficients" else values
 
     def _bucket(self, rows: int) -> int:
         if not 1 <= rows <= self.buckets[-1]:

@@ -5,10 +5,13 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from bundle.files import BundleError
+from bundle.graph import Graph
 from bundle.loading import load
 from service.runtimes import trial
 from service.runtimes.sandbox import Sandbox
@@ -18,7 +21,27 @@ LONG_S, LARGE_BYTES = 600.0, 4 * 2**30
 
 
 def test_a_graph_that_keeps_the_limits_is_allowed(tmp_path: Path) -> None:
-    Sandbox(LONG_S, LARGE_BYTES).check(load(write(tmp_path / "good", model(identity()))), rows=16)
+    assert Sandbox(LONG_S, LARGE_BYTES).check(load(write(tmp_path / "good", model(identity()))), rows=16) == 16
+
+
+@pytest.mark.parametrize(("few_s", "rows", "tried"), [(0.9, 16, [2, 16]), (1.1, 16, [2]), (0.9, 2, [2]), (1.1, 1, [1])])
+def test_a_graph_whose_first_run_takes_long_is_not_run_for_more_rows(
+    few_s: float, rows: int, tried: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, ran = [0.0], list[int]()
+
+    class Session:
+        def get_inputs(self) -> list[Any]:
+            return [SimpleNamespace(name="x", type="tensor(float)", shape=["rows", 1, 4])]
+
+        def run(self, outputs: None, inputs: dict[str, Any]) -> None:
+            ran.append(len(inputs["x"]))
+            now[0] += few_s
+
+    monkeypatch.setattr(trial, "open_session", lambda graph, threads: Session())
+    graph = Graph(model(identity()).SerializeToString())
+    assert trial.run_once(graph, rows, clock=lambda: now[0]) == tried[-1]
+    assert ran == tried
 
 
 def test_a_graph_that_takes_too_long_is_refused(tmp_path: Path) -> None:
@@ -36,7 +59,7 @@ def test_a_graph_that_takes_too_much_memory_is_refused_and_one_that_takes_less_i
 def test_a_lower_limit_of_the_machine_stays() -> None:
     content = model(identity()).SerializeToString()
     limits = [os.getpid(), 1, 600, 2**40]
-    script = [sys.executable, "-P", trial.__file__, *map(str, (len(content), "", *limits))]
+    script = [sys.executable, "-P", trial.__file__, *map(str, (len(content), "", 0, *limits))]
     command = f"ulimit -t 500 -v 8388608; exec {shlex.join(script)}"
     subprocess.run(["sh", "-c", command], input=content, check=True)
 
