@@ -90,7 +90,7 @@ def parse(request: Request, body: bytes) -> tuple[ScoringFields, Sequence[str | 
         if content_type not in FILES:
             raise NotJson(f"the content type is {quoted(content_type)}; send {responses.JSON} or {', '.join(FILES)}")
         model = ScoringFields
-        labels = query.getlist("class_label")
+        labels = [label or None for label in query.getlist("class_label")]
         values: dict[str, Any] = {**query, **{name: number(query[name]) for name in NUMBERS if name in query}}
         if labels:
             values["class_label"] = labels[0] if len(labels) == 1 else labels

@@ -172,7 +172,9 @@ def test_the_mean_over_all_starts_is_the_integral_over_time() -> None:
 
 @pytest.mark.parametrize("slope", [0.0, 3.0, -30.0])
 @pytest.mark.parametrize("count", [2, 8, 32])
-def test_the_standard_error_is_the_deviation_of_the_mean_or_more_where_that_depends_on_time_alone(count: int, slope: float) -> None:
+def test_the_standard_error_is_the_deviation_of_the_mean_or_more_where_that_depends_on_time_alone(
+    count: int, slope: float
+) -> None:
     rng = np.random.default_rng(5)
     u = (rng.random((4000, 1)) + np.arange(count)) / count
     values = slope * u + rng.standard_normal(u.shape)
