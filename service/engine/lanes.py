@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.bound import Bound, Parts, Terms
 from service.engine import noise
@@ -17,13 +18,18 @@ from service.engine.runtime import Array, State
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Subject:
-    """An image whose bound is evaluated, (C, H, W) in [−1, 1], with its index, its class and the terms drawn for it."""
+    """An image whose bound is evaluated, (C, H, W) of 0 to 255, its index and class, and the terms drawn for it."""
 
-    image: Array
+    pixels: NDArray[np.uint8]
     index: int
     label: int
     bound: Bound
     terms: Terms
+
+    @property
+    def image(self) -> NDArray[np.float64]:
+        """In [−1, 1]; made anew each time, as a whole request of them takes eight times the memory of its pixels."""
+        return self.pixels / 127.5 - 1
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -49,7 +55,7 @@ class LikelihoodJob(Job):
             for lane in self.images[i * lanes : (i + 1) * lanes]:
                 assert isinstance(lane, Lane)
                 nats[lane.first :: lanes] = lane.nats
-            parts.append(subject.bound.parts(subject.image.astype(np.float64), nats))
+            parts.append(subject.bound.parts(subject.image, nats))
         return parts
 
 
@@ -91,18 +97,18 @@ class Lane(Image):
 
     def draw_initial(self) -> None:
         """Draws the state of its next term, x_t given the image."""
-        k, terms, image = self.place, self.subject.terms, self.subject.image
+        k, terms, image = self.place, self.subject.terms, self.subject.image.astype(np.float32)
         eps = noise.normal(self.job.seed, self.index, k, image.shape, noise.TERM)
         self.x = np.float32(terms.alpha[k]) * image + np.float32(terms.sigma[k]) * eps
         self.x0 = np.zeros_like(self.x)
 
     def draw_noise(self) -> Array:
-        return np.ones_like(self.subject.image)
+        return np.ones(self.job.shape, dtype=np.float32)
 
     def term(self, x0: Array, ratio: Array) -> float:
         """The term that a step was for, from the step's x0 and x_new."""
-        image, mean, deviation = (array.astype(np.float64) for array in (self.subject.image, x0, ratio))
-        return self.subject.bound.nats(self.subject.terms, self.place, image, mean, deviation)
+        mean, deviation = x0.astype(np.float64), ratio.astype(np.float64)
+        return self.subject.bound.nats(self.subject.terms, self.place, self.subject.image, mean, deviation)
 
     def advance(self, x: State, x0: State) -> None:
         self.step += 1

@@ -1,6 +1,5 @@
 """A request for the likelihood of images: the bound on their bits per dimension under a model."""
 
-import hashlib
 import io
 import math
 import secrets
@@ -111,7 +110,7 @@ class Scoring(Computation):
         origin.log_fields["method"] = model.name
         bound = bound_of(model, state.models.served().values())
         count = terms_of(request, model, bound)
-        images = await uploads.decoded("image", files, model.bundle.manifest.shape)
+        images, digest = await uploads.decoded("image", files, model.bundle.manifest.shape)
         scores = Scores(
             digest=model.digest,
             method=model.name,
@@ -119,7 +118,7 @@ class Scoring(Computation):
             labels=labels_of(request, model, len(images)),
             seed=secrets.randbelow(DRAWN_SEEDS) if request.seed is None else request.seed,
             index=request.index,
-            images=hashlib.sha256(images.tobytes()).hexdigest(),
+            images=digest,
         )
         state.metrics.likelihood_images.labels(model.name).inc(len(images))
         state.metrics.likelihood_terms.labels(model.name).observe(count)
@@ -133,7 +132,7 @@ class Scoring(Computation):
         scores, manifest, submitted_s = self.scores, self.model.bundle.manifest, self.origin.arrived_s
         subjects = [
             Subject(
-                image=(pixels / 127.5 - 1).astype(np.float32),
+                pixels=pixels,
                 index=index,
                 label=label,
                 bound=self.bound,

@@ -8,6 +8,7 @@ left around an image is black, as in training.
 import asyncio
 import base64
 import binascii
+import hashlib
 import io
 import math
 from collections.abc import Callable, Sequence
@@ -35,9 +36,17 @@ Shape = tuple[int, int, int]
 _decoder = ThreadPoolExecutor(1, "decoder")  # one request at a time, so that the memory it takes is bounded
 
 
-async def decoded(field: str, files: Sequence[bytes | str], shape: Shape) -> Pixels:
-    """The images (n, C, H, W) of these files, text being base64, off the event loop. Raises InvalidRequest."""
-    return await asyncio.get_running_loop().run_in_executor(_decoder, read, field, files, shape)
+async def decoded(field: str, files: Sequence[bytes | str], shape: Shape) -> tuple[Pixels, str]:
+    """The images (n, C, H, W) of these files, text being base64, and their SHA-256. Raises InvalidRequest.
+
+    All of it off the event loop.
+    """
+
+    def decode() -> tuple[Pixels, str]:
+        images = read(field, files, shape)
+        return images, hashlib.sha256(images.tobytes()).hexdigest()
+
+    return await asyncio.get_running_loop().run_in_executor(_decoder, decode)
 
 
 def read(field: str, files: Sequence[bytes | str], shape: Shape) -> Pixels:

@@ -22,7 +22,7 @@ TERMS = 5
 
 
 def subject(toy: Bundle, index: int, seed: int = 1, terms: int = TERMS) -> Subject:
-    image = np.random.default_rng(index).integers(0, 256, SHAPE).astype(np.float32) / np.float32(127.5) - 1
+    image = np.random.default_rng(index).integers(0, 256, SHAPE).astype(np.uint8)
     assert toy.bound is not None
     return Subject(image, index, index % 3, toy.bound, toy.bound.terms(noise.start(seed, index), terms))
 
