@@ -51,16 +51,17 @@ def test_the_served_bound_is_the_trainers_and_tells_images_from_shuffled_ones() 
     theirs = torch.stack(measures.bounds(found[1], x, torch.from_numpy(labels), None, "")).sum(dim=0).numpy()
     # The same images, so that their own spread is in neither: what is left is the noise of 1 and of 4 terms an image.
     difference = own.bits - theirs
-    assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(len(difference))
-    assert difference.std() < own.bits.mean()
+    error = difference.std() / np.sqrt(len(difference))
+    assert abs(difference.mean()) < 4 * error < own.bits.mean() / 2
     assert roc_area(own.bits, mixed.bits) == 1
 
 
 def pictures(client: TestClient, labels: np.ndarray) -> np.ndarray:
-    """Digits of ddim, uint8 (n, 1, 32, 32)."""
+    """Digits of ddim on a ground that is black, as MNIST's is, uint8 (n, 1, 32, 32)."""
     arrays = []
     for seed, label in enumerate(labels):
         body = {"method": "ddim", "class_label": int(label), "seed": seed}
         answer = client.post("/generate", json=body, headers={"Accept": "application/x-npy"})
         arrays.append(np.load(io.BytesIO(answer.content)))
-    return ((np.concatenate(arrays).clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
+    values = ((np.concatenate(arrays).clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
+    return np.where(values < 32, 0, values).astype(np.uint8)
