@@ -17,6 +17,7 @@ from bundle.graph import Graph
 from bundle.manifest import DECODE, FORMAT_VERSION, MANIFEST, STEP, WEIGHTS, Manifest
 from bundle.sampling_check import check_sampling
 from models import families
+from models.bound import Bound
 from models.families import Family
 from models.solvers import SettingValues, Solver
 
@@ -69,6 +70,13 @@ class Bundle:
     @property
     def default_solver(self) -> str:
         return next(iter(self.solvers))
+
+    @cached_property
+    def bound(self) -> Bound | None:
+        """The bound on an image's likelihood; None for a model that has none, as those of latents and GANs."""
+        if self.manifest.z_dim or DECODE in self.graphs:
+            return None
+        return families.bound(self.manifest.family, self.manifest.noise_schedule)
 
     def _coefficients(self, steps: int, solver: str, settings: SettingValues) -> NDArray[np.float32]:
         """The plan as float32 (steps, columns), a row a step; `coefficients` is this, cached."""

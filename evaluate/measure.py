@@ -200,16 +200,21 @@ def generate(
 def family_figures(method: dict[str, Any], settings: Settings, test: Dataset) -> dict[str, Any] | None:
     """What `models/FAMILY/measures.py` measures of the model's checkpoint on the test set; None without such a file."""
     name = f"models.{method['family']}.measures"
-    if find_spec(name) is None:
+    found = trained(method["method"], settings.checkpoints) if find_spec(name) else None
+    if found is None:
         return None
-    for path in settings.checkpoints.glob(f"*/{checkpoint.CARD}"):
+    card, network = found
+    x, y = data.to_model(test.images, card.shape[-1]), test.labels
+    figures: dict[str, Any] = import_module(name).evaluate(network, torch.from_numpy(x), torch.from_numpy(y))
+    return figures
+
+
+def trained(method: str, checkpoints: Path) -> tuple[checkpoint.Card, Any] | None:
+    """The checkpoint of a method, in this folder of them; None if it is not there."""
+    for path in checkpoints.glob(f"*/{checkpoint.CARD}"):
         with contextlib.suppress(CheckpointError):  # of another model
-            if checkpoint.read_card(path.parent).name != method["method"]:
-                continue
-            card, network = checkpoint.load(path.parent)
-            x, y = data.to_model(test.images, card.shape[-1]), test.labels
-            figures: dict[str, Any] = import_module(name).evaluate(network, torch.from_numpy(x), torch.from_numpy(y))
-            return figures
+            if checkpoint.read_card(path.parent).name == method:
+                return checkpoint.load(path.parent)
     return None
 
 

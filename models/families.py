@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
+from models.bound import Bound
 from models.solvers import Solver
 from models.step import Plan
 
@@ -48,6 +49,12 @@ def solvers(name: str, schedule: Mapping[str, Any]) -> Mapping[str, Solver]:
     """
     own, defaults = find(name).SOLVERS, schedule.get("defaults", {})
     return {each: own[each].with_defaults(defaults.get(each, {})) for each in schedule.get("solvers", own)}
+
+
+def bound(name: str, schedule: Mapping[str, Any]) -> Bound | None:
+    """The bound on a model's likelihood; None where the family, or this schedule, has none."""
+    make = getattr(find(name), "bound", None)
+    return None if make is None else make(schedule)
 
 
 def default_plan(name: str, schedule: Mapping[str, Any], steps: int) -> Plan:

@@ -103,8 +103,7 @@ class TooMuchWork(InvalidRequest):
 
     type = "urn:trilemma:too-much-work"
 
-    def __init__(self, work_s: float, max_s: float, *, n: int, steps: int) -> None:
-        field, value = ("n", n) if n > 1 else ("steps", steps)
+    def __init__(self, work_s: float, max_s: float, field: str, value: int) -> None:
         detail = f"this is {work_s:.0f} s of work on this machine; one request may be at most {max_s:.0f} s"
         allowed = {"min": 1, "max": max(1, int(value * max_s / work_s))}
         super().__init__([FieldError(field=field, detail=detail, allowed=allowed)])

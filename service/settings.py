@@ -95,7 +95,15 @@ class Settings(BaseSettings):
         120, "time to finish accepted requests after SIGTERM", "match it with the grace period of your orchestrator"
     )
     max_body_bytes: PositiveInt = setting(
-        65536, "longest body of a request; a longer one gets 413", "rarely: no valid request of today is near it"
+        65536,
+        "longest body of a request in JSON; a longer one gets 413",
+        "rarely: larger images can be sent as they are, without JSON",
+    )
+    max_upload_bytes: PositiveInt = setting(
+        4 * 2**20,
+        "longest body that is an image or an array; a longer one gets 413. 32 of those that are longer than "
+        "--max-body-bytes are taken at a time",
+        "raise it for models of large images",
     )
     max_header_bytes: PositiveInt = setting(
         16384,

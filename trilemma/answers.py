@@ -48,6 +48,26 @@ class Generated:
         return [picture(file) for file in self.files]
 
 
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely images are, an array of n numbers each."""
+
+    answer: Mapping[str, Any]  # the server's JSON
+
+    @property
+    def seed(self) -> int:
+        return int(self.answer["seed"])
+
+    @cached_property
+    def bits_per_dimension(self) -> NDArray[np.float64]:
+        return np.array([image["bits_per_dimension"] for image in self.answer["images"]], dtype=np.float64)
+
+    @cached_property
+    def standard_error(self) -> NDArray[np.float64]:
+        """NaN for an estimate from one term."""
+        return np.array([image["standard_error"] for image in self.answer["images"]], dtype=np.float64)
+
+
 def picture(file: bytes) -> Image.Image:
     return Image.open(io.BytesIO(file))
 
@@ -65,6 +85,15 @@ def generated(content: bytes | str) -> Generated:
         answer = Generated(json.loads(content))
         if not (answer.files and answer.seed >= 0):
             raise ValueError("no images")
+        return answer
+
+
+def likelihood(content: bytes) -> Likelihood:
+    """The JSON answer. Raises Unexpected."""
+    with readable():
+        answer = Likelihood(json.loads(content))
+        if not (len(answer.bits_per_dimension) == len(answer.standard_error) > 0 and answer.seed >= 0):
+            raise ValueError("no numbers")
         return answer
 
 

@@ -11,14 +11,16 @@ import httpx
 from httpx_sse import aconnect_sse, connect_sse
 from numpy import float32
 from numpy.typing import NDArray
+from PIL import Image
 
 from trilemma import answers
-from trilemma.answers import Generated, Step, from_event, generated
+from trilemma.answers import Generated, Likelihood, Step, from_event, generated
 from trilemma.errors import Lost, connected, media_type_of, require
-from trilemma.transport import AsyncTransport, Transport, message, options
+from trilemma.transport import AsyncTransport, Transport, message, options, upload
 
 URL = "http://127.0.0.1:8000"
 JSON, NPY, EVENTS = "application/json", "application/x-npy", "text/event-stream"
+Picture = Image.Image | NDArray[Any]
 CUT = "the stream ended before the images were finished"
 
 
@@ -52,6 +54,16 @@ class Client:
                     yield update
         if not finished:
             raise Lost(CUT)
+
+    def likelihood(self, method: str, image: Picture, **fields: Any) -> Likelihood:
+        """Bits per dimension of a picture, or of an array of images (n, C, H, W), uint8 or float32 in [−1, 1].
+
+        Fields are those of `POST /likelihood`.
+        """
+        with connected():
+            response = self._http.post("/likelihood", **upload(method, image, fields))
+        require(response, JSON)
+        return answers.likelihood(response.content)
 
     def methods(self) -> list[dict[str, Any]]:
         """The served methods, as `GET /methods` lists them."""
@@ -105,6 +117,13 @@ class AsyncClient:
                         yield update
         if not finished:
             raise Lost(CUT)
+
+    async def likelihood(self, method: str, image: Picture, **fields: Any) -> Likelihood:
+        """As Client's."""
+        with connected():
+            response = await self._http.post("/likelihood", **upload(method, image, fields))
+        require(response, JSON)
+        return answers.likelihood(response.content)
 
     async def methods(self) -> list[dict[str, Any]]:
         """As Client's."""

@@ -1,4 +1,4 @@
-"""The command `trilemma`: generates images, and lists the methods."""
+"""The command `trilemma`: generates images, says how likely images are, and lists the methods."""
 
 import argparse
 import math
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with Client(options.url, options.key) as client:
             options.do(client, options)
-    except (TrilemmaError, httpx.InvalidURL, OSError) as error:  # OSError: a file that cannot be written
+    except (TrilemmaError, httpx.InvalidURL, OSError, ValueError, EOFError) as error:  # the last three: of a file
         sys.exit(f"trilemma: {error}")
     except KeyboardInterrupt:  # the work is cancelled with its stream
         sys.exit(130)
@@ -60,6 +61,14 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--max-distance", type=finite, help="method auto: largest Fréchet distance")
     generate.add_argument("--dataset", help="method auto: data set, where models of several are served")
     generate.add_argument("--deadline-ms", type=int, help="time limit; a request that cannot meet it is refused")
+    score = commands.add_parser("likelihood", help="bits per dimension of images: how unlikely they are")
+    score.set_defaults(do=list_likelihoods)
+    score.add_argument("method", help="a method of `trilemma methods` that has a likelihood")
+    score.add_argument("files", type=Path, nargs="+", help="pictures, or .npy of uint8, or of float32 in [−1, 1]")
+    score.add_argument("--class", dest="class_label", help="class of all images: a name, or a number that is no name")
+    score.add_argument("--terms", help="network evaluations an image, or `all`; more: a smaller standard error")
+    score.add_argument("--seed", type=int, default=0, help="0 to 2^64 − 1; default: %(default)s")
+    score.add_argument("--deadline-ms", type=int, help="time limit of each file's request")
     commands.add_parser("methods", help="list the served methods").set_defaults(do=list_methods)
     return whole
 
@@ -123,6 +132,17 @@ def show(images: Sequence[Image.Image]) -> None:
 
     for image in images:
         Console().print(Picture(image, width=CELLS, height="auto"))
+
+
+def list_likelihoods(client: Client, options: argparse.Namespace) -> None:
+    fields = {name: getattr(options, name) for name in ("class_label", "terms", "seed", "deadline_ms")}
+    table = Table("file", "image", "bits/dim", "± s.e.")
+    for path in options.files:
+        image = np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else Image.open(path)
+        answer = client.likelihood(options.method, image, **fields)
+        for i, (bits, error) in enumerate(zip(answer.bits_per_dimension, answer.standard_error, strict=True)):
+            table.add_row(str(path), str(i), f"{bits:.4f}", f"{error:.4f}")
+    Console().print(table)
 
 
 def list_methods(client: Client, _: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
-"""How a request is sent: with retries where they help, and as JSON that may have NumPy's numbers."""
+"""How a request is sent: with retries where they help, and as JSON that may have NumPy's numbers, or as an image."""
 
+import io
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import httpx
 import numpy as np
 from httpx_retries import Retry, RetryTransport
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from trilemma.errors import refusal, retry_after_s
 
@@ -53,6 +56,20 @@ def message(accept: str, method: str, fields: Mapping[str, Any]) -> dict[str, An
     """Body and headers of `POST /generate`. Raises ValueError for a number that is not finite."""
     body = json.dumps({"method": method, **fields}, default=plain, allow_nan=False)
     return {"content": body, "headers": {"Content-Type": "application/json", "Accept": accept}}
+
+
+def upload(method: str, image: Image.Image | NDArray[Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Body, query and headers of a request whose body is a picture, or an array of uint8 or float32."""
+    content = io.BytesIO()
+    if isinstance(image, np.ndarray):
+        np.save(content, np.ascontiguousarray(image), allow_pickle=False)
+        media_type = "application/x-npy"
+    else:
+        ImageOps.exif_transpose(image).save(content, "png")  # which has no EXIF data to turn it by
+        media_type = "image/png"
+    query = {name: value for name, value in {"method": method, **fields}.items() if value is not None}
+    headers = {"Content-Type": media_type, "Accept": "application/json"}
+    return {"content": content.getvalue(), "params": query, "headers": headers}
 
 
 def plain(value: Any) -> Any:

@@ -1,9 +1,20 @@
 """DDIM's plans: any number of steps up to the training timesteps. `models.discrete` describes the schedule."""
 
-from models.discrete import max_steps, solvers
-from models.families import Point
+import numpy as np
 
-__all__ = ["POINTS", "SOLVERS", "max_steps"]
+from models.bound import Bound, DiscreteBound
+from models.discrete import Schedule, clip, max_steps, solvers
+from models.families import Point
+from models.gaussian.chain import Chain
+
+__all__ = ["POINTS", "SOLVERS", "bound", "max_steps"]
+
+
+def bound(schedule: Schedule) -> Bound:
+    """Of the ancestral sampler, eta = 1."""
+    abar = np.asarray(schedule["alphas_cumprod"], dtype=np.float64)
+    return DiscreteBound(Chain(abar, np.arange(float(len(abar))), "epsilon", "fixed_small", clip(schedule), {}))
+
 
 SOLVERS = solvers(default_eta=0.0)
 

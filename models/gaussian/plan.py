@@ -8,6 +8,9 @@ matter `"times"` (what the network takes for each timestep), `"clip"` (the bound
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from models.bound import Bound, DiscreteBound
 from models.families import Point
 from models.gaussian import samplers
 from models.gaussian.chain import Chain
@@ -41,6 +44,13 @@ def dpmpp_2m_plan(schedule: Schedule, steps: int) -> Plan:
     timesteps = log_snr_timesteps(chain.alphas_cumprod, steps)
     abar_t, abar_s = chain.ends(timesteps)
     return chain.predicted(dpmpp_2m(chain.times[timesteps], abar_t, abar_s, clip=chain.clip), abar_t)
+
+
+def bound(schedule: Schedule) -> Bound | None:
+    """With the chain's own variance. None for a chain that repeats a noise level, or ends in pure noise."""
+    chain = Chain.of(schedule)
+    falls = (np.diff(chain.alphas_cumprod, prepend=1.0, append=0.0) < 0).all()
+    return DiscreteBound(chain) if falls else None
 
 
 SOLVERS = {

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from models import published
+from models.bound import Bound, ContinuousBound
 from models.families import Point
 from models.schedules import Grid, Vector
 from models.solvers import Setting, Solver, ancestral, ddim, dpmpp_2m
@@ -53,6 +54,10 @@ def _grid(schedule: Mapping[str, Any], steps: int) -> Grid:
 
 def sample_plan(schedule: Mapping[str, Any], steps: int) -> Plan:
     return published.vdm(*gammas(schedule, steps))
+
+
+def bound(schedule: Mapping[str, Any]) -> Bound:
+    return ContinuousBound(np.asarray(schedule["gamma"], dtype=np.float64))
 
 
 SOLVERS = {

@@ -37,7 +37,7 @@ class Admission:
         """The due time that the job would get now. Raises what `admit` raises. Changes nothing."""
         work_s = self.scheduler.work_s(job)
         if work_s > self.max_request_s:
-            raise TooMuchWork(work_s, self.max_request_s, n=job.n, steps=job.steps)
+            raise TooMuchWork(work_s, self.max_request_s, *job.asked)
         due_s = min(job.deadline_s, now + DUE_FACTOR[job.priority] * work_s)
         self._check_queue(job, work_s, due_s)
         if job.deadline_s < math.inf:

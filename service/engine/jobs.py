@@ -60,14 +60,22 @@ class Job:
     steps_left: int = field(init=False)  # of all its images
 
     def __post_init__(self) -> None:
-        self.steps_left = self.n * self.steps
-        self.images = [Image(self, self.first_index + i) for i in range(self.n)]
+        self.images = self.new_images()
+        self.steps_left = sum(image.steps for image in self.images)
         self.unfinished = self.n
+
+    def new_images(self) -> list["Image"]:
+        return [Image(self, self.first_index + i) for i in range(self.n)]
 
     @property
     def steps(self) -> int:
         """Network evaluations an image."""
         return len(self.coefficients)
+
+    @property
+    def asked(self) -> tuple[str, int]:
+        """The field of the request that makes it as large as it is, and its value."""
+        return ("n", self.n) if self.n > 1 else ("steps", self.steps)
 
     @property
     def rows(self) -> int:
@@ -116,8 +124,22 @@ class Image:
         return noise.normal(self.job.seed, self.index, self.step + 1, (self.job.z_dim,), noise.Z)
 
     @property
+    def steps(self) -> int:
+        return self.job.steps
+
+    @property
+    def row(self) -> Array:
+        """The coefficients of its next step."""
+        row: Array = self.job.coefficients[self.step]
+        return row
+
+    @property
+    def label(self) -> int:
+        return self.job.label
+
+    @property
     def steps_left(self) -> int:
-        return self.job.steps - self.step
+        return self.steps - self.step
 
     @property
     def finished(self) -> bool:
@@ -161,7 +183,7 @@ class Batch:
         images = [image for image in self.images for _ in range(image.job.rows)]
         coefficients = np.empty((len(images), job.coefficients.shape[1]), dtype=np.float32)
         for row, image in enumerate(images):
-            coefficients[row] = image.job.coefficients[image.step]
+            coefficients[row] = image.row
         guidance = self._guidance() if len(images) > len(self.images) else {}
         return StepInputs(
             x=[image.x for image in images],
@@ -175,7 +197,7 @@ class Batch:
         )
 
     def _labels(self) -> NDArray[np.int64]:
-        labels = [(image.job.label, image.job.no_label)[row] for image in self.images for row in range(image.job.rows)]
+        labels = [(image.label, image.job.no_label)[row] for image in self.images for row in range(image.job.rows)]
         return np.array(labels, dtype=np.int64)
 
     def _noise(self, images: list[Image], noise_std: Array) -> Array:

@@ -214,8 +214,11 @@ class Engine:
         """Gives the rows their new states, and ends the jobs that it finished."""
         self._failures[batch.model] = 0
         self.scheduler.costs.observe(batch.model, batch.rows, max(result.seconds, 1e-6))
+        for lane, nats in result.terms.items():
+            lane.nats.append(nats)
         for image in self.scheduler.advance(batch, result.x, result.x0):
-            image.pixels = result.pixels[image]
+            if image in result.pixels:
+                image.pixels = result.pixels[image]
             image.job.unfinished -= 1
         for image in batch.images:
             if image.job.watch is not None and image.job in self.jobs:

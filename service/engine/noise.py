@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 INITIAL = 0  # the stream of x_T; step k of a plan draws from stream k + 1
 UPDATE, Z = 0, 1  # uses of a stream: the update's noise (and x_T), or the network's z
+TERM, START = 2, 3  # the noise of a term of a bound, or where the terms begin
+GOLDEN = 0.6180339887498949  # the fraction of the golden ratio: its multiples are spread evenly over [0, 1)
 
 
 class _Own(threading.local):
@@ -27,7 +29,17 @@ def normal(seed: int, index: int, stream: int, shape: tuple[int, ...], use: int 
     Philox (Salmon et al. 2011) is counter-based. The key is (seed, index); the stream and its use are the counter's
     high words. So two streams of an image are at least 2^128 blocks apart.
     """
+    return _generator(seed, index, stream, use).standard_normal(shape, dtype=np.float32)
+
+
+def start(seed: int, index: int) -> float:
+    """Uniform in [0, 1), and evenly spread over a seed's indices: where the terms of an image's bound begin."""
+    return (_generator(seed, 0, INITIAL, START).random() + index * GOLDEN) % 1.0
+
+
+def _generator(seed: int, index: int, stream: int, use: int) -> np.random.Generator:
+    """This thread's, set to the beginning of a stream."""
     key, counter = np.array([seed, index], np.uint64), np.array([0, 0, use, stream], np.uint64)
     # The whole state is set, so earlier draws have no effect.
     _own.bits.state = {**_own.unused, "state": {"key": key, "counter": counter}}
-    return _own.generator.standard_normal(shape, dtype=np.float32)
+    return _own.generator

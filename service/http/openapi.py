@@ -9,9 +9,10 @@ from pydantic.json_schema import models_json_schema
 from service.http.oip_schemas import InferRequest
 from service.http.openai import ImageRequest
 from service.requests.request import GenerateRequest
+from service.requests.scoring import LikelihoodRequest
 
 REFERENCE = "#/components/schemas/{model}"
-BODIES = GenerateRequest, ImageRequest, InferRequest
+BODIES = GenerateRequest, ImageRequest, InferRequest, LikelihoodRequest
 
 
 def install(app: FastAPI) -> None:

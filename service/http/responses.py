@@ -26,21 +26,22 @@ from service.http.schemas import (
 from service.requests.encoding import MEDIA_TYPES, Encoding, one_each, one_for_all
 from service.requests.generation import Generation, Result
 from service.requests.request import MAX_GUIDANCE, MIN_GUIDANCE, Format
+from service.requests.scoring import DEFAULT_TERMS
 
 JSON, EVENTS = "application/json", "text/event-stream"
 FORMATS = {media_type: format for format, media_type in MEDIA_TYPES.items()}
-ANSWERS = [EVENTS, *reversed(FORMATS), JSON]  # mimeparse takes the last of those that suit equally well: JSON for */*
+ANSWERS = (EVENTS, *reversed(FORMATS), JSON)  # JSON for */*
 
 
 @lru_cache(maxsize=64)  # a client always sends the same header, which takes longer to parse than a small body
-def negotiate(accept: str) -> str:
-    """The media type of the answer. Raises NotAcceptable."""
+def negotiate(accept: str, answers: tuple[str, ...] = ANSWERS) -> str:
+    """The media type of the answer; of those that suit equally well the last. Raises NotAcceptable."""
     try:
-        best = mimeparse.best_match(ANSWERS, accept.lower() or "*/*")
+        best = mimeparse.best_match(answers, accept.lower() or "*/*")
     except mimeparse.MimeTypeParseException:
         best = ""
     if not best:
-        raise NotAcceptable(accept, ANSWERS)
+        raise NotAcceptable(accept, answers)
     return str(best)
 
 
@@ -65,7 +66,11 @@ def headers(generation: Generation) -> dict[str, str]:
 
 
 def result_headers(generation: Generation, result: Result) -> dict[str, str]:
-    times = timing(result.job, generation.origin.arrived_s)
+    return {**headers(generation), **timing_headers(result, generation.origin.arrived_s)}
+
+
+def timing_headers(result: Result, arrived_s: float) -> dict[str, str]:
+    times = timing(result.job, arrived_s)
     parts = {
         "queue": times.queue_ms,
         "compute": times.compute_ms,
@@ -73,7 +78,7 @@ def result_headers(generation: Generation, result: Result) -> dict[str, str]:
         "total": times.total_ms,
     }
     server_timing = ", ".join(f"{name};dur={ms:.3f}" for name, ms in parts.items())
-    return {**headers(generation), "Trilemma-Cache": result.source, "Server-Timing": server_timing}
+    return {"Trilemma-Cache": result.source, "Server-Timing": server_timing}
 
 
 def timing(job: Job | None, arrived_s: float) -> Timing:
@@ -110,7 +115,7 @@ def json(generation: Generation, files: Sequence[bytes], timing: Timing) -> byte
 
 def describe(model: Placement) -> MethodInfo:
     """A model's entry in `GET /methods`."""
-    bundle = model.bundle
+    bundle, bound = model.bundle, model.bundle.bound
     solvers = [
         SolverInfo(
             name=name,
@@ -128,6 +133,7 @@ def describe(model: Placement) -> MethodInfo:
         classes=bundle.manifest.classes,
         guidance=Range(min=MIN_GUIDANCE, max=MAX_GUIDANCE, default=1) if bundle.manifest.guidance else None,
         steps=Steps(min=1, max=bundle.max_steps, default=bundle.manifest.recommended_steps),
+        likelihood=None if bound is None else Steps(min=1, max=bound.most, default=min(DEFAULT_TERMS, bound.most)),
         solvers=solvers,
         device=model.device,
         measured=bundle.manifest.measured.model_dump(exclude_unset=True),

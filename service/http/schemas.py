@@ -41,6 +41,32 @@ class GenerateResponse(BaseModel):
     model: ModelRef
 
 
+class BoundParts(BaseModel):
+    """Bits per dimension; their sum is `bits_per_dimension`."""
+
+    prior: float = Field(description="of the distance between the image in full noise and pure noise")
+    diffusion: float = Field(description="of the steps between; estimated")
+    reconstruction: float = Field(description="of the pixels' values, given the least noisy state")
+
+
+class ScoredImage(BaseModel):
+    index: int = Field(description="index of the image, which decides its noise with the seed")
+    class_label: str | None
+    bits_per_dimension: float = Field(description="upper bound on the negative log-likelihood; estimated")
+    standard_error: float | None = Field(description="of `bits_per_dimension`; null with one term")
+    bound: BoundParts
+
+
+class LikelihoodResponse(BaseModel):
+    id: str
+    method: str
+    terms: int = Field(description="network evaluations an image for the diffusion")
+    seed: int
+    images: list[ScoredImage]
+    timing: Timing
+    model: ModelRef
+
+
 class Range(BaseModel):
     min: float
     max: float
@@ -70,6 +96,7 @@ class MethodInfo(BaseModel):
     classes: list[str]
     guidance: Range | None = Field(description="range of `guidance`; null: the model takes none")
     steps: Steps
+    likelihood: Steps | None = Field(description="range of `terms` of `POST /likelihood`; null: it has no likelihood")
     solvers: list[SolverInfo] = Field(description="solvers; the first is the default")
     device: str = Field(description="device, runtime, precision and batch sizes")
     measured: dict[str, Any] = Field(description="measured quality and speed; empty if not measured")

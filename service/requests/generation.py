@@ -6,15 +6,16 @@ Each protocol's handler begins one. Protocols differ in how a request is written
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from starlette.types import Receive
 
 from bundle.manifest import AUTO
-from service.engine.jobs import Job
+from service.engine.jobs import Job, Priority
 from service.engine.placement import Placement
 from service.requests import auto
 from service.requests.encoding import Encoding
@@ -48,28 +49,35 @@ class Result:
     encoding_s: float
 
 
+class Urgency(Protocol):
+    """How soon a request is to be answered."""
+
+    @property
+    def deadline_ms(self) -> int | None: ...
+    @property
+    def priority(self) -> Priority: ...
+
+
 @dataclass(frozen=True)
-class Generation:
+class Computation(ABC):
+    """A resolved request, whatever it is for."""
+
     state: ServiceState
     origin: Origin
-    request: GenerateRequest
     model: Placement
-    sampling: Sampling
-    choice: str | None  # for method `auto`: which measured point this is, and why
-    encoding: Encoding
     tag: str  # ETag of the answer
 
-    @classmethod
-    def begin(cls, state: ServiceState, origin: Origin, request: GenerateRequest, encoding: Encoding) -> "Generation":
-        """Resolves the request. Raises what Models.find, auto.choose and resolve raise."""
-        served = state.models.served().values()
-        points = auto.operating_points(served, request) if request.method == AUTO else []
-        request, choice = auto.choose(request, points, lambda concrete: can_promise(state, origin, concrete))
-        model = state.models.find(request.method)
-        origin.log_fields["method"] = model.name
-        sampling = resolve(model, request, served)
-        state.metrics.requested_steps.labels(request.method, sampling.solver).observe(sampling.steps)
-        return cls(state, origin, request, model, sampling, choice, encoding, etag(sampling, encoding))
+    @property
+    @abstractmethod
+    def identity(self) -> tuple[Hashable, Urgency]:
+        """All that decides the result, and how soon it is wanted."""
+
+    @abstractmethod
+    def job(self) -> Job: ...
+
+    @abstractmethod
+    def encode(self, job: Job) -> list[bytes]:
+        """The files of the finished job. It takes too long for the event loop."""
 
     async def result(self) -> Result:
         """The files. Raises what `submit` and InFlight.wait raise."""
@@ -85,9 +93,6 @@ class Generation:
         job = await self.wait(ended)
         start_s = time.perf_counter()
         return Result(await self.files(job), source, job, time.perf_counter() - start_s)
-
-    def job(self) -> Job:
-        return new_job(self.state, self.origin, self.model, self.sampling, self.request)
 
     def submit(self, job: Job, start: Callable[[Job], asyncio.Future[Job]]) -> asyncio.Future[Job]:
         """Starts the job at its caller's expense; a failure is free. Raises what `start` and `charge` raise."""
@@ -109,12 +114,12 @@ class Generation:
         return await self.state.in_flight.wait(self.origin.id, self.origin.caller, self.origin.receive, ended)
 
     async def files(self, job: Job) -> list[bytes]:
-        """The job's images encoded, off the event loop, and kept in the cache."""
+        """What the job came to, encoded off the event loop and kept in the cache."""
         metrics, method = self.state.metrics, job.method
         metrics.queue_seconds.labels(method).observe(max(job.started_s - self.origin.arrived_s, 0.0))
         if job.deadline_s < math.inf:
             metrics.slack_seconds.labels(method).observe(job.deadline_s - job.finished_s)
-        files = await asyncio.to_thread(lambda: self.encoding.encode(np.stack([image.pixels for image in job.images])))
+        files = await asyncio.to_thread(self.encode, job)
         answered_s = time.perf_counter()
         self.state.answer_time.observe(answered_s - job.finished_s)
         tracing.record(job, answered_s)
@@ -123,9 +128,42 @@ class Generation:
 
     @property
     def _key(self) -> tuple[object, ...]:
-        """What may share a job: the same images, as soon. A request with a deadline has its own."""
-        own = None if self.request.deadline_ms is None else object()
-        return self.sampling, self.request.priority, own
+        """What may share a job: the same result, as soon. A request with a deadline has its own."""
+        result, urgency = self.identity
+        own = None if urgency.deadline_ms is None else object()
+        return result, urgency.priority, own
+
+
+@dataclass(frozen=True)
+class Generation(Computation):
+    """A request for images."""
+
+    request: GenerateRequest
+    sampling: Sampling
+    choice: str | None  # for method `auto`: which measured point this is, and why
+    encoding: Encoding
+
+    @classmethod
+    def begin(cls, state: ServiceState, origin: Origin, request: GenerateRequest, encoding: Encoding) -> "Generation":
+        """Resolves the request. Raises what Models.find, auto.choose and resolve raise."""
+        served = state.models.served().values()
+        points = auto.operating_points(served, request) if request.method == AUTO else []
+        request, choice = auto.choose(request, points, lambda concrete: can_promise(state, origin, concrete))
+        model = state.models.find(request.method)
+        origin.log_fields["method"] = model.name
+        sampling = resolve(model, request, served)
+        state.metrics.requested_steps.labels(request.method, sampling.solver).observe(sampling.steps)
+        return cls(state, origin, model, etag(sampling, encoding), request, sampling, choice, encoding)
+
+    @property
+    def identity(self) -> tuple[Hashable, Urgency]:
+        return self.sampling, self.request
+
+    def job(self) -> Job:
+        return new_job(self.state, self.origin, self.model, self.sampling, self.request)
+
+    def encode(self, job: Job) -> list[bytes]:
+        return self.encoding.encode(np.stack([image.pixels for image in job.images]))
 
 
 def new_job(state: ServiceState, origin: Origin, model: Placement, sampling: Sampling, request: GenerateRequest) -> Job:

@@ -24,6 +24,18 @@ GUIDANCE = (
 )
 
 
+Seed = Annotated[int | None, Field(ge=0, le=MAX_SEED, description="drawn and returned if absent")]
+DeadlineMs = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        le=86_400_000,
+        description="time limit of the answer; a request that cannot meet it is refused at once with 429",
+    ),
+]
+QueuePriority = Annotated[Priority, Field(description="order among requests without a deadline")]
+
+
 class GenerateRequest(BaseModel):
     """Images to generate. The same request with the same seed always gives the same images."""
 
@@ -37,7 +49,7 @@ class GenerateRequest(BaseModel):
     steps: Annotated[
         int | None, Field(ge=1, description="network evaluations an image; default: the model's recommended number")
     ] = None
-    seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="drawn and returned if absent")] = None
+    seed: Seed = None
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES, description="number of images")] = 1
     index: Annotated[
         int,
@@ -80,15 +92,8 @@ class GenerateRequest(BaseModel):
         ),
     ] = None
     format: Annotated[Format, Field(description="file format of `images[].data` in a JSON answer")] = "png"
-    deadline_ms: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=86_400_000,
-            description="time limit of the answer; a request that cannot meet it is refused at once with 429",
-        ),
-    ] = None
-    priority: Annotated[Priority, Field(description="order among requests without a deadline")] = "normal"
+    deadline_ms: DeadlineMs = None
+    priority: QueuePriority = "normal"
     preview_every: Annotated[
         int | None, Field(ge=1, description="in an event stream: steps between two previews of the predicted image")
     ] = None

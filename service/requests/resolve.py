@@ -58,7 +58,7 @@ def resolve(model: Placement, request: GenerateRequest, served: Iterable[Placeme
         steps=steps,
         solver=solver,
         settings=_settings(solver, bundle.solvers[solver].settings, request),
-        label=_label(bundle, request.class_label),
+        label=label_of(bundle, request.class_label),
         seed=secrets.randbelow(DRAWN_SEEDS) if request.seed is None else request.seed,
         n=request.n,
         index=request.index,
@@ -69,12 +69,7 @@ def resolve(model: Placement, request: GenerateRequest, served: Iterable[Placeme
 def job_of(
     model: Placement, sampling: Sampling, request: GenerateRequest, *, id: str, submitted_s: float, answer_s: float
 ) -> Job:
-    """The engine's work for a resolved request. `answer_s` is how long an answer takes after the last step.
-
-    At most MAX_ANSWER_SHARE of a deadline is kept for the answer: if it were all of it, every request would be refused,
-    and nothing would show that answers have become quicker.
-    """
-    within_s = math.inf if request.deadline_ms is None else request.deadline_ms / 1000
+    """The engine's work for a resolved request. `answer_s` is how long an answer takes after the last step."""
     manifest = model.bundle.manifest
     return Job(
         id=id,
@@ -91,20 +86,30 @@ def job_of(
         no_label=len(manifest.classes),
         submitted_s=submitted_s,
         priority=request.priority,
-        deadline_s=submitted_s + within_s - min(answer_s, MAX_ANSWER_SHARE * within_s),
+        deadline_s=deadline_s(request.deadline_ms, submitted_s, answer_s),
         preview_every=request.preview_every or 0,
     )
 
 
+def deadline_s(deadline_ms: int | None, submitted_s: float, answer_s: float) -> float:
+    """When a request's last step must be done.
+
+    At most MAX_ANSWER_SHARE of the time is kept for the answer: if it were all of it, every request would be refused,
+    and nothing would show that answers have become quicker.
+    """
+    within_s = math.inf if deadline_ms is None else deadline_ms / 1000
+    return submitted_s + within_s - min(answer_s, MAX_ANSWER_SHARE * within_s)
+
+
 def has_class(bundle: Bundle, class_label: int | str | None) -> bool:
     try:
-        _label(bundle, class_label)
+        label_of(bundle, class_label)
     except InvalidRequest:
         return False
     return True
 
 
-def _label(bundle: Bundle, class_label: int | str | None) -> int:
+def label_of(bundle: Bundle, class_label: int | str | None) -> int:
     """The number of a class: an integer is the number itself, a string first of all a name, then a number in digits."""
     classes = bundle.manifest.classes
     if class_label is None:

@@ -59,6 +59,16 @@ class Metrics:
             buckets=PLAN_BUCKETS,
             registry=registry,
         )
+        self.likelihood_images = Counter(
+            "trilemma_likelihood_images_total", "Images whose likelihood was asked for", ["method"], registry=registry
+        )
+        self.likelihood_terms = Histogram(
+            "trilemma_likelihood_terms",
+            "Terms an image of each request for a likelihood",
+            ["method"],
+            buckets=PLAN_BUCKETS,
+            registry=registry,
+        )
         self.rejections = Counter("trilemma_rejections_total", "Refused requests", ["reason"], registry=registry)
         self.missed_deadlines = Counter(
             "trilemma_missed_deadlines_total",

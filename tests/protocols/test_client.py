@@ -1,6 +1,7 @@
 """The client of the distribution, at a real server."""
 
 import asyncio
+import base64
 import io
 import subprocess
 import sys
@@ -8,7 +9,9 @@ import threading
 import time
 from contextlib import aclosing
 from types import SimpleNamespace
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -113,3 +116,33 @@ def test_a_picture_is_the_file(url: str) -> None:
     with Client(url) as client:
         made = client.generate("toy", seed=1, format="webp")
     np.testing.assert_array_equal(np.asarray(made.images[0]), np.asarray(Image.open(io.BytesIO(made.files[0]))))
+
+
+def test_likelihoods_are_those_of_the_service_for_pictures_and_arrays(url: str) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 1, 4, 4)).astype(np.uint8)
+    asked = {"seed": 5, "terms": 8, "class_label": ["one", None, "zero"]}
+    body = {"method": "toy", "image": base64.b64encode(npy(images)).decode(), **asked}
+    answer = httpx.post(f"{url}/likelihood", json=body, verify=False).json()  # noqa: S501
+    expected = [image["bits_per_dimension"] for image in answer["images"]]
+    with Client(url) as client:
+        scored = client.likelihood("toy", images, **asked)
+        one = client.likelihood("toy", Image.fromarray(images[1, 0]), seed=5, index=1, terms=8)
+        single = client.likelihood("toy", images[0], terms=1)
+        with pytest.raises(Refused, match="terms"):
+            client.likelihood("toy", images, terms=0)
+    assert (scored.bits_per_dimension.tolist(), scored.seed) == (expected, 5)
+    assert one.bits_per_dimension.tolist() == expected[1:2]
+    assert (scored.standard_error > 0).all()
+    assert np.isnan(single.standard_error).all()
+
+    async def ask() -> list[float]:
+        async with AsyncClient(url) as client:
+            return (await client.likelihood("toy", images, **asked)).bits_per_dimension.tolist()
+
+    assert asyncio.run(ask()) == expected
+
+
+def npy(array: Any) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()

@@ -2,16 +2,20 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 import termios
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.conftest import REPOSITORY
 from tests.protocols.conftest import own
 from tests.protocols.test_openai import theirs
+from trilemma import Client
 
 
 def trilemma(url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -71,3 +75,20 @@ def test_in_a_terminal_without_graphics_the_picture_is_shown_in_coloured_cells(u
     assert path.read_bytes() == own(url, "image/png", seed=7)
     assert "▀" in shown.decode()
     assert b"\x1b[38;2;" in shown
+
+
+def test_likelihood_lists_the_bits_of_each_image(url: str, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 1, 4, 4)).astype(np.uint8)
+    np.save(tmp_path / "two.npy", images)
+    Image.fromarray(images[0, 0]).save(tmp_path / "one.png")
+    paths = [str(tmp_path / name) for name in ("two.npy", "one.png")]
+    done = trilemma(url, "likelihood", "toy", *paths, "--terms", "all", "--class", "one")
+    assert done.returncode == 0, done.stderr
+    with Client(url) as client:
+        expected = client.likelihood("toy", images, terms="all", class_label="one", seed=0)
+    shown = [f"{bits:.4f}" for bits in expected.bits_per_dimension]
+    assert re.findall(r"\d+\.\d{4}", done.stdout)[::2] == [*shown, shown[0]]
+    (tmp_path / "none.npy").write_bytes(b"none")
+    for wrong in (tmp_path / "none.npy", tmp_path / "absent.png"):
+        failed = trilemma(url, "likelihood", "toy", str(wrong))
+        assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)

@@ -20,7 +20,7 @@ LONG = "x" * 60_000
 MANY = 5_000
 JSON = {"content-type": "application/json"}
 INFER = "/v2/models/toy/infer"
-PATHS = ("/generate", "/v1/images/generations", INFER, "/v2/repository/index")
+PATHS = ("/generate", "/likelihood", "/v1/images/generations", INFER, "/v2/repository/index")
 MOST_BYTES = 20_000  # of a refusal
 
 
@@ -56,6 +56,11 @@ BODIES = {
     "a long solver": json.dumps({"method": "toy", "solver": LONG}),
     "a long setting": json.dumps({"method": "toy", "settings": {LONG: 1}}),
     "many settings": json.dumps({"method": "toy", "settings": {f"k{number}": "" for number in range(MANY)}}),
+    "a long image": json.dumps({"method": "toy", "image": LONG}),
+    "many images": json.dumps({"method": "toy", "image": [""] * 15_000}),
+    "many images of no kind": json.dumps({"method": "toy", "image": [[]] * 15_000}),
+    "many classes": json.dumps({"method": "toy", "image": LONG, "class_label": [[]] * 10}),
+    "long terms": json.dumps({"method": "toy", "image": "", "terms": LONG}),
     "a long id": json.dumps({"id": LONG}),
     "a long tensor's name": tensor(name=LONG),
     "a long datatype": tensor(datatype=LONG),
