@@ -39,8 +39,8 @@ CIFAR10: Mapping[str, Any] = {  # of google/ddpm-cifar10-32
 
 def cifar10(folder: Path) -> tuple[Path, int]:
     """A folder of diffusers as google/ddpm-cifar10-32, and its number of weights."""
-    unet: Any = diffusers.UNet2DModel(**CIFAR10)  # type: ignore[no-untyped-call]
-    pipeline: Any = diffusers.DDPMPipeline(unet=unet, scheduler=diffusers.DDPMScheduler())  # type: ignore[no-untyped-call]
+    unet: Any = diffusers.UNet2DModel(**CIFAR10)
+    pipeline: Any = diffusers.DDPMPipeline(unet=unet, scheduler=diffusers.DDPMScheduler())
     pipeline.save_pretrained(folder / "ddpm-cifar10-32")
     return folder / "ddpm-cifar10-32", unet.num_parameters()
 
