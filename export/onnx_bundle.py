@@ -106,8 +106,8 @@ def dataset(card: Card) -> Dataset | None:
 
 def trace(module: nn.Module, inputs: Arrays, outputs: list[str]) -> onnx.ModelProto:
     """The module as a simplified ONNX graph, dynamic in the batch axis only."""
-    # No graph has a limit of rows. With 64 or more, diffusers copies a tensor before it resizes one, so a trace that had
-    # to hold for both would be made, refused, and made again.
+    # The graph itself has no limit. diffusers copies a tensor of 64 rows or more before it resizes it: a trace for any
+    # number of rows would be refused, and made again.
     rows = torch.export.Dim("rows", min=1, max=63)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations

@@ -23,7 +23,7 @@ from importers.storage import Storage
 from loadtests.machine import machine
 from loadtests.server_process import REPOSITORY, free_port, wait_until_ready
 
-STEPS = 20
+MODEL, STEPS = "model", 20
 CIFAR10: Mapping[str, Any] = {  # of google/ddpm-cifar10-32
     "sample_size": 32,
     "block_out_channels": (128, 256, 256, 256),
@@ -39,8 +39,8 @@ CIFAR10: Mapping[str, Any] = {  # of google/ddpm-cifar10-32
 
 def cifar10(folder: Path) -> tuple[Path, int]:
     """A folder of diffusers as google/ddpm-cifar10-32, and its number of weights."""
-    unet: Any = diffusers.UNet2DModel(**CIFAR10)  # type: ignore[no-untyped-call]
-    pipeline: Any = diffusers.DDPMPipeline(unet=unet, scheduler=diffusers.DDPMScheduler())  # type: ignore[no-untyped-call]
+    unet: Any = diffusers.UNet2DModel(**CIFAR10)
+    pipeline: Any = diffusers.DDPMPipeline(unet=unet, scheduler=diffusers.DDPMScheduler())
     pipeline.save_pretrained(folder / "ddpm-cifar10-32")
     return folder / "ddpm-cifar10-32", unet.num_parameters()
 
@@ -64,7 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         source, weights = PUBLISHED[arguments.model](Path(folder))
         bundles = Path(folder) / "bundles"
-        rows = [imported(source, bundles / "model", arguments.storage), *served(bundles)]
+        rows = [imported(source, bundles / MODEL, arguments.storage), *served(bundles)]
         size = sum(path.stat().st_size for path in bundles.glob("*/*"))
     print(f"\n{weights / 1e6:.1f} million weights, a bundle of {size / 2**20:.0f} MiB, on {machine()}\n")
     print("| | seconds | peak memory, MiB |\n|---|--:|--:|")
@@ -81,7 +81,8 @@ class Row(NamedTuple):
 
 def imported(source: Path, target: Path, storage: Storage) -> Row:
     start_s = time.perf_counter()
-    with started("-m", "importers", source, "-o", target, "--storage", storage) as process:
+    options = ["-o", target, "--name", target.name, "--storage", storage]
+    with started("-m", "importers", source, *options) as process:
         peak_bytes = ended(process)
     return Row(f"`./run import {source.name} --storage {storage}`", time.perf_counter() - start_s, peak_bytes)
 
@@ -93,7 +94,7 @@ def served(bundles: Path) -> list[Row]:
         url = f"http://127.0.0.1:{port}"
         wait_until_ready(url, process)
         ready_s, ready_bytes = time.perf_counter(), peak_of(process)
-        request = {"method": "model", "steps": STEPS, "seed": 1}
+        request = {"method": MODEL, "steps": STEPS, "seed": 1}
         httpx.post(f"{url}/generate", json=request, headers={"Accept": "image/png"}, timeout=600).raise_for_status()
         image_s, image_bytes = time.perf_counter(), peak_of(process)
         process.terminate()
