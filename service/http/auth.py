@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -36,7 +36,7 @@ class Key(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    work_s_per_minute: PositiveFloat | None = None
+    work_s_per_minute: Annotated[FiniteFloat, Field(ge=0.001)] | None = None
     admin: bool = False
 
 

@@ -1,10 +1,15 @@
 """What one request may cost, counted and not timed: errors, schemas, bytes of an answer, and threads."""
 
+import base64
 import json
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
+import numpy as np
+import orjson
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given
@@ -12,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from service.errors import MAX_ERRORS
-from service.http import problem_responses
+from service.http import oip_tensors, problem_responses, responses
 from tests.conftest import ToyRuntime, write_bundle
 from tests.service.conftest import serve
 
@@ -162,3 +167,63 @@ def test_any_number_ends_in_an_answer_that_is_not_the_servers_fault(
     }
     content = json.dumps(body) if all(abs(value) < 10**4000 for value in fields.values()) else "{}"
     assert client.post("/generate", content=content, headers=JSON).status_code < 500
+
+
+ANSWERS = {
+    "/generate": {"method": "large", "n": 8, "format": "npy", "steps": 1},
+    "/v1/images/generations": {"model": "large", "prompt": "one", "n": 8, "size": "auto"},
+    "/v2/models/large/infer": {"inputs": [{"name": "n", "shape": [1], "datatype": "INT32", "data": [8]}]},
+}
+
+
+@pytest.mark.parametrize("accept", ["*/*", "text/event-stream"])
+@pytest.mark.parametrize("path", ANSWERS)
+def test_a_long_answer_is_not_written_on_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, accept: str
+) -> None:
+    monkeypatch.setattr(responses, "AT_ONCE", 1000)
+    monkeypatch.setattr(oip_tensors, "PIECE", 1000)
+    shape = (3, 20, 20)
+    write_bundle(tmp_path / "large", name="large", shape=shape, state_shape=shape)
+    loop_threads, writers = set(), set()
+    encode = base64.b64encode
+    dumps = orjson.dumps
+
+    def noting(content: Any, option: int | None = None) -> bytes:
+        written = dumps(content, option=option)
+        if isinstance(content, np.ndarray):
+            assert len(content) <= oip_tensors.PIECE
+            writers.add(threading.get_ident())
+        return written
+
+    def encoding(content: bytes) -> bytes:
+        writers.add(threading.get_ident())
+        return encode(content)
+
+    async def on_the_loop() -> None:
+        loop_threads.add(threading.get_ident())
+
+    monkeypatch.setattr(base64, "b64encode", encoding)
+    monkeypatch.setattr(orjson, "dumps", noting)
+    with serve(tmp_path, ToyRuntime()) as client:
+        assert client.portal is not None
+        client.portal.call(on_the_loop)
+        answer = client.post(path, json=ANSWERS[path], headers={"accept": accept})
+    assert answer.status_code == 200
+    assert writers
+    assert not writers & loop_threads
+
+
+def test_an_answer_in_pieces_is_the_answer(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(**parameters: Any) -> bytes:
+        body = {"id": "x", "parameters": parameters, "inputs": json.loads(tensor(data=[5]))["inputs"]}
+        body["inputs"].append({"name": "seed", "shape": [1], "datatype": "UINT64", "data": [7]})
+        response = client.post(INFER, json=body)
+        assert int(response.headers["content-length"]) == len(response.content)
+        return response.content
+
+    whole = answer()
+    monkeypatch.setattr(oip_tensors, "PIECE", 7)  # numbers of 80
+    assert answer() == whole
+    binary = np.frombuffer(answer(binary_data_output=True)[-5 * 16 * 4 :], "<f4")
+    assert np.array(json.loads(whole)["outputs"][0]["data"], "<f4").tobytes() == binary.tobytes()
