@@ -129,7 +129,7 @@ async def generate(body: ImageRequest, state: State, origin: RequestOrigin) -> R
         if body.stream:
             return stream(generation, body.partial_images or 0)
         result = await generation.result()
-    content = await responses.written(result.files, lambda: json(generation, result.files))
+    content = await responses.written(result.files, lambda: json(generation, body, result.files))
     return Response(content, media_type=responses.JSON, headers=responses.result_headers(generation, result))
 
 
@@ -179,12 +179,12 @@ class ImageEvents:
         return streaming.event(name, {"type": name, "created_at": int(time.time()), **self.picture, **data})
 
 
-def json(generation: Generation, files: Sequence[bytes]) -> str:
-    """The answer's body."""
+def json(generation: Generation, body: ImageRequest, files: Sequence[bytes]) -> str:
+    """The body of the answer."""
     response = ImagesResponse(
         created=int(time.time()),
         data=[ImageData(b64_json=base64.b64encode(file).decode()) for file in files],
-        output_format=generation.request.format,
+        output_format=body.output_format or "png",
         size=size(generation.model),
         seed=generation.sampling.seed,
         usage=USAGE,

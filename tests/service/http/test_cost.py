@@ -11,13 +11,14 @@ import anyio.to_thread
 import numpy as np
 import orjson
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from service.errors import MAX_ERRORS
-from service.http import oip_tensors, problem_responses, responses
+from service.http import oip_tensors, openapi, problem_responses, responses, routes
 from tests.conftest import ToyRuntime, write_bundle
 from tests.service.conftest import serve
 
@@ -88,6 +89,28 @@ def test_no_body_makes_a_long_answer_or_one_that_is_the_servers_fault(
     assert answer.is_success or len(answer.json().get("errors", [])) <= MAX_ERRORS
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/generate", {"method": "many", "class_label": "x"}),
+        ("/generate", {"method": "many", "class_label": 10_000}),
+        ("/v1/images/generations", {"model": "many", "prompt": "x"}),
+        (
+            "/v2/models/many/infer",
+            {"inputs": [{"name": "class_label", "shape": [1], "datatype": "INT32", "data": [-1]}]},
+        ),
+    ],
+)
+def test_a_wrong_class_of_many_has_a_short_answer(tmp_path: Path, path: str, body: dict[str, Any]) -> None:
+    write_bundle(tmp_path / "many", name="many", classes=[f"{number} {'x' * 180}" for number in range(4000)])
+    with serve(tmp_path, ToyRuntime()) as client:
+        answer = client.post(path, json=body)
+        assert len(client.get("/methods").json()[0]["classes"]) == 4000
+    assert answer.status_code in (400, 422)
+    assert "3999" in answer.text
+    assert len(answer.content) <= MOST_BYTES
+
+
 @pytest.mark.parametrize("header", ["9" * 5000, "-1", "1e3", "0x2", "", " ", "99999999999"])
 def test_no_length_of_the_json_part_is_the_servers_fault(client: TestClient, header: str) -> None:
     answer = client.post(INFER, content="{}", headers={**JSON, "Inference-Header-Content-Length": header})
@@ -124,6 +147,25 @@ def test_a_models_schema_is_built_once_however_much_is_wrong(
         for path in PATHS:
             client.post(path, content=BODIES["many unknown keys"], headers=JSON)
     assert len(built) == len(set(built)) > 0
+
+
+def test_the_description_is_not_made_on_the_event_loop() -> None:
+    app, threads = FastAPI(openapi_url=None), []
+    app.include_router(routes.router)
+    describe = app.openapi
+
+    def noting() -> dict[str, Any]:
+        threads.append(threading.get_ident())
+        return describe()
+
+    app.openapi = noting  # type: ignore[method-assign]
+    openapi.install(app)
+    with TestClient(app) as client:
+        assert client.portal is not None
+        loop_thread = client.portal.call(threading.get_ident)
+        assert client.get("/openapi.json").status_code == 200
+    assert threads
+    assert loop_thread not in threads
 
 
 def test_nothing_on_the_way_to_a_handler_waits_for_a_thread(
