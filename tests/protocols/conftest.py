@@ -12,7 +12,7 @@ from tests.conftest import ToyRuntime, write_bundle
 from tests.deploy.conftest import in_this_process
 from tests.service.conftest import Held
 
-KEY = "secret of alice"
+KEY = "clé de Zoë"  # UTF-8, as a shell sends it
 
 
 @pytest.fixture(scope="module")
