@@ -15,11 +15,14 @@ START_TIMEOUT_S = 120
 
 
 @contextlib.contextmanager
-def serving(bundles: Path, *options: str) -> Iterator[str]:
-    """The URL of a ready service over `bundles`; it is stopped on leaving. `options` are more of `./run serve`."""
+def serving(bundles: Path, *options: str, module: str = "service") -> Iterator[str]:
+    """The URL of a ready service over `bundles`; it is stopped on leaving. `options` are more of `./run serve`.
+
+    `module` stands in for the service's own.
+    """
     port = free_port()
     own = ["--port", str(port), "--bundles", str(bundles), "--log-level", "warning"]
-    command = [sys.executable, "-m", "service", *own, *options]
+    command = [sys.executable, "-m", module, *own, *options]
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command, cwd=REPOSITORY) as process:
         try:

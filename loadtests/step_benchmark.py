@@ -1,11 +1,9 @@
 """`./run bench`: the cost of a step by threads and workers, and the server's overhead; prints tables for the docs."""
 
 import argparse
-import json
 import os
 import statistics
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -18,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bundle import loading
 from bundle.loading import Bundle
 from bundle.manifest import STEP
+from loadtests.low_load import added_ms
 from loadtests.machine import machine
 from loadtests.server_process import serving
 from service.engine.denoise import first_step
@@ -120,28 +119,9 @@ def rate(choice: Choice, session: ort.InferenceSession, loaded: Bundle, rows: in
 
 
 def low_load(url: str, loaded: Bundle) -> None:
-    """Prints the overhead of HTTP: the caller's latency less the engine's and the encoder's, one request at a time.
-
-    The caller is the standard library's client, as httpx itself takes a millisecond more.
-    """
-    connection = HTTPConnection(url.removeprefix("http://"))
-    headers = {"Accept": "image/png", "Content-Type": "application/json"}
-    added = []
-    for seed in range(LOW_LOAD):
-        start_s = time.perf_counter()
-        connection.request("POST", "/generate", json.dumps({"method": loaded.manifest.name, "seed": seed}), headers)
-        answer = connection.getresponse()
-        answer.read()
-        latency_ms = 1000 * (time.perf_counter() - start_s)
-        added.append(latency_ms - sum(ms for name, ms in timings(answer.headers["Server-Timing"]) if name != "total"))
+    """Prints the overhead of HTTP for one caller alone."""
+    added = added_ms(HTTPConnection(url.removeprefix("http://")), LOW_LOAD, method=loaded.manifest.name)
     print(f"alone: HTTP adds {statistics.median(added):.2f} ms to a request, in the median")
-
-
-def timings(header: str) -> Iterator[tuple[str, float]]:
-    """The parts of a Server-Timing header, in milliseconds."""
-    for part in header.split(", "):
-        name, _, ms = part.partition(";dur=")
-        yield name, float(ms)
 
 
 def saturate(client: httpx.Client, loaded: Bundle, requests: int, bare: float) -> None:

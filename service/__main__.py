@@ -39,6 +39,8 @@ def main() -> None:
     # serves there is nothing to finish.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, end)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))  # a terminal that is closed
     gc.freeze()  # what is imported stays: a full collection that looks at it stops the event loop for 30 to 60 ms
     listeners = [listener, *(listener.dup() for _ in range(ACCEPTED_A_TURN - 1))]
     uvicorn.Server(uvicorn.Config(app, **options(app, settings))).run(sockets=listeners)

@@ -92,6 +92,7 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None, limi
         version=VERSION,
         summary="Step-level continuous batching for diffusion models",
         lifespan=lambda _: lifespan(registry, settings, limits),
+        openapi_url=None,  # openapi.py answers there
         docs_url=None,  # static.py has a page that loads nothing from another host
         redoc_url=None,
         telemetry=telemetry(settings.trace),

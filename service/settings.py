@@ -16,6 +16,8 @@ from service.engine.jobs import MAX_IMAGES
 SHIPPED_BUNDLES = Path(__file__).parent.parent / "bundles"
 MAX_CONNECTIONS = 2048  # so many requests at once take half a second to read, and health answers after that
 OWN_DESCRIPTORS = 128  # for models, threads and the log
+MAX_S = 1e7  # four months: a thread cannot wait for ever by a number
+MAX_THREADS = 1024  # of each kind
 
 
 def default_connections() -> int:
@@ -47,30 +49,41 @@ class Settings(BaseSettings):
         "on a machine with a GPU, for bundles with engines",
     )
     watch_s: NonNegativeFloat = setting(
-        5, "time between two checks for changed bundles; 0: no checks", "0 if only /admin/reload should load bundles"
+        5,
+        "time between two checks for changed bundles; 0: no checks",
+        "0 if only /admin/reload should load bundles",
+        le=MAX_S,
     )
     load_s: PositiveFloat = setting(
         120,
         "time to try a new bundle in; one that takes longer is refused",
         "raise it for a large model on a slow machine",
+        le=MAX_S,
     )
     load_bytes: PositiveInt = setting(
         4 * 2**30,
         "memory that a graph of a new bundle may take when it is tried; one that takes more is refused",
         "raise it for a large model; lower it where memory is short",
+        ge=2**24,
+        le=2**60,
     )
     workers: PositiveInt = setting(
         resources.read().workers,
         "network steps that run at a time; default: one a usable processor; on a GPU always one",
         "fewer, to leave cores to other programs",
+        le=MAX_THREADS,
     )
     threads: PositiveInt = setting(
-        1, "threads of each network step", "if models are large and callers few; measure it with `./run bench`"
+        1,
+        "threads of each network step",
+        "if models are large and callers few; measure it with `./run bench`",
+        le=MAX_THREADS,
     )
     max_batch: PositiveInt = setting(
         16,
         "largest number of images in a network step",
         "raise it if the metric batch size is at its limit and a larger batch costs little more (`./run bench`)",
+        le=1024,
     )
     max_queued_images: int = setting(
         4096,
@@ -92,7 +105,10 @@ class Settings(BaseSettings):
         64 * 2**20, "memory for finished files, by ETag; 0: no cache", "raise it if callers repeat requests"
     )
     shutdown_s: PositiveInt = setting(
-        120, "time to finish accepted requests after SIGTERM", "match it with the grace period of your orchestrator"
+        120,
+        "time to finish accepted requests after SIGTERM",
+        "match it with the grace period of your orchestrator",
+        le=MAX_S,
     )
     max_body_bytes: PositiveInt = setting(
         65536,
@@ -109,6 +125,7 @@ class Settings(BaseSettings):
         16384,
         "longest head of a request, its line and headers; a longer one gets 431",
         "raise it if a proxy adds long cookies or tokens",
+        ge=512,
     )
     max_connections: PositiveInt = setting(
         default_connections(),
@@ -120,6 +137,7 @@ class Settings(BaseSettings):
         30,
         "time for a client to send a head, to send a body, or to read more of an answer; then 408, or no connection",
         "raise it for clients on slow links",
+        le=MAX_S,
     )
     keys: Path | None = setting(
         None, "file of API keys (docs/deployment.md); without it anybody may call", "if more than one party calls"

@@ -46,7 +46,7 @@ def options(
     retry = Retry(total=retries, allowed_methods=["GET", "POST"], backoff_factor=0.25, max_backoff_wait=MAX_WAIT_S)
     return {
         "base_url": url,
-        "headers": {} if key is None else {"Authorization": f"Bearer {key}"},
+        "headers": {} if key is None else {"Authorization": f"Bearer {key}".encode()},
         "timeout": TIMEOUT,
         "transport": RetryTransport(transport=transport, retry=retry),
     }

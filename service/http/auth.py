@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -36,13 +36,19 @@ class Key(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    work_s_per_minute: PositiveFloat | None = None
+    work_s_per_minute: Annotated[FiniteFloat, Field(ge=0.001)] | None = None
     admin: bool = False
 
 
 def read(path: Path) -> dict[str, Key]:
     """The keys by name. Raises OSError or ValueError for a file that is not there or not as above."""
-    return TypeAdapter(dict[str, Key]).validate_python(tomllib.loads(path.read_text()))
+    try:
+        return TypeAdapter(dict[str, Key]).validate_python(tomllib.loads(path.read_text()))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except ValueError as error:  # of TOML, and of UTF-8
+        raise ValueError(f"{path}: {error}") from error
 
 
 def caller(request: Request) -> Caller:
@@ -90,6 +96,6 @@ class KeyCheck:
         scheme, _, secret = authorization.partition(" ")
         if scheme.lower() != "bearer":
             return None
-        digest = hashlib.sha256(secret.strip().encode()).hexdigest()
+        digest = hashlib.sha256(secret.strip(" \t").encode("latin-1")).hexdigest()  # the bytes that were sent
         names = [name for name, expected in self.digests.items() if hmac.compare_digest(digest, expected)]
         return names[0] if names else None

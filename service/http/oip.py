@@ -154,8 +154,10 @@ async def infer(request: Request, state: State, origin: RequestOrigin, model: Fo
     shape = (generation.sampling.n, *model.bundle.manifest.shape)
     images = np.frombuffer(result.files[0], dtype="<f4").reshape(shape)
     parameters = {"seed": generation.sampling.seed, "digest": generation.model.digest}
-    content, headers = oip_tensors.answer(body, model.name, VERSION, origin.id, images, parameters)
-    return Response(content, headers={**responses.result_headers(generation, result), **headers})
+    pieces, headers = await responses.written(
+        result.files, lambda: oip_tensors.answer(body, model.name, VERSION, origin.id, images, parameters)
+    )
+    return responses.InPieces(pieces, {**responses.result_headers(generation, result), **headers})
 
 
 router.include_router(models, prefix="/models/{model}")

@@ -6,6 +6,7 @@ and `index`, `solver`, `settings` and `guidance` as `POST /generate` has them.
 
 import base64
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -128,16 +129,8 @@ async def generate(body: ImageRequest, state: State, origin: RequestOrigin) -> R
         if body.stream:
             return stream(generation, body.partial_images or 0)
         result = await generation.result()
-    response = ImagesResponse(
-        created=int(time.time()),
-        data=[ImageData(b64_json=base64.b64encode(file).decode()) for file in result.files],
-        output_format=body.output_format or "png",
-        size=size(model),
-        seed=generation.sampling.seed,
-        usage=USAGE,
-    )
-    headers = responses.result_headers(generation, result)
-    return Response(response.model_dump_json(), media_type=responses.JSON, headers=headers)
+    content = await responses.written(result.files, lambda: json(generation, body, result.files))
+    return Response(content, media_type=responses.JSON, headers=responses.result_headers(generation, result))
 
 
 @router.get("/models")
@@ -184,6 +177,19 @@ class ImageEvents:
 
     def _event(self, name: str, **data: Any) -> bytes:
         return streaming.event(name, {"type": name, "created_at": int(time.time()), **self.picture, **data})
+
+
+def json(generation: Generation, body: ImageRequest, files: Sequence[bytes]) -> str:
+    """The body of the answer."""
+    response = ImagesResponse(
+        created=int(time.time()),
+        data=[ImageData(b64_json=base64.b64encode(file).decode()) for file in files],
+        output_format=body.output_format or "png",
+        size=size(generation.model),
+        seed=generation.sampling.seed,
+        usage=USAGE,
+    )
+    return response.model_dump_json()
 
 
 def stream(generation: Generation, partial_images: int) -> EventSourceResponse:

@@ -1,9 +1,11 @@
 """The description at `/openapi.json`."""
 
+import asyncio
 from functools import cache
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic.json_schema import models_json_schema
 
 from service.http.oip_schemas import InferRequest
@@ -11,6 +13,7 @@ from service.http.openai import ImageRequest
 from service.requests.request import GenerateRequest
 from service.requests.scoring import LikelihoodRequest
 
+PATH = "/openapi.json"
 REFERENCE = "#/components/schemas/{model}"
 BODIES = GenerateRequest, ImageRequest, InferRequest, LikelihoodRequest
 
@@ -22,11 +25,15 @@ def install(app: FastAPI) -> None:
     """
     describe = app.openapi
 
-    @cache  # it takes tens of milliseconds
+    @cache
     def exact() -> dict[str, Any]:
         document = describe()
         _, schema = models_json_schema([(body, "validation") for body in BODIES], ref_template=REFERENCE)
         document["components"]["schemas"].update(schema["$defs"])
         return document
 
+    async def description(_: Request) -> Response:
+        return JSONResponse(await asyncio.to_thread(exact))  # the first time takes tens of milliseconds
+
     app.openapi = exact  # type: ignore[method-assign]
+    app.add_route(PATH, description)

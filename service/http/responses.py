@@ -1,14 +1,18 @@
 """What an answer says: its media type, its JSON, its headers."""
 
+import asyncio
 import base64
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import TypeVar
 
 import mimeparse
 import orjson
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
 
 from service.engine.jobs import Job
 from service.engine.placement import Placement
@@ -30,7 +34,23 @@ from service.requests.scoring import DEFAULT_TERMS
 
 JSON, EVENTS = "application/json", "text/event-stream"
 FORMATS = {media_type: format for format, media_type in MEDIA_TYPES.items()}
+AT_ONCE = 2**19  # bytes of images: the event loop writes their answer in a few milliseconds
+T = TypeVar("T")
 ANSWERS = (EVENTS, *reversed(FORMATS), JSON)  # JSON for */*
+
+
+class InPieces(Response):
+    """An answer whose body is never in one piece: to put together many MB would stop every thread."""
+
+    def __init__(self, pieces: Sequence[bytes], headers: Mapping[str, str]) -> None:
+        super().__init__(headers={**headers, "Content-Length": str(sum(map(len, pieces)))})
+        self.pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for piece in self.pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 @lru_cache(maxsize=64)  # a client always sends the same header, which takes longer to parse than a small body
@@ -87,6 +107,11 @@ def timing(job: Job | None, arrived_s: float) -> Timing:
     compute_s = job.finished_s - max(job.started_s, arrived_s) if job else 0.0
     total_s = time.perf_counter() - arrived_s
     return Timing(queue_ms=1000 * queue_s, compute_ms=1000 * compute_s, total_ms=1000 * total_s)
+
+
+async def written(files: Sequence[bytes], write: Callable[[], T]) -> T:
+    """The answer that `write` makes of these files; on a thread if they are long, as the event loop has others."""
+    return write() if sum(map(len, files)) <= AT_ONCE else await asyncio.to_thread(write)
 
 
 def json(generation: Generation, files: Sequence[bytes], timing: Timing) -> bytes:

@@ -79,7 +79,8 @@ async def generate(
     result = await generation.result()
     content = result.files[0]
     if media_type == responses.JSON:
-        content = responses.json(generation, result.files, responses.timing(result.job, origin.arrived_s))
+        timing = responses.timing(result.job, origin.arrived_s)
+        content = await responses.written(result.files, lambda: responses.json(generation, result.files, timing))
     return Response(content, media_type=media_type, headers={**headers, **responses.result_headers(generation, result)})
 
 

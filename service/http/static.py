@@ -9,10 +9,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 FOLDER = Path(__file__).parent.parent / "page"
 ASSETS = "/page"
+
+
+class WholeFiles:
+    """ASGI middleware: a file is never sent in part, which RFC 9110, section 14.2, allows. Starlette refuses a `Range`
+    that it does not understand in plain text."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [header for header in scope["headers"] if header[0] != b"range"]
+        await self.app({**scope, "headers": headers}, receive, send)
 
 
 class Revalidated(StaticFiles):
@@ -23,6 +35,7 @@ class Revalidated(StaticFiles):
     ) -> Response:
         response = super().file_response(full_path, stat_result, scope, status_code)
         response.headers["Cache-Control"] = "no-cache"
+        response.headers["Accept-Ranges"] = "none"
         return response
 
 
@@ -37,11 +50,12 @@ async def docs(request: Request) -> Response:
     return await files.get_response("docs/index.html", request.scope)
 
 
-COMPRESSED = [Middleware(GZipMiddleware)]
+WHOLE = [Middleware(WholeFiles)]
+COMPRESSED = [*WHOLE, Middleware(GZipMiddleware)]
 ROUTES = [
     Route("/", index, middleware=COMPRESSED),
     Route("/docs", docs, middleware=COMPRESSED),
     # Not compressed: 2 MB take 100 ms, and the event loop is for the callers.
-    Mount(f"{ASSETS}/vendor", Revalidated(directory=FOLDER / "vendor")),
+    Mount(f"{ASSETS}/vendor", Revalidated(directory=FOLDER / "vendor"), middleware=WHOLE),
     Mount(ASSETS, files, middleware=COMPRESSED),
 ]

@@ -98,7 +98,8 @@ async def _events(
                 ping_s = loop.time() + PING_S
         job = await ended
         files = await generation.files(job)
-        yield encoder.completed(files, responses.timing(job, generation.origin.arrived_s))
+        timing = responses.timing(job, generation.origin.arrived_s)
+        yield await responses.written(files, lambda: encoder.completed(files, timing))
     except Problem as problem:
         yield encoder.failed(problem)
     except Exception as error:

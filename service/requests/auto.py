@@ -1,5 +1,6 @@
 """`"method": "auto"`: the measured operating point that suits a request best, whichever model it is of."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -79,10 +80,8 @@ def choose(
     else:
         assert request.max_distance is not None
         within, ranked = _within_distance(points, request.max_distance)
-    concrete = {point: _concrete(request, point) for point in ranked}
-    fastest = min(ranked, key=lambda point: point.ms)
-    choice = next((point for point in ranked if can_promise(concrete[point])), fastest)
-    return concrete[choice], f"{_describe(choice, guided)}; the best of {within} that can be promised"
+    choice = _first_promised(ranked, lambda point: can_promise(_concrete(request, point)))
+    return _concrete(request, choice), f"{_describe(choice, guided)}; the best of {within} that can be promised"
 
 
 def pareto_front(points: Iterable[OperatingPoint]) -> list[OperatingPoint]:
@@ -92,6 +91,19 @@ def pareto_front(points: Iterable[OperatingPoint]) -> list[OperatingPoint]:
         if not front or point.ms < front[-1].ms:
             front.append(point)
     return front
+
+
+def _first_promised(ranked: Sequence[OperatingPoint], can_promise: Callable[[OperatingPoint], bool]) -> OperatingPoint:
+    """The best ranked point that can be promised, or the fastest if that cannot be: then none can.
+
+    To ask takes as long as the queue is long, so it is asked for few: a faster point can be promised if a slower can.
+    """
+    if can_promise(ranked[0]):
+        return ranked[0]
+    fastest, *slower = sorted(ranked, key=lambda point: point.ms)
+    if fastest is ranked[0] or not can_promise(fastest):
+        return fastest
+    return [fastest, *slower][bisect_left(slower, True, key=lambda point: not can_promise(point))]
 
 
 def _of_one_dataset(points: Sequence[OperatingPoint], dataset: str | None) -> list[OperatingPoint]:

@@ -15,6 +15,7 @@ from service.errors import InvalidRequest
 from service.requests.request import GenerateRequest
 
 MAX_ANSWER_SHARE = 0.1  # of a deadline, for encoding and sending the answer
+MAX_NAMES = 50  # of classes in a refusal; `GET /methods` has all of them
 DRAWN_SEEDS = 2**53  # a drawn seed is below it: JavaScript's numbers are exact up to there, and JSON is read into them
 
 
@@ -125,8 +126,8 @@ def label_of(bundle: Bundle, class_label: int | str | None) -> int:
 
 
 def _labels(classes: list[str]) -> dict[str, Any]:
-    """What a class's label may be, for a refusal."""
-    return {"min": 0, "max": len(classes) - 1, "names": classes}
+    """What a class's label may be, for a refusal; of many names the first."""
+    return {"min": 0, "max": len(classes) - 1, "names": classes[:MAX_NAMES]}
 
 
 def _guidance(bundle: Bundle, request: GenerateRequest, served: Iterable[Placement]) -> float:

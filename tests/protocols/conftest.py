@@ -12,7 +12,7 @@ from tests.conftest import ToyRuntime, write_bundle
 from tests.deploy.conftest import in_this_process
 from tests.service.conftest import Held
 
-KEY = "secret of alice"
+KEY, OTHER_KEY = "secret of alice", "clé de Zoë"
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,11 @@ def held(tmp_path: Path) -> Iterator[tuple[str, Held]]:
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a server that wants KEY."""
+    """The URL of a server that wants KEY or OTHER_KEY."""
     folder = tmp_path_factory.mktemp("locked")
     write_bundle(folder / "bundles" / "toy")
-    (folder / "keys.toml").write_text(f'[alice]\nsha256 = "{hashlib.sha256(KEY.encode()).hexdigest()}"\n')
+    digests = {name: hashlib.sha256(key.encode()).hexdigest() for name, key in (("alice", KEY), ("zoe", OTHER_KEY))}
+    (folder / "keys.toml").write_text("".join(f'[{name}]\nsha256 = "{digest}"\n' for name, digest in digests.items()))
     with in_this_process(folder / "bundles", ToyRuntime(), keys=folder / "keys.toml") as (url, _):
         yield url
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import REPOSITORY
-from tests.protocols.conftest import KEY, own
+from tests.protocols.conftest import KEY, OTHER_KEY, own
 from tests.protocols.test_openai import theirs
 from tests.service.conftest import Held
 from trilemma import AsyncClient, Client, Generated, Refused, Step
@@ -102,8 +102,9 @@ def test_a_full_queue_is_asked_again_after_as_long_as_it_says(
 def test_a_key_is_sent(locked: str) -> None:
     with Client(locked, retries=0) as client, pytest.raises(Refused, match="401"):
         client.methods()
-    with Client(locked, key=KEY) as client:
-        assert client.methods()[0]["method"] == "toy"
+    for key in (KEY, OTHER_KEY):
+        with Client(locked, key=key) as client:
+            assert client.methods()[0]["method"] == "toy"
 
 
 def test_the_client_imports_nothing_of_the_service() -> None:

@@ -63,7 +63,7 @@ def test_the_service_imports_nothing_of_training_or_export() -> None:
     assert not imported & FORBIDDEN
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_after_every_accepted_request_has_its_answer(
     server: tuple[str, "subprocess.Popen[bytes]"], signum: signal.Signals
 ) -> None:
@@ -113,7 +113,7 @@ def test_half_a_body_that_was_sent_does_not_hold_up_the_end(tmp_path: Path) -> N
         process.wait()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_before_it_listens_ends_it_at_once(signum: signal.Signals) -> None:
     script = f"""if True:
         import signal, sys, time, uvicorn

@@ -6,6 +6,8 @@ from pydantic_settings import CliApp
 
 from service.settings import Settings
 
+TIMES = [name for name in Settings.model_fields if name.endswith("_s") and not name.startswith("max_")]
+
 
 def test_the_defaults_are_those_of_the_readme() -> None:
     settings = CliApp.run(Settings, cli_args=[])
@@ -22,7 +24,20 @@ def test_the_command_line_goes_before_the_environment(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("max_batch", "0"), ("threads", "-1"), ("port", "65536"), ("max_queued_images", "63"), ("log_level", "loud")],
+    [
+        ("max_batch", "0"),
+        ("max_batch", "1000000000"),
+        ("threads", "-1"),
+        ("threads", "1000000"),
+        ("workers", "100000"),
+        ("port", "65536"),
+        ("max_queued_images", "63"),
+        ("log_level", "loud"),
+        ("load_bytes", "1"),
+        ("load_bytes", "1" + "0" * 30),
+        ("max_header_bytes", "1"),
+        *((name, value) for name in TIMES for value in ("inf", "nan", "1e300", "-1")),
+    ],
 )
 def test_nonsense_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"TRILEMMA_{name.upper()}", value)

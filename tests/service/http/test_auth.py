@@ -1,6 +1,7 @@
 """API keys: who may call, and how much work a minute they may ask for."""
 
 import hashlib
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,35 @@ def test_a_known_key_is_served_and_no_other(keys: Path) -> None:
         assert client.get("/methods", headers=bearer("bob")).status_code == 200
 
     served(test, keys)
+
+
+@pytest.mark.parametrize("secret", ["clé à ¢", "ключ", "\N{SNOWMAN}"])
+def test_a_key_may_have_any_characters(keys: Path, secret: str) -> None:
+    keys.write_text(f'[carol]\nsha256 = "{hashlib.sha256(secret.encode()).hexdigest()}"\n')
+
+    def test(client: TestClient) -> None:
+        for sent, status in ((secret, 200), (f"  {secret} ", 200), (secret[:-1], 401)):
+            assert client.get("/methods", headers={"Authorization": f"Bearer {sent}".encode()}).status_code == status
+
+    served(test, keys)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"\xff", "utf-8"),
+        (b"[a", "table"),
+        (b"a = 1", "a: "),
+        (b'[a]\nsha256 = "x"', "a.sha256"),
+        (line("a", "work_s_per_minute = 1e-320").encode(), "a.work_s_per_minute"),
+        (line("a", "work_s_per_minute = inf").encode(), "a.work_s_per_minute"),
+    ],
+)
+def test_a_file_of_keys_that_is_none_is_named_with_what_is_wrong(keys: Path, content: bytes, problem: str) -> None:
+    keys.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(problem)) as refused:
+        read(keys)
+    assert str(refused.value).startswith(f"{keys}: ")
 
 
 def test_machines_that_watch_the_service_need_no_key(keys: Path) -> None:

@@ -1,18 +1,24 @@
 """What one request may cost, counted and not timed: errors, schemas, bytes of an answer, and threads."""
 
+import base64
 import json
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
+import numpy as np
+import orjson
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from service.errors import MAX_ERRORS
-from service.http import problem_responses
+from service.http import oip_tensors, openapi, problem_responses, responses, routes
 from tests.conftest import ToyRuntime, write_bundle
 from tests.service.conftest import serve
 
@@ -88,6 +94,28 @@ def test_no_body_makes_a_long_answer_or_one_that_is_the_servers_fault(
     assert answer.is_success or len(answer.json().get("errors", [])) <= MAX_ERRORS
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/generate", {"method": "many", "class_label": "x"}),
+        ("/generate", {"method": "many", "class_label": 10_000}),
+        ("/v1/images/generations", {"model": "many", "prompt": "x"}),
+        (
+            "/v2/models/many/infer",
+            {"inputs": [{"name": "class_label", "shape": [1], "datatype": "INT32", "data": [-1]}]},
+        ),
+    ],
+)
+def test_a_wrong_class_of_many_has_a_short_answer(tmp_path: Path, path: str, body: dict[str, Any]) -> None:
+    write_bundle(tmp_path / "many", name="many", classes=[f"{number} {'x' * 180}" for number in range(4000)])
+    with serve(tmp_path, ToyRuntime()) as client:
+        answer = client.post(path, json=body)
+        assert len(client.get("/methods").json()[0]["classes"]) == 4000
+    assert answer.status_code in (400, 422)
+    assert "3999" in answer.text
+    assert len(answer.content) <= MOST_BYTES
+
+
 @pytest.mark.parametrize("header", ["9" * 5000, "-1", "1e3", "0x2", "", " ", "99999999999"])
 def test_no_length_of_the_json_part_is_the_servers_fault(client: TestClient, header: str) -> None:
     answer = client.post(INFER, content="{}", headers={**JSON, "Inference-Header-Content-Length": header})
@@ -124,6 +152,25 @@ def test_a_models_schema_is_built_once_however_much_is_wrong(
         for path in PATHS:
             client.post(path, content=BODIES["many unknown keys"], headers=JSON)
     assert len(built) == len(set(built)) > 0
+
+
+def test_the_description_is_not_made_on_the_event_loop() -> None:
+    app, threads = FastAPI(openapi_url=None), []
+    app.include_router(routes.router)
+    describe = app.openapi
+
+    def noting() -> dict[str, Any]:
+        threads.append(threading.get_ident())
+        return describe()
+
+    app.openapi = noting  # type: ignore[method-assign]
+    openapi.install(app)
+    with TestClient(app) as client:
+        assert client.portal is not None
+        loop_thread = client.portal.call(threading.get_ident)
+        assert client.get("/openapi.json").status_code == 200
+    assert threads
+    assert loop_thread not in threads
 
 
 def test_nothing_on_the_way_to_a_handler_waits_for_a_thread(
@@ -167,3 +214,63 @@ def test_any_number_ends_in_an_answer_that_is_not_the_servers_fault(
     }
     content = json.dumps(body) if all(abs(value) < 10**4000 for value in fields.values()) else "{}"
     assert client.post("/generate", content=content, headers=JSON).status_code < 500
+
+
+ANSWERS = {
+    "/generate": {"method": "large", "n": 8, "format": "npy", "steps": 1},
+    "/v1/images/generations": {"model": "large", "prompt": "one", "n": 8, "size": "auto"},
+    "/v2/models/large/infer": {"inputs": [{"name": "n", "shape": [1], "datatype": "INT32", "data": [8]}]},
+}
+
+
+@pytest.mark.parametrize("accept", ["*/*", "text/event-stream"])
+@pytest.mark.parametrize("path", ANSWERS)
+def test_a_long_answer_is_not_written_on_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, accept: str
+) -> None:
+    monkeypatch.setattr(responses, "AT_ONCE", 1000)
+    monkeypatch.setattr(oip_tensors, "PIECE", 1000)
+    shape = (3, 20, 20)
+    write_bundle(tmp_path / "large", name="large", shape=shape, state_shape=shape)
+    loop_threads, writers = set(), set()
+    encode = base64.b64encode
+    dumps = orjson.dumps
+
+    def noting(content: Any, option: int | None = None) -> bytes:
+        written = dumps(content, option=option)
+        if isinstance(content, np.ndarray):
+            assert len(content) <= oip_tensors.PIECE
+            writers.add(threading.get_ident())
+        return written
+
+    def encoding(content: bytes) -> bytes:
+        writers.add(threading.get_ident())
+        return encode(content)
+
+    async def on_the_loop() -> None:
+        loop_threads.add(threading.get_ident())
+
+    monkeypatch.setattr(base64, "b64encode", encoding)
+    monkeypatch.setattr(orjson, "dumps", noting)
+    with serve(tmp_path, ToyRuntime()) as client:
+        assert client.portal is not None
+        client.portal.call(on_the_loop)
+        answer = client.post(path, json=ANSWERS[path], headers={"accept": accept})
+    assert answer.status_code == 200
+    assert writers
+    assert not writers & loop_threads
+
+
+def test_an_answer_in_pieces_is_the_answer(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(**parameters: Any) -> bytes:
+        body = {"id": "x", "parameters": parameters, "inputs": json.loads(tensor(data=[5]))["inputs"]}
+        body["inputs"].append({"name": "seed", "shape": [1], "datatype": "UINT64", "data": [7]})
+        response = client.post(INFER, json=body)
+        assert int(response.headers["content-length"]) == len(response.content)
+        return response.content
+
+    whole = answer()
+    monkeypatch.setattr(oip_tensors, "PIECE", 7)  # numbers of 80
+    assert answer() == whole
+    binary = np.frombuffer(answer(binary_data_output=True)[-5 * 16 * 4 :], "<f4")
+    assert np.array(json.loads(whole)["outputs"][0]["data"], "<f4").tobytes() == binary.tobytes()

@@ -12,6 +12,8 @@ from tests.conftest import ToyRuntime, write_bundle
 from tests.service.conftest import serve
 from tests.service.http.test_auth import line
 
+VENDOR = next(path for path in sorted((FOLDER / "vendor").rglob("*")) if path.is_file())
+
 
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[TestClient]:
@@ -72,3 +74,23 @@ def test_the_page_opens_without_a_key_and_the_api_does_not(tmp_path: Path) -> No
             401,
             401,
         ]
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/page/base.css", f"/page/{VENDOR.relative_to(FOLDER)}"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "bytes=0-1",
+        "bytes=a-b",
+        "bytes=5-1",
+        "items=0-1",
+        "bytes",
+        "bytes=99999999-",
+        f"bytes={'9' * 5000}-",
+        "bytes=0-,0-",
+    ],
+)
+def test_a_file_is_sent_whole_whatever_part_is_asked_for(client: TestClient, path: str, asked: str) -> None:
+    whole = client.get(path)
+    part = client.get(path, headers={"Range": asked, "If-Range": whole.headers["etag"]})
+    assert (part.status_code, part.content, part.headers["accept-ranges"]) == (200, whole.content, "none")

@@ -70,6 +70,23 @@ def test_what_cannot_be_promised_gives_way_to_the_next_best_and_in_the_end_to_th
     assert (request.method, request.steps) == (point.method, point.steps)
 
 
+@pytest.mark.parametrize("limit", ["max_ms", "max_distance"])
+@pytest.mark.parametrize("promised", range(0, 1001, 50))
+def test_it_is_asked_of_few_points_whether_they_can_be_promised(limit: str, promised: int) -> None:
+    points = [
+        OperatingPoint("ddim", "digits", steps, "ddim", (), ms=steps, distance=2000 - steps) for steps in range(1, 1001)
+    ]
+    asked: list[int] = []
+
+    def can_promise(request: GenerateRequest) -> bool:
+        asked.append(request.steps or 0)
+        return asked[-1] <= promised
+
+    request, _ = choose(GenerateRequest.model_validate({"method": "auto", limit: 2000}), points, can_promise)
+    assert request.steps == (max(1, promised) if limit == "max_ms" else 1)
+    assert len(asked) <= 12
+
+
 def test_the_sooner_of_two_deadlines_holds() -> None:
     for deadline_ms, soonest in ((60, 60), (200, 100)):
         request, _ = choose(GenerateRequest(method="auto", max_ms=100.9, deadline_ms=deadline_ms), MEASURED, idle)
