@@ -17,7 +17,7 @@ from service import resources
 from service.engine.admission import Admission
 from service.engine.loop import Engine
 from service.engine.scheduler import Scheduler
-from service.http import auth, oip, openai, openapi, problem_responses, routes, static
+from service.http import auth, invert, oip, openai, openapi, problem_responses, routes, static
 from service.http.access_log import AccessLog
 from service.http.auth import KeyCheck
 from service.http.body_limit import BodyLimit
@@ -97,7 +97,7 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None, limi
         telemetry=telemetry(settings.trace),
     )
     app.state.service = state
-    for module in (routes, oip, openai):
+    for module in (routes, invert, oip, openai):
         app.include_router(module.router)
     openapi.install(app)
     app.router.routes.extend(static.ROUTES)
@@ -133,7 +133,11 @@ def guard(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """What stands between callers and handlers; the last added is met first."""
     app.add_middleware(HeadMethod)
     app.add_middleware(
-        BodyLimit, max_bytes=settings.max_body_bytes, timeout_s=settings.client_timeout_s, metrics=metrics
+        BodyLimit,
+        max_bytes=settings.max_body_bytes,
+        max_upload_bytes=settings.max_upload_bytes,
+        timeout_s=settings.client_timeout_s,
+        metrics=metrics,
     )
     if settings.keys is not None:
         app.add_middleware(KeyCheck, keys=auth.read(settings.keys), metrics=metrics)

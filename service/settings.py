@@ -97,6 +97,11 @@ class Settings(BaseSettings):
     max_body_bytes: PositiveInt = setting(
         65536, "longest body of a request; a longer one gets 413", "rarely: no valid request of today is near it"
     )
+    max_upload_bytes: PositiveInt = setting(
+        4 * 2**20,
+        "longest body of a request with pictures; 16 that are longer than --max-body-bytes can be under way",
+        "raise it for larger pictures; lower it where memory is short",
+    )
     max_header_bytes: PositiveInt = setting(
         16384,
         "longest head of a request, its line and headers; a longer one gets 431",

@@ -1,9 +1,9 @@
 """DDIM's plans: any number of steps up to the training timesteps. `models.discrete` describes the schedule."""
 
-from models.discrete import max_steps, solvers
+from models.discrete import max_steps, signal, solvers
 from models.families import Point
 
-__all__ = ["POINTS", "SOLVERS", "max_steps"]
+__all__ = ["POINTS", "SOLVERS", "max_steps", "signal"]
 
 SOLVERS = solvers(default_eta=0.0)
 

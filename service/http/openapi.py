@@ -6,12 +6,13 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
+from service.http.invert import InvertRequest
 from service.http.oip_schemas import InferRequest
 from service.http.openai import ImageRequest
 from service.requests.request import GenerateRequest
 
 REFERENCE = "#/components/schemas/{model}"
-BODIES = GenerateRequest, ImageRequest, InferRequest
+BODIES = GenerateRequest, InvertRequest, ImageRequest, InferRequest
 
 
 def install(app: FastAPI) -> None:

@@ -31,14 +31,14 @@ FORMATS = {media_type: format for format, media_type in MEDIA_TYPES.items()}
 ANSWERS = [EVENTS, *reversed(FORMATS), JSON]  # mimeparse takes the last of those that suit equally well: JSON for */*
 
 
-def negotiate(accept: str) -> str:
+def negotiate(accept: str, answers: Sequence[str] = ANSWERS) -> str:
     """The media type of the answer. Raises NotAcceptable."""
     try:
-        best = mimeparse.best_match(ANSWERS, accept.lower() or "*/*")
+        best = mimeparse.best_match(answers, accept.lower() or "*/*")
     except mimeparse.MimeTypeParseException:
         best = ""
     if not best:
-        raise NotAcceptable(accept, ANSWERS)
+        raise NotAcceptable(accept, answers)
     return str(best)
 
 
@@ -63,6 +63,10 @@ def headers(generation: Generation) -> dict[str, str]:
 
 
 def result_headers(generation: Generation, result: Result) -> dict[str, str]:
+    return {**headers(generation), **timing_headers(generation, result)}
+
+
+def timing_headers(generation: Generation, result: Result) -> dict[str, str]:
     times = timing(result.job, generation.origin.arrived_s)
     parts = {
         "queue": times.queue_ms,
@@ -71,7 +75,7 @@ def result_headers(generation: Generation, result: Result) -> dict[str, str]:
         "total": times.total_ms,
     }
     server_timing = ", ".join(f"{name};dur={ms:.3f}" for name, ms in parts.items())
-    return {**headers(generation), "Trilemma-Cache": result.source, "Server-Timing": server_timing}
+    return {"Trilemma-Cache": result.source, "Server-Timing": server_timing}
 
 
 def timing(job: Job | None, arrived_s: float) -> Timing:
@@ -85,7 +89,6 @@ def timing(job: Job | None, arrived_s: float) -> Timing:
 def json(generation: Generation, files: Sequence[bytes], timing: Timing) -> bytes:
     """The JSON answer."""
     sampling, model = generation.sampling, generation.model
-    classes = model.bundle.manifest.classes
     response = GenerateResponse(
         id=generation.origin.id,
         method=sampling.method,
@@ -94,8 +97,9 @@ def json(generation: Generation, files: Sequence[bytes], timing: Timing) -> byte
         settings=dict(sampling.settings),
         chosen=generation.choice,
         seed=sampling.seed,
-        class_label=classes[sampling.label] if sampling.label < len(classes) else None,
+        class_label=class_name(generation),
         guidance=sampling.guidance,
+        strength=sampling.strength,
         images=[
             GeneratedImage(index=i, data=base64.b64encode(file).decode(), sha256=hashlib.sha256(file).hexdigest())
             for i, file in enumerate(files, start=sampling.index)
@@ -104,6 +108,11 @@ def json(generation: Generation, files: Sequence[bytes], timing: Timing) -> byte
         model=ModelRef(name=model.name, digest=model.digest),
     )
     return orjson.dumps(response.model_dump())
+
+
+def class_name(generation: Generation) -> str | None:
+    classes, label = generation.model.bundle.manifest.classes, generation.sampling.label
+    return classes[label] if label < len(classes) else None
 
 
 def describe(model: Placement) -> MethodInfo:
@@ -127,6 +136,8 @@ def describe(model: Placement) -> MethodInfo:
         guidance=Range(min=MIN_GUIDANCE, max=MAX_GUIDANCE, default=1) if bundle.manifest.guidance else None,
         steps=Steps(min=1, max=bundle.max_steps, default=bundle.manifest.recommended_steps),
         solvers=solvers,
+        images=bundle.takes_images,
+        inverts=bundle.inverter is not None,
         device=model.device,
         measured=bundle.manifest.measured.model_dump(exclude_unset=True),
     )

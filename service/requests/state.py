@@ -7,6 +7,7 @@ from service.requests.cache import Cache, Coalescer
 from service.requests.inflight import InFlight
 from service.requests.models import Models
 from service.requests.running_quantile import RunningQuantile
+from service.requests.uploads import Decoder
 from service.telemetry.metrics import Metrics
 
 FIRST_ANSWER_S = 1e-3  # from a job's last step to its answer, until it is measured
@@ -19,5 +20,6 @@ class ServiceState:
     metrics: Metrics
     cache: Cache
     coalescer: Coalescer = field(default_factory=Coalescer)
+    decoder: Decoder = field(default_factory=Decoder)
     in_flight: InFlight = field(default_factory=InFlight)
     answer_time: RunningQuantile = field(default_factory=lambda: RunningQuantile(FIRST_ANSWER_S))

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from bundle.files import BundleError, name
 from bundle.graph import Graph
 from bundle.loading import Bundle
+from bundle.manifest import ENCODE
 from service.runtimes import trial
 
 MAX_REASON = 500  # characters
@@ -40,7 +41,7 @@ class Sandbox:
     def check(self, bundle: Bundle, rows: int) -> None:
         """Runs each graph of the bundle once, for a batch of `rows`. Raises BundleError for one that is refused."""
         ends_at = time.monotonic() + self.seconds
-        for file in bundle.graphs:
+        for file in (*bundle.graphs, *[ENCODE] * bundle.encodes):
             graph = bundle.read(file)
             try:
                 self._run(graph, rows, ends_at - time.monotonic())
