@@ -6,8 +6,8 @@
 >>> generated.images[0].save("three.png")
 """
 
-from trilemma.answers import Generated, Step
+from trilemma.answers import Generated, Inverted, Step
 from trilemma.client import AsyncClient, Client
 from trilemma.errors import Lost, Refused, TrilemmaError, Unexpected
 
-__all__ = ["AsyncClient", "Client", "Generated", "Lost", "Refused", "Step", "TrilemmaError", "Unexpected"]
+__all__ = ["AsyncClient", "Client", "Generated", "Inverted", "Lost", "Refused", "Step", "TrilemmaError", "Unexpected"]

@@ -48,6 +48,25 @@ class Generated:
         return [picture(file) for file in self.files]
 
 
+@dataclass(frozen=True)
+class Inverted:
+    """The starting noise of an image. `generate(**inverted.fields)` gives the image back."""
+
+    answer: Mapping[str, Any]  # the server's JSON
+
+    @cached_property
+    def noise(self) -> NDArray[np.float32]:
+        """(C, H, W)."""
+        content = base64.b64decode(self.answer["noise"], validate=True)
+        return np.frombuffer(content, dtype="<f4").reshape(self.answer["shape"]).astype(np.float32)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Those of `generate` that lead back."""
+        names = ("method", "steps", "solver", "settings", "class_label", "guidance", "noise")
+        return {name: self.answer[name] for name in names}
+
+
 def picture(file: bytes) -> Image.Image:
     return Image.open(io.BytesIO(file))
 
@@ -65,6 +84,14 @@ def generated(content: bytes | str) -> Generated:
         answer = Generated(json.loads(content))
         if not (answer.files and answer.seed >= 0):
             raise ValueError("no images")
+        return answer
+
+
+def inverted(content: bytes) -> Inverted:
+    """The JSON answer. Raises Unexpected."""
+    with readable():
+        answer = Inverted(json.loads(content))
+        answer.noise  # noqa: B018  # it can be read
         return answer
 
 

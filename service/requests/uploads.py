@@ -11,7 +11,9 @@ import binascii
 import hashlib
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,8 @@ from service.engine.runtime import Array
 from service.engine.start import Mask
 from service.errors import InvalidRequest
 from service.requests.request import GenerateRequest
+
+T = TypeVar("T")
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # 8 bits a channel
@@ -55,8 +59,11 @@ class Decoder:
 
     async def read(self, request: GenerateRequest, model: Placement) -> Uploads:
         """Raises InvalidRequest, which names the field."""
+        return await self.run(lambda: read(request, model))
+
+    async def run(self, decode: Callable[[], T]) -> T:
         async with self._free:
-            return await asyncio.to_thread(read, request, model)
+            return await asyncio.to_thread(decode)
 
 
 def uploaded(request: GenerateRequest) -> list[str]:
