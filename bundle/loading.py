@@ -14,12 +14,14 @@ from bundle import files, strict_json
 from bundle.files import BundleError, shown
 from bundle.folders import bundle_folders, without_the_name
 from bundle.graph import Graph
-from bundle.manifest import DECODE, FORMAT_VERSION, MANIFEST, STEP, WEIGHTS, Manifest
+from bundle.manifest import DECODE, ENCODE, FORMAT_VERSION, MANIFEST, STEP, WEIGHTS, Manifest
 from bundle.sampling_check import check_sampling
 from models import families
 from models.bound import Bound
 from models.families import Family
+from models.inversion import inverse, is_invertible
 from models.solvers import SettingValues, Solver
+from models.step import Plan
 
 MAX_MANIFEST_BYTES = 2**20
 
@@ -32,6 +34,8 @@ class Bundle:
         self.manifest = manifest
         self.loaded_at = int(time.time())  # Unix time
         self.coefficients = lru_cache(maxsize=256)(self._coefficients)
+        self.signal = lru_cache(maxsize=256)(self._signal)
+        self.inverse_coefficients = lru_cache(maxsize=64)(self._inverse_coefficients)
 
     @cached_property
     def family(self) -> Family:
@@ -45,6 +49,33 @@ class Bundle:
     def graphs(self) -> list[str]:
         """The files of its graphs: the step, and the decoder unless the steps end at the image."""
         return [name for name in (STEP, DECODE) if name in self.manifest.files]
+
+    @property
+    def decodes(self) -> bool:
+        """Whether its states are no images."""
+        return DECODE in self.manifest.files
+
+    @property
+    def encodes(self) -> bool:
+        """Whether it has a graph from an image to a state."""
+        return ENCODE in self.manifest.files
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether a request can begin at an image."""
+        has_state = self.encodes or not self.decodes
+        return has_state and hasattr(self.family, "signal")
+
+    @cached_property
+    def inverter(self) -> tuple[str, SettingValues] | None:
+        """The first solver, with its lowest settings, whose plans can be run backwards; None: there is none."""
+        if not self.takes_images or self.max_steps < 2:
+            return None
+        for name, solver in self.solvers.items():
+            settings = tuple((key, setting.low) for key, setting in solver.settings.items())
+            if is_invertible(solver.plan(self.manifest.noise_schedule, 2, **dict(settings))):
+                return name, settings
+        return None
 
     def read(self, name: str) -> Graph:
         """One of its graphs. Raises BundleError unless its files still are what the manifest says."""
@@ -80,8 +111,20 @@ class Bundle:
 
     def _coefficients(self, steps: int, solver: str, settings: SettingValues) -> NDArray[np.float32]:
         """The plan as float32 (steps, columns), a row a step; `coefficients` is this, cached."""
-        plan = self.solvers[solver].plan(self.manifest.noise_schedule, steps, **dict(settings))
-        return np.array(plan, dtype=np.float32)
+        return np.array(self._plan(steps, solver, settings), dtype=np.float32)
+
+    def _signal(self, steps: int, solver: str, settings: SettingValues) -> NDArray[np.float32]:
+        """α and σ of the state at the start of each step, float32 (steps, 2); `signal` is this, cached."""
+        plan = self._plan(steps, solver, settings)
+        return np.array(self.family.signal(self.manifest.noise_schedule, plan), dtype=np.float32).T  # type: ignore[attr-defined]
+
+    def _inverse_coefficients(self, steps: int) -> NDArray[np.float32]:
+        """The plan from an image to x_T, two rows a step; `inverse_coefficients` is this, cached."""
+        assert self.inverter is not None
+        return np.array(inverse(self._plan(steps, *self.inverter)), dtype=np.float32)
+
+    def _plan(self, steps: int, solver: str, settings: SettingValues) -> Plan:
+        return self.solvers[solver].plan(self.manifest.noise_schedule, steps, **dict(settings))
 
 
 def load(folder: Path) -> Bundle:

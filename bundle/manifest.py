@@ -18,8 +18,9 @@ MAX_SIDE = 1024  # pixels: WebP has no room for a grid of 64 larger images
 MAX_NUMBERS = 2**22  # of an image or a state; a batch holds several times its rows of them
 MAX_POINTS = 1000  # that were measured: each is several series of /metrics
 AUTO = "auto"  # as `method`: the service chooses
-STEP, DECODE = "step.onnx", "decode.onnx"
-WEIGHTS = {STEP: "step.data", DECODE: "decode.data"}  # the external data of a graph, where it has some
+STEP, DECODE, ENCODE = "step.onnx", "decode.onnx", "encode.onnx"
+# The external data of a graph, where it has some.
+WEIGHTS = {STEP: "step.data", DECODE: "decode.data", ENCODE: "encode.data"}
 
 
 def _distinct(names: list[str]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bundle.manifest import AUTO, DECODE, STEP, Manifest, MeasuredPoint
+from bundle.manifest import AUTO, DECODE, ENCODE, STEP, Manifest, MeasuredPoint
 from models import families
 from models.families import Family
 from models.solvers import SettingValues, Solver
@@ -26,6 +26,9 @@ def check_sampling(manifest: Manifest) -> None:
         raise ValueError(f"files: it lists no {STEP}")
     if manifest.state_shape != manifest.shape and DECODE not in manifest.files:
         raise ValueError(f"files: a state_shape that is not the images' shape needs {DECODE}")
+    sides = zip(manifest.shape[1:], manifest.state_shape[1:], strict=True)
+    if ENCODE in manifest.files and any(side % reduced for side, reduced in sides):
+        raise ValueError(f"files: with {ENCODE} the sides of a state divide those of an image")
     if manifest.family not in families.names():
         raise ValueError(f"family {manifest.family!r} is unknown; known: {', '.join(families.names())}")
     _check_values(manifest.noise_schedule, "noise_schedule")

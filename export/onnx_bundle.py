@@ -15,10 +15,10 @@ from torch import nn
 
 from bundle.gpu_manifest import TARGETS
 from bundle.loading import Bundle, sha256
-from bundle.manifest import DECODE, FORMAT_VERSION, MANIFEST, STEP, Dataset, File, Manifest, Parity
+from bundle.manifest import DECODE, ENCODE, FORMAT_VERSION, MANIFEST, STEP, Dataset, File, Manifest, Parity
 from export.fuse import fuse
 from export.replacement import replacing
-from export.step_module import PLAIN, DecodeModule, StepModule
+from export.step_module import PLAIN, DecodeModule, EncodeModule, StepModule
 from models import checkpoint, families
 from models.checkpoint import Card
 from service.engine.runtime import StepInputs
@@ -48,6 +48,8 @@ def export(source: Path, target: Path) -> Manifest:
         onnx.save(trace(StepModule(exported).eval(), example, ["x_new", "x0"]), partial / STEP)
         if card.decodes:
             onnx.save(trace(DecodeModule(exported).eval(), {"x": example["x"]}, ["images"]), partial / DECODE)
+            images = random_images(card, 2, seed=0)
+            onnx.save(trace(EncodeModule(exported).eval(), {"images": images}, ["x"]), partial / ENCODE)
         manifest = describe(card, partial, weights=source / checkpoint.WEIGHTS)
         difference = largest_difference(network, card, Bundle(partial, manifest))
         if not difference <= TOLERANCE:
@@ -149,6 +151,11 @@ def random_inputs(card: Card, rows: int, seed: int) -> Arrays:
     return inputs
 
 
+def random_images(card: Card, rows: int, seed: int) -> NDArray[np.float32]:
+    """Random images (rows, C, H, W) in [−1, 1]."""
+    return np.random.default_rng(seed).uniform(-1, 1, (rows, *card.shape)).astype(np.float32)
+
+
 def largest_difference(network: nn.Module, card: Card, bundle: Bundle) -> float:
     """The largest |difference| between the graphs' outputs and PyTorch's over BATCH_SIZES."""
     runtime = OrtRuntime(bundle, threads=torch.get_num_threads())
@@ -160,7 +167,8 @@ def largest_difference(network: nn.Module, card: Card, bundle: Bundle) -> float:
         with torch.no_grad():
             expected = [*StepModule(network)(*map(torch.from_numpy, inputs.values()))]
             if card.decodes:
-                outputs.append(runtime.decode(x0))
-                expected.append(DecodeModule(network)(expected[1]))
+                images = random_images(card, rows, seed=rows)
+                outputs += [runtime.decode(x0), np.stack([runtime.encode(image) for image in images])]
+                expected += [DecodeModule(network)(expected[1]), EncodeModule(network)(torch.from_numpy(images))]
         differences += [np.abs(a - b.numpy()).max() for a, b in zip(outputs, expected, strict=True)]
     return float(np.max(differences))  # unlike max(), it keeps a NaN

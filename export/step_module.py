@@ -43,6 +43,18 @@ class DecodeModule(nn.Module):
         return images
 
 
+class EncodeModule(nn.Module):
+    """Images (n, C, H, W) float32 in [−1, 1] → their states x (n, C, H, W) at the end of a plan."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        x: Tensor = self.network.encode(images)  # type: ignore[operator]  # a module's attribute may be a tensor
+        return x
+
+
 class StepModule(nn.Module):
     """(x, t, y, noise, x0_prev, coefficients, and what the network needs more) → (x_new, x0).
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from models.schedules import log_snr_grid, trailing_grid
+from models.schedules import Vector, log_snr_grid, trailing_grid
 from models.solvers import Setting, Solver, ddim, dpmpp_2m
 from models.step import Plan
 
@@ -24,6 +24,12 @@ def max_steps(schedule: Schedule) -> int:
     if not (np.diff(alphas_cumprod, prepend=1.0, append=0.0) < 0).all():
         raise ValueError("noise_schedule: alphas_cumprod does not fall between 1 and 0")
     return len(alphas_cumprod)
+
+
+def signal(schedule: Schedule, plan: Plan) -> tuple[Vector, Vector]:
+    """α and σ of the state at the start of each step."""
+    abar = np.asarray(schedule["alphas_cumprod"], dtype=np.float64)[[int(k.t) for k in plan]]
+    return np.sqrt(abar), np.sqrt(1 - abar)
 
 
 def clip(schedule: Schedule) -> float:

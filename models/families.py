@@ -28,6 +28,10 @@ class Family(Protocol):
         """The largest number of steps that a plan of this schedule can have."""
         ...
 
+    # A family that takes images also has
+    #     def signal(self, schedule, plan) -> tuple[Vector, Vector]
+    # α and σ of the state x = α·x0 + σ·ε at the start of each step of a plan.
+
 
 def names() -> list[str]:
     """All families, in alphabetical order."""

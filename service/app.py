@@ -17,7 +17,18 @@ from service import resources
 from service.engine.admission import Admission
 from service.engine.loop import Engine
 from service.engine.scheduler import Scheduler
-from service.http import auth, likelihood, oip, openai, openapi, problem_responses, routes, static
+from service.http import (
+    auth,
+    invert,
+    likelihood,
+    oip,
+    openai,
+    openai_edits,
+    openapi,
+    problem_responses,
+    routes,
+    static,
+)
 from service.http.access_log import AccessLog
 from service.http.auth import KeyCheck
 from service.http.body_limit import BodyLimit
@@ -98,7 +109,7 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None, limi
         telemetry=telemetry(settings.trace),
     )
     app.state.service = state
-    for module in (routes, likelihood, oip, openai):
+    for module in (routes, invert, likelihood, oip, openai, openai_edits):
         app.include_router(module.router)
     openapi.install(app)
     app.router.routes.extend(static.ROUTES)

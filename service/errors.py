@@ -178,8 +178,8 @@ class BodyTooLarge(Problem):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     type = "urn:trilemma:body-too-large"
 
-    def __init__(self, max_bytes: int) -> None:
-        super().__init__(f"the body is longer than {max_bytes} bytes", max_bytes=max_bytes)
+    def __init__(self, max_bytes: int, what: str = "the body") -> None:
+        super().__init__(f"{what} is longer than {max_bytes} bytes", max_bytes=max_bytes)
 
 
 class HeadersTooLarge(Problem):

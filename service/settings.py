@@ -113,13 +113,12 @@ class Settings(BaseSettings):
     max_body_bytes: PositiveInt = setting(
         65536,
         "longest body of a request in JSON; a longer one gets 413",
-        "rarely: larger images can be sent as they are, without JSON",
+        "rarely: pictures and arrays have a limit of their own",
     )
     max_upload_bytes: PositiveInt = setting(
         4 * 2**20,
-        "longest body that is an image or an array; a longer one gets 413. 32 of those that are longer than "
-        "--max-body-bytes are taken at a time",
-        "raise it for models of large images",
+        "longest body of a request with pictures or arrays; 16 that are longer than --max-body-bytes can be under way",
+        "raise it for larger pictures; lower it where memory is short",
     )
     max_header_bytes: PositiveInt = setting(
         16384,

@@ -49,6 +49,11 @@ class ToyRuntime:
     def decode(self, states: HostStates) -> Array:
         return states.array
 
+    fetch = decode
+
+    def encode(self, image: Array) -> Array:
+        return image
+
 
 def on_engine() -> bool:
     """Whether this is one of the engine's workers: the warm-up is not."""

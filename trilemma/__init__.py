@@ -6,8 +6,19 @@
 >>> generated.images[0].save("three.png")
 """
 
-from trilemma.answers import Generated, Likelihood, Step
+from trilemma.answers import Generated, Inverted, Likelihood, Step
 from trilemma.client import AsyncClient, Client
 from trilemma.errors import Lost, Refused, TrilemmaError, Unexpected
 
-__all__ = ["AsyncClient", "Client", "Generated", "Likelihood", "Lost", "Refused", "Step", "TrilemmaError", "Unexpected"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Generated",
+    "Inverted",
+    "Likelihood",
+    "Lost",
+    "Refused",
+    "Step",
+    "TrilemmaError",
+    "Unexpected",
+]

@@ -68,6 +68,25 @@ class Likelihood:
         return np.array([image["standard_error"] for image in self.answer["images"]], dtype=np.float64)
 
 
+@dataclass(frozen=True)
+class Inverted:
+    """The starting noise of an image. `generate(**inverted.fields)` gives the image back."""
+
+    answer: Mapping[str, Any]  # the server's JSON
+
+    @cached_property
+    def noise(self) -> NDArray[np.float32]:
+        """(C, H, W)."""
+        content = base64.b64decode(self.answer["noise"], validate=True)
+        return np.frombuffer(content, dtype="<f4").reshape(self.answer["shape"]).astype(np.float32)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Those of `generate` that lead back."""
+        names = ("method", "steps", "solver", "settings", "class_label", "guidance", "noise")
+        return {name: self.answer[name] for name in names}
+
+
 def picture(file: bytes) -> Image.Image:
     return Image.open(io.BytesIO(file))
 
@@ -94,6 +113,14 @@ def likelihood(content: bytes) -> Likelihood:
         answer = Likelihood(json.loads(content))
         if not (len(answer.bits_per_dimension) == len(answer.standard_error) > 0 and answer.seed >= 0):
             raise ValueError("no numbers")
+        return answer
+
+
+def inverted(content: bytes) -> Inverted:
+    """The JSON answer. Raises Unexpected."""
+    with readable():
+        answer = Inverted(json.loads(content))
+        answer.noise  # noqa: B018  # it can be read
         return answer
 
 

@@ -1,6 +1,7 @@
 """The client, for threads and for asyncio.
 
 Fields are those of `POST /generate`: steps, seed, class_label, guidance, n, index, solver, settings, deadline_ms, …
+`image` and `mask` are a PIL image, a path, or a file's bytes; `noise` and `to_noise` are arrays, as `invert` has them.
 The same request has the same images, so a request that got lost, or 429, is sent again, after `Retry-After`.
 """
 
@@ -14,13 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trilemma import answers
-from trilemma.answers import Generated, Likelihood, Step, from_event, generated
+from trilemma.answers import Generated, Inverted, Likelihood, Step, from_event, generated
 from trilemma.errors import Lost, connected, media_type_of, require
-from trilemma.transport import AsyncTransport, Transport, message, options, upload
+from trilemma.transport import AsyncTransport, Picture, Transport, message, options, upload
 
 URL = "http://127.0.0.1:8000"
 JSON, NPY, EVENTS = "application/json", "application/x-npy", "text/event-stream"
-Picture = Image.Image | NDArray[Any]
+Images = Image.Image | NDArray[Any]
 CUT = "the stream ended before the images were finished"
 
 
@@ -33,6 +34,10 @@ class Client:
     def generate(self, method: str, **fields: Any) -> Generated:
         """The images, and the server's JSON about them."""
         return generated(self._post(JSON, method, fields))
+
+    def invert(self, method: str, image: Picture, **fields: Any) -> Inverted:
+        """The starting noise that the model makes the image of, by DDIM run backwards."""
+        return answers.inverted(self._post(JSON, method, {"image": image, **fields}, "/invert"))
 
     def array(self, method: str, **fields: Any) -> NDArray[float32]:
         """The images (n, C, H, W) in about [−1, 1], as the model left them."""
@@ -55,7 +60,7 @@ class Client:
         if not finished:
             raise Lost(CUT)
 
-    def likelihood(self, method: str, image: Picture, **fields: Any) -> Likelihood:
+    def likelihood(self, method: str, image: Images, **fields: Any) -> Likelihood:
         """Bits per dimension of a picture, or of an array of images (n, C, H, W), uint8 or float32 in [−1, 1].
 
         Fields are those of `POST /likelihood`.
@@ -81,9 +86,9 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _post(self, accept: str, method: str, fields: dict[str, Any]) -> bytes:
+    def _post(self, accept: str, method: str, fields: dict[str, Any], path: str = "/generate") -> bytes:
         with connected():
-            response = self._http.post("/generate", **message(accept, method, fields))
+            response = self._http.post(path, **message(accept, method, fields))
         require(response, accept)
         return response.content
 
@@ -97,6 +102,10 @@ class AsyncClient:
     async def generate(self, method: str, **fields: Any) -> Generated:
         """As Client's."""
         return generated(await self._post(JSON, method, fields))
+
+    async def invert(self, method: str, image: Picture, **fields: Any) -> Inverted:
+        """As Client's."""
+        return answers.inverted(await self._post(JSON, method, {"image": image, **fields}, "/invert"))
 
     async def array(self, method: str, **fields: Any) -> NDArray[float32]:
         """As Client's."""
@@ -118,7 +127,7 @@ class AsyncClient:
         if not finished:
             raise Lost(CUT)
 
-    async def likelihood(self, method: str, image: Picture, **fields: Any) -> Likelihood:
+    async def likelihood(self, method: str, image: Images, **fields: Any) -> Likelihood:
         """As Client's."""
         with connected():
             response = await self._http.post("/likelihood", **upload(method, image, fields))
@@ -141,9 +150,9 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _post(self, accept: str, method: str, fields: dict[str, Any]) -> bytes:
+    async def _post(self, accept: str, method: str, fields: dict[str, Any], path: str = "/generate") -> bytes:
         with connected():
-            response = await self._http.post("/generate", **message(accept, method, fields))
+            response = await self._http.post(path, **message(accept, method, fields))
         require(response, accept)
         return response.content
 

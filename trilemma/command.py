@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
@@ -22,7 +24,8 @@ from trilemma.errors import TrilemmaError
 SHOWN = 4  # pictures in the terminal at most
 CELLS = 24  # width of one, in characters
 WAY = ("steps", "solver", "eta", "max_ms", "max_distance", "dataset")  # how to sample; options are called as fields
-FIELDS = (*WAY, "class_label", "guidance", "seed", "n", "index", "deadline_ms")
+BEGINNING = ("image", "strength", "mask", "noise", "to_noise", "to_seed")
+FIELDS = (*WAY, *BEGINNING, "class_label", "guidance", "seed", "n", "index", "deadline_ms")
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".npy": "npy"}  # by suffix
 
 
@@ -61,6 +64,21 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--max-distance", type=finite, help="method auto: largest Fréchet distance")
     generate.add_argument("--dataset", help="method auto: data set, where models of several are served")
     generate.add_argument("--deadline-ms", type=int, help="time limit; a request that cannot meet it is refused")
+    generate.add_argument("--image", type=Path, help="file to begin at: PNG, JPEG or WebP")
+    generate.add_argument("--strength", type=finite, help="share of the steps that are taken from it, up to 1")
+    generate.add_argument("--mask", type=Path, help="file as large: where it is white the image is painted anew")
+    generate.add_argument("--to-seed", type=int, help="n images from the seed's to this one's")
+    generate.add_argument(
+        "--noise", type=starting_noise, help="file of `trilemma invert`, in place of the seed's noise"
+    )
+    generate.add_argument("--to-noise", type=starting_noise, help="the same: n images from --noise to it")
+    invert = commands.add_parser("invert", help="find the starting noise of an image")
+    invert.set_defaults(do=save_noise)
+    invert.add_argument("method", help="a method of `trilemma methods`")
+    invert.add_argument("image", type=Path, help="file: PNG, JPEG or WebP")
+    invert.add_argument("-o", "--output", type=Path, required=True, help="file for the noise: .npy")
+    invert.add_argument("--steps", type=int, help="steps, of two network evaluations each")
+    invert.add_argument("--class", dest="class_label", help="class, as of generate")
     score = commands.add_parser("likelihood", help="bits per dimension of images: how unlikely they are")
     score.set_defaults(do=list_likelihoods)
     score.add_argument("method", help="a method of `trilemma methods` that has a likelihood")
@@ -82,6 +100,14 @@ def finite(value: str) -> float:
     if not math.isfinite(number := float(value)):
         raise argparse.ArgumentTypeError(f"{value} is not finite")
     return number
+
+
+def starting_noise(value: str) -> NDArray[np.float32]:
+    try:
+        noise: NDArray[np.float32] = np.load(value, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{value}: {error}") from error
+    return noise
 
 
 def output(value: str) -> Path:
@@ -108,6 +134,20 @@ def save(client: Client, options: argparse.Namespace) -> None:
     way = f"{answer['method']}, {answer['steps']} steps, {label}, seed {result.seed}"
     print(f"{way}: {answer['timing']['total_ms']:.0f} ms")
     print(*paths, sep="\n")
+
+
+def save_noise(client: Client, options: argparse.Namespace) -> None:
+    """Writes the noise, and prints how to come back to the image."""
+    fields = {name: value for name in ("steps", "class_label") if (value := getattr(options, name)) is not None}
+    inverted = client.invert(options.method, options.image, **fields)
+    with options.output.open("wb") as file:
+        np.save(file, inverted.noise)
+    answer = inverted.answer
+    way = [f"generate {answer['method']} --steps {answer['steps']} --solver {answer['solver']}"]
+    way += [f"--setting {name}={value:g}" for name, value in answer["settings"].items()]
+    way += [] if answer["class_label"] is None else [f"--class {shlex.quote(answer['class_label'])}"]
+    print(f"{answer['timing']['total_ms']:.0f} ms; back to the image:")
+    print("trilemma", *way, f"--noise {shlex.quote(str(options.output))} -o FILE")
 
 
 def generate(client: Client, method: str, fields: dict[str, Any]) -> Generated:

@@ -1,8 +1,11 @@
-"""How a request is sent: with retries where they help, and as JSON that may have NumPy's numbers, or as an image."""
+"""How a request is sent: with retries where they help, and as JSON that may have NumPy's numbers and pictures, or as an
+image."""
 
+import base64
 import io
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +16,7 @@ from PIL import Image, ImageOps
 
 from trilemma.errors import refusal, retry_after_s
 
+Picture = Image.Image | Path | bytes
 TIMEOUT = httpx.Timeout(10, read=600)
 MAX_WAIT_S = 60.0  # before a retry; a server that asks for more has refused
 
@@ -73,9 +77,23 @@ def upload(method: str, image: Image.Image | NDArray[Any], fields: Mapping[str, 
 
 
 def plain(value: Any) -> Any:
-    """NumPy's numbers as Python's. A float32 of 0.37 is 0.37, which as a double has more digits."""
-    if isinstance(value, np.floating):
-        return float(str(value))
-    if isinstance(value, np.generic):
-        return value.item()
+    """NumPy's numbers as Python's; files, pictures and arrays of numbers in base64.
+
+    A float32 of 0.37 is 0.37, which as a double has more digits.
+    """
+    match value:
+        case np.floating():
+            return float(str(value))
+        case np.generic():
+            return value.item()
+        case np.ndarray():
+            return plain(value.astype("<f4").tobytes())
+        case Path():
+            return plain(value.read_bytes())
+        case bytes():
+            return base64.b64encode(value).decode()
+        case Image.Image():
+            stream = io.BytesIO()
+            value.save(stream, "PNG")
+            return plain(stream.getvalue())
     raise TypeError(f"{type(value).__name__} is not a value for JSON")

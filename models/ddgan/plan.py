@@ -5,13 +5,13 @@ The schedule is `{"alphas_cumprod": [ᾱ_0, …, ᾱ_{T−1}]}` with T as small 
 
 import numpy as np
 
-from models.discrete import Schedule, max_steps
+from models.discrete import Schedule, max_steps, signal
 from models.families import Point
 from models.schedules import EDGE, Vector, trailing_grid
 from models.solvers import Solver, posterior
 from models.step import Plan
 
-__all__ = ["POINTS", "SOLVERS", "large_steps", "max_steps", "posterior_plan"]
+__all__ = ["POINTS", "SOLVERS", "large_steps", "max_steps", "posterior_plan", "signal"]
 
 
 def large_steps(timesteps: int) -> Vector:

@@ -3,11 +3,11 @@
 import numpy as np
 
 from models.bound import Bound, DiscreteBound
-from models.discrete import Schedule, clip, max_steps, solvers
+from models.discrete import Schedule, clip, max_steps, signal, solvers
 from models.families import Point
 from models.gaussian.chain import Chain
 
-__all__ = ["POINTS", "SOLVERS", "bound", "max_steps"]
+__all__ = ["POINTS", "SOLVERS", "bound", "max_steps", "signal"]
 
 
 def bound(schedule: Schedule) -> Bound:

@@ -14,7 +14,7 @@ from models.bound import Bound, DiscreteBound
 from models.families import Point
 from models.gaussian import samplers
 from models.gaussian.chain import Chain
-from models.schedules import log_snr_timesteps
+from models.schedules import Vector, log_snr_timesteps
 from models.solvers import Setting, Solver, dpmpp_2m
 from models.step import Plan
 
@@ -25,6 +25,14 @@ def max_steps(schedule: Schedule) -> int:
     """One step a training timestep, or as many as the format's sampler can take."""
     timesteps = len(schedule["alphas_cumprod"])
     return timesteps // 2 if schedule["format"] == "latent-diffusion" else timesteps
+
+
+def signal(schedule: Schedule, plan: Plan) -> tuple[Vector, Vector]:
+    """α and σ of the state at the start of each step."""
+    chain = Chain.of(schedule)
+    timesteps = {time: timestep for timestep, time in enumerate(chain.times.tolist())}
+    abar = chain.alphas_cumprod[[timesteps[k.t] for k in plan]]
+    return np.sqrt(abar), np.sqrt(1 - abar)
 
 
 def ddim_plan(schedule: Schedule, steps: int, *, eta: float) -> Plan:

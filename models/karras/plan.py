@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from models.families import Point
-from models.karras import levels, samplers
+from models.karras import levels, preconditioning, samplers
 from models.karras.samplers import Denoiser, Stops
 from models.schedules import Vector
 from models.solvers import Setting, Solver
@@ -24,6 +24,17 @@ MOST = 1000  # steps: there is a plan of any number
 def max_steps(schedule: Schedule) -> int:
     """A consistency model has one fewer than noise levels."""
     return int(schedule["scale_steps"]) - 1 if "scale_steps" in schedule else MOST
+
+
+def signal(schedule: Schedule, plan: Plan) -> tuple[Vector, Vector]:
+    """α and σ of the state at the start of each step, which is α·(x0 + σ'·ε): c_noise and c_out have σ', and c_in α."""
+    numbers = schedule["preconditioning"]
+    if numbers["kind"] == "edm":
+        level = np.exp(np.array([k.t for k in plan]) / numbers.get("noise_gain", 0.25))
+    else:
+        level = np.abs([k.x0_from_out for k in plan])
+    alpha = preconditioning.of(numbers).c_in(level) / [k.network_from_x for k in plan]
+    return alpha, alpha * level
 
 
 def karras_stops(schedule: Schedule, steps: int, churn: float = 0.0) -> Stops:

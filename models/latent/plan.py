@@ -3,13 +3,13 @@
 `models.discrete` describes the schedule; its `clip` bounds the latents.
 """
 
-from models.discrete import Schedule, clip, max_steps, solvers
+from models.discrete import Schedule, clip, max_steps, signal, solvers
 from models.families import Point
 from models.schedules import trailing_grid
 from models.solvers import Setting, Solver, langevin
 from models.step import Plan
 
-__all__ = ["POINTS", "SOLVERS", "langevin_plan", "max_steps"]
+__all__ = ["POINTS", "SOLVERS", "langevin_plan", "max_steps", "signal"]
 
 
 def langevin_plan(schedule: Schedule, steps: int, *, step_size: float) -> Plan:

@@ -25,6 +25,12 @@ def max_steps(schedule: Mapping[str, Any]) -> int:
     return len(gamma) - 1
 
 
+def signal(_: Mapping[str, Any], plan: Plan) -> tuple[Vector, Vector]:
+    """α and σ of the state at the start of each step."""
+    gamma = np.array([k.t for k in plan])
+    return np.sqrt(1 / (1 + np.exp(gamma))), np.sqrt(1 / (1 + np.exp(-gamma)))
+
+
 def gammas(schedule: Mapping[str, Any], steps: int) -> tuple[Vector, Vector]:
     """γ_t and γ_s of each step from t = 1 to 0, evenly spaced in t."""
     knots = np.asarray(schedule["gamma"], dtype=np.float64)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from models.step import Step
 from service.engine import noise
-from service.engine.runtime import Array, State, StepInputs, unguided
+from service.engine.runtime import Array, Runtime, State, StepInputs, unguided
+from service.engine.start import Picture, slerp
 
 Priority = Literal["low", "normal", "high"]
 MAX_IMAGES = 64  # of a request
@@ -44,6 +45,11 @@ class Job:
     n: int
     submitted_s: float
     first_index: int = 0  # of its images: they are a part of those that the seed has
+    picture: Picture | None = None  # that its images begin at; None: x_T alone
+    signal: Array | None = None  # (steps, 2): α and σ of the state at the start of each step, for a picture
+    starts: tuple[Array, ...] = ()  # x_T in place of the seed's; of two, the images lie between them
+    to_seed: int | None = None  # the images lie between those of both seeds, at the first index
+    decodes: bool = True  # false: the last state is what the caller wants
     guidance: float = 1.0  # w of classifier-free guidance, ε = ε(no class) + w·(ε(class) − ε(no class)); 1: without
     no_label: int = 0  # what `label` is for "no class"; read with guidance
     priority: Priority = "normal"
@@ -78,6 +84,14 @@ class Job:
         return ("n", self.n) if self.n > 1 else ("steps", self.steps)
 
     @property
+    def masked(self) -> bool:
+        return self.picture is not None and self.picture.mask is not None
+
+    @property
+    def interpolates(self) -> bool:
+        return self.to_seed is not None or len(self.starts) > 1
+
+    @property
     def rows(self) -> int:
         """Rows of a batch for each image: two with guidance."""
         return 1 if self.guidance == 1 else 2
@@ -102,9 +116,30 @@ class Image:
     pixels: Array = field(init=False)  # when finished: (C, H, W) in about [−1, 1]
 
     def draw_initial(self) -> None:
-        """Draws x_T."""
-        self.x = noise.normal(self.job.seed, self.index, noise.INITIAL, self.job.shape)
+        """Draws x_T, or takes it from the caller's."""
+        starts = self.job.starts
+        self.x = slerp(starts[0], starts[-1], self.share) if starts else self._normal(noise.INITIAL, self.job.shape)
         self.x0 = np.zeros_like(self.x)
+
+    def begin_at_picture(self, runtime: Runtime) -> None:
+        """Begins at the job's picture, with the noise of the first step's level."""
+        self.draw_initial()
+        assert self.x is not None
+        self.x = self._noisy_picture(runtime, self.x)
+
+    def keep_known(self, x: Array, runtime: Runtime) -> Array:
+        """A step's x with the known part of the picture, as noisy as x is, in its place."""
+        assert self.job.picture is not None
+        drawn = self._normal(noise.INITIAL, self.job.shape)
+        return self.job.picture.keep_state(x, self._noisy_picture(runtime, drawn, self.step + 1))
+
+    def _noisy_picture(self, runtime: Runtime, drawn: Array, step: int = 0) -> Array:
+        """α·picture + σ·noise, as the state is at the start of this step."""
+        assert self.job.picture is not None
+        assert self.job.signal is not None
+        alpha, sigma = self.job.signal[step]
+        noisy: Array = alpha * self.job.picture.state(runtime) + sigma * drawn
+        return noisy
 
     def advance(self, x: State, x0: State) -> None:
         """Sets the results of a step."""
@@ -117,11 +152,25 @@ class Image:
 
     def draw_noise(self) -> Array:
         """The noise of the next step."""
-        return noise.normal(self.job.seed, self.index, self.step + 1, self.job.shape)
+        return self._normal(self.step + 1, self.job.shape)
 
     def draw_z(self) -> Array:
         """The network's z for the next step, (z_dim,)."""
-        return noise.normal(self.job.seed, self.index, self.step + 1, (self.job.z_dim,), noise.Z)
+        return self._normal(self.step + 1, (self.job.z_dim,), noise.Z)
+
+    @property
+    def share(self) -> float:
+        """How far it lies from the first of the images that it is between to the last."""
+        return (self.index - self.job.first_index) / (self.job.n - 1) if self.job.interpolates else 0.0
+
+    def _normal(self, stream: int, shape: tuple[int, ...], use: int = noise.UPDATE) -> Array:
+        """Noise of the seed or, between two seeds, the spherical mean of both."""
+        job = self.job
+        index = job.first_index if job.interpolates else self.index
+        drawn = noise.normal(job.seed, index, stream, shape, use)
+        if job.to_seed is None:
+            return drawn
+        return slerp(drawn, noise.normal(job.to_seed, index, stream, shape, use), self.share)
 
     @property
     def steps(self) -> int:

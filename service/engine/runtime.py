@@ -73,6 +73,14 @@ class Runtime(Protocol):
         """The images (n, C, H, W) of these states: the states themselves where the steps end at the image."""
         ...
 
+    def fetch(self, states: States) -> Array:
+        """The states themselves (n, C, H, W), on the host."""
+        ...
+
+    def encode(self, image: Array) -> Array:
+        """The state (C, H, W) of an image (C, H, W): the image itself where the steps end at it."""
+        ...
+
 
 class HostStates:
     """States in an array (n, C, H, W)."""

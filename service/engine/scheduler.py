@@ -14,7 +14,7 @@ from itertools import accumulate
 
 from service.engine.costs import Costs
 from service.engine.jobs import Batch, Image, Job, Priority
-from service.engine.runtime import States
+from service.engine.runtime import State, States
 
 DUE_FACTOR: dict[Priority, float] = {"high": 15.0, "normal": 50.0, "low": 200.0}  # due time over work
 ADMISSION_MARGIN = 1.25  # on predicted work, where a deadline depends on it
@@ -171,7 +171,7 @@ class Scheduler:
         self.counts.start(batch)
         return batch
 
-    def advance(self, batch: Batch, x: States, x0: States) -> list[Image]:
+    def advance(self, batch: Batch, x: States | Sequence[State], x0: States) -> list[Image]:
         """Gives each image its new state, from x and x0 (n, C, H, W); returns the images that finished.
 
         Images whose job was dropped meanwhile are skipped.

@@ -21,7 +21,7 @@ from service.http import problem_responses, responses, streaming
 from service.http.routes import RequestOrigin, State
 from service.http.schemas import Timing
 from service.requests.encoding import one_each
-from service.requests.generation import Generation, Origin
+from service.requests.generation import Generation, Origin, receive
 from service.requests.request import MAX_GUIDANCE, MAX_INDEX, MAX_SEED, MIN_GUIDANCE, GenerateRequest
 from service.requests.state import ServiceState
 
@@ -114,20 +114,35 @@ class Error(BaseModel):
 
 
 ERROR: dict[str, Any] = {"description": "An error", "model": Error}
-PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"
-STREAM: dict[str, Any] = {"content": {responses.EVENTS: streaming.schema(PARTIAL, COMPLETED, "error")}}
+GENERATION, EDIT = "image_generation", "image_edit"
+
+
+def events(name: str) -> dict[str, Any]:
+    """The description of a stream for OpenAPI."""
+    schema = streaming.schema(f"{name}.partial_image", f"{name}.completed", "error")
+    return {"content": {responses.EVENTS: schema}}
+
+
 router = APIRouter(prefix="/v1", tags=["OpenAI"], responses={"4XX": ERROR, "5XX": ERROR})
 
 
-@router.post("/images/generations", response_model=ImagesResponse, responses={200: STREAM})
+@router.post("/images/generations", response_model=ImagesResponse, responses={200: events(GENERATION)})
 async def generate(body: ImageRequest, state: State, origin: RequestOrigin) -> Response:
     """Generate images of a class: the same bytes as `POST /generate`."""
     model = state.models.find(body.model)
     check(body, model)
+    return await answer(state, origin, body, generate_request(body))
+
+
+async def answer(
+    state: ServiceState, origin: Origin, body: ImageRequest, request: GenerateRequest, event: str = GENERATION
+) -> Response:
+    """The images, or a stream whose events are called `event`. Raises what Generation.begin and result do."""
     with responses.renaming(lambda field: NAMES.get(field, field)):
-        generation = begin(state, origin, body)
+        uploads = await receive(state, request)
+        generation = Generation.begin(state, origin, request, one_each(request.format), uploads)
         if body.stream:
-            return stream(generation, body.partial_images or 0)
+            return stream(generation, body.partial_images or 0, event)
         result = await generation.result()
     content = await responses.written(result.files, lambda: json(generation, body, result.files))
     return Response(content, media_type=responses.JSON, headers=responses.result_headers(generation, result))
@@ -146,9 +161,10 @@ async def model(state: State, model: str) -> Model:
 
 
 class ImageEvents:
-    """PARTIAL, as many as asked for at most, then COMPLETED."""
+    """Partial images, as many as asked for at most, then the completed one."""
 
-    def __init__(self, generation: Generation, partial_images: int) -> None:
+    def __init__(self, generation: Generation, partial_images: int, name: str) -> None:
+        self.name = name
         self.preview_format = generation.request.format
         self.partial_images = partial_images
         self.sent = 0
@@ -167,15 +183,16 @@ class ImageEvents:
         if preview is None or progress.index == progress.of or self.sent == self.partial_images:
             return b""
         self.sent += 1
-        return self._event(PARTIAL, b64_json=preview, partial_image_index=self.sent - 1)
+        return self._event("partial_image", b64_json=preview, partial_image_index=self.sent - 1)
 
     def completed(self, files: list[bytes], timing: Timing) -> bytes:
-        return self._event(COMPLETED, b64_json=base64.b64encode(files[0]).decode(), usage=USAGE)
+        return self._event("completed", b64_json=base64.b64encode(files[0]).decode(), usage=USAGE)
 
     def failed(self, problem: Problem) -> bytes:
         return streaming.event("error", problem_responses.openai(problem))
 
-    def _event(self, name: str, **data: Any) -> bytes:
+    def _event(self, kind: str, **data: Any) -> bytes:
+        name = f"{self.name}.{kind}"
         return streaming.event(name, {"type": name, "created_at": int(time.time()), **self.picture, **data})
 
 
@@ -192,12 +209,12 @@ def json(generation: Generation, body: ImageRequest, files: Sequence[bytes]) -> 
     return response.model_dump_json()
 
 
-def stream(generation: Generation, partial_images: int) -> EventSourceResponse:
+def stream(generation: Generation, partial_images: int, event: str) -> EventSourceResponse:
     """Raises what streaming.respond raises."""
     every = max(1, generation.sampling.steps // (partial_images + 1)) if partial_images else None
     request = generation.request.model_copy(update={"preview_every": every})
     generation = replace(generation, request=request)
-    return streaming.respond(generation, ImageEvents(generation, partial_images), responses.headers(generation))
+    return streaming.respond(generation, ImageEvents(generation, partial_images, event), responses.headers(generation))
 
 
 def check(body: ImageRequest, model: Placement) -> None:
@@ -208,9 +225,8 @@ def check(body: ImageRequest, model: Placement) -> None:
         raise InvalidRequest.of("n", "a stream has one image", {"min": 1, "max": 1})
 
 
-def begin(state: ServiceState, origin: Origin, body: ImageRequest) -> Generation:
-    """Raises what Generation.begin does."""
-    request = GenerateRequest(
+def generate_request(body: ImageRequest, **more: Any) -> GenerateRequest:
+    return GenerateRequest(
         method=body.model,
         class_label=body.prompt,
         n=body.n or 1,
@@ -221,8 +237,8 @@ def begin(state: ServiceState, origin: Origin, body: ImageRequest) -> Generation
         settings=body.settings,
         guidance=1.0 if body.guidance is None else body.guidance,
         format=body.output_format or "png",
+        **more,
     )
-    return Generation.begin(state, origin, request, one_each(request.format))
 
 
 def describe(model: Placement) -> Model:

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic.json_schema import models_json_schema
 
+from service.http.invert import InvertRequest
 from service.http.oip_schemas import InferRequest
 from service.http.openai import ImageRequest
 from service.requests.request import GenerateRequest
@@ -15,7 +16,7 @@ from service.requests.scoring import LikelihoodRequest
 
 PATH = "/openapi.json"
 REFERENCE = "#/components/schemas/{model}"
-BODIES = GenerateRequest, ImageRequest, InferRequest, LikelihoodRequest
+BODIES = GenerateRequest, InvertRequest, ImageRequest, InferRequest, LikelihoodRequest
 
 
 def install(app: FastAPI) -> None:

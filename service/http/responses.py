@@ -117,7 +117,6 @@ async def written(files: Sequence[bytes], write: Callable[[], T]) -> T:
 def json(generation: Generation, files: Sequence[bytes], timing: Timing) -> bytes:
     """The JSON answer."""
     sampling, model = generation.sampling, generation.model
-    classes = model.bundle.manifest.classes
     response = GenerateResponse(
         id=generation.origin.id,
         method=sampling.method,
@@ -126,8 +125,9 @@ def json(generation: Generation, files: Sequence[bytes], timing: Timing) -> byte
         settings=dict(sampling.settings),
         chosen=generation.choice,
         seed=sampling.seed,
-        class_label=classes[sampling.label] if sampling.label < len(classes) else None,
+        class_label=class_name(generation),
         guidance=sampling.guidance,
+        strength=sampling.strength,
         images=[
             GeneratedImage(index=i, data=base64.b64encode(file).decode(), sha256=hashlib.sha256(file).hexdigest())
             for i, file in enumerate(files, start=sampling.index)
@@ -136,6 +136,11 @@ def json(generation: Generation, files: Sequence[bytes], timing: Timing) -> byte
         model=ModelRef(name=model.name, digest=model.digest),
     )
     return orjson.dumps(response.model_dump())
+
+
+def class_name(generation: Generation) -> str | None:
+    classes, label = generation.model.bundle.manifest.classes, generation.sampling.label
+    return classes[label] if label < len(classes) else None
 
 
 def describe(model: Placement) -> MethodInfo:
@@ -160,6 +165,8 @@ def describe(model: Placement) -> MethodInfo:
         steps=Steps(min=1, max=bundle.max_steps, default=bundle.manifest.recommended_steps),
         likelihood=None if bound is None else Steps(min=1, max=bound.most, default=min(DEFAULT_TERMS, bound.most)),
         solvers=solvers,
+        images=bundle.takes_images,
+        inverts=bundle.inverter is not None,
         device=model.device,
         measured=bundle.manifest.measured.model_dump(exclude_unset=True),
     )

@@ -11,7 +11,7 @@ from service.errors import ProblemDetails
 from service.http import auth, problem_responses, responses, streaming
 from service.http.schemas import GenerateResponse, MethodInfo, ReadinessInfo
 from service.requests.etag import is_match
-from service.requests.generation import Generation, Origin
+from service.requests.generation import Generation, Origin, receive
 from service.requests.request import GenerateRequest
 from service.requests.state import ServiceState
 
@@ -70,7 +70,8 @@ async def generate(
 ) -> Response:
     """Generate images. The same request always gives the same images, at any load."""
     media_type = responses.negotiate(accept)
-    generation = Generation.begin(state, origin, body, responses.encoding_for(media_type, body.format))
+    uploads = await receive(state, body)
+    generation = Generation.begin(state, origin, body, responses.encoding_for(media_type, body.format), uploads)
     headers = {**responses.headers(generation), "ETag": generation.tag, "Vary": "Accept"}
     if is_match(generation.tag, if_none_match):
         return Response(status_code=304, headers=headers)

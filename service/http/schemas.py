@@ -36,6 +36,7 @@ class GenerateResponse(BaseModel):
     seed: int
     class_label: str | None
     guidance: float = Field(description="weight of classifier-free guidance; 1: without")
+    strength: float | None = Field(description="share of the steps that were taken from an image; null: without one")
     images: list[GeneratedImage]
     timing: Timing
     model: ModelRef
@@ -98,6 +99,8 @@ class MethodInfo(BaseModel):
     steps: Steps
     likelihood: Steps | None = Field(description="range of `terms` of `POST /likelihood`; null: it has no likelihood")
     solvers: list[SolverInfo] = Field(description="solvers; the first is the default")
+    images: bool = Field(description="whether it takes an `image`: image-to-image and inpainting")
+    inverts: bool = Field(description="whether `POST /invert` takes it")
     device: str = Field(description="device, runtime, precision and batch sizes")
     measured: dict[str, Any] = Field(description="measured quality and speed; empty if not measured")
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from bundle.files import BundleError, shown
 from bundle.loading import Bundle
-from bundle.manifest import STEP
+from bundle.manifest import ENCODE, STEP
 from service.engine.denoise import first_step
 from service.engine.runtime import Runtime, States
 from service.registry.time_limit import LOADING, start
@@ -64,5 +64,8 @@ def _check_result(bundle: Bundle, rows: int, runtime: Runtime, x: States) -> Non
     images = runtime.decode(x)
     if images.shape != shape:
         raise BundleError(f"{where}: the images have shape {images.shape}, not {shape}")
+    state = runtime.encode(images[0])
+    if state.shape != bundle.manifest.state_shape and bundle.takes_images:
+        raise BundleError(f"{shown(bundle.folder.name)}/{ENCODE}: a state has shape {state.shape}")
     if not np.isfinite(images).all():
         raise BundleError(f"{where}: the step gives numbers that are not finite")

@@ -8,7 +8,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from starlette.types import Receive
 from bundle.manifest import AUTO
 from service.engine.jobs import Job, Priority
 from service.engine.placement import Placement
+from service.errors import InvalidRequest, Unavailable
 from service.requests import auto
 from service.requests.encoding import Encoding
 from service.requests.etag import etag
@@ -24,6 +25,7 @@ from service.requests.quota import Caller, WorkBudget
 from service.requests.request import GenerateRequest
 from service.requests.resolve import Sampling, job_of, resolve
 from service.requests.state import ServiceState
+from service.requests.uploads import NONE, Uploads, read, uploaded
 from service.telemetry import tracing
 
 
@@ -142,34 +144,66 @@ class Generation(Computation):
     sampling: Sampling
     choice: str | None  # for method `auto`: which measured point this is, and why
     encoding: Encoding
+    uploads: Uploads = NONE
 
     @classmethod
-    def begin(cls, state: ServiceState, origin: Origin, request: GenerateRequest, encoding: Encoding) -> "Generation":
-        """Resolves the request. Raises what Models.find, auto.choose and resolve raise."""
+    def begin(
+        cls,
+        state: ServiceState,
+        origin: Origin,
+        request: GenerateRequest,
+        encoding: Encoding,
+        uploads: Uploads = NONE,
+    ) -> "Generation":
+        """Resolves the request, with what `receive` had of it. Raises what Models.find, auto.choose and resolve do."""
         served = state.models.served().values()
         points = auto.operating_points(served, request) if request.method == AUTO else []
         request, choice = auto.choose(request, points, lambda concrete: can_promise(state, origin, concrete))
         model = state.models.find(request.method)
         origin.log_fields["method"] = model.name
-        sampling = resolve(model, request, served)
+        if uploads is not NONE and uploads.model != model.digest:
+            raise Unavailable(f"{model.name} was replaced; send the request again")
+        sampling = resolve(model, request, served, uploads)
         state.metrics.requested_steps.labels(request.method, sampling.solver).observe(sampling.steps)
-        return cls(state, origin, model, etag(sampling, encoding), request, sampling, choice, encoding)
+        return cls(state, origin, model, etag(sampling, encoding), request, sampling, choice, encoding, uploads)
+
+    def inverted(self) -> "Generation":
+        """The same request the other way: from its image to x_T."""
+        sampling = self.sampling.model_copy(update={"inverts": True, "strength": None})
+        return replace(self, sampling=sampling, tag=etag(sampling, self.encoding))
 
     @property
     def identity(self) -> tuple[Hashable, Urgency]:
         return self.sampling, self.request
 
     def job(self) -> Job:
-        return new_job(self.state, self.origin, self.model, self.sampling, self.request)
+        return new_job(self.state, self.origin, self.model, self.sampling, self.request, self.uploads)
 
     def encode(self, job: Job) -> list[bytes]:
         return self.encoding.encode(np.stack([image.pixels for image in job.images]))
 
 
-def new_job(state: ServiceState, origin: Origin, model: Placement, sampling: Sampling, request: GenerateRequest) -> Job:
-    return job_of(
-        model, sampling, request, id=origin.id, submitted_s=origin.arrived_s, answer_s=state.answer_time.seconds
-    )
+async def receive(state: ServiceState, request: GenerateRequest) -> Uploads:
+    """What the request brings, decoded for its model. Raises InvalidRequest, and what Models.find raises."""
+    fields = uploaded(request)
+    if not fields:
+        return NONE
+    if request.method == AUTO:
+        raise InvalidRequest.of(fields[0], f"method {AUTO!r} does not take it", None)
+    model = state.models.find(request.method)
+    return await state.decoder.run(lambda: read(request, model))
+
+
+def new_job(
+    state: ServiceState,
+    origin: Origin,
+    model: Placement,
+    sampling: Sampling,
+    request: GenerateRequest,
+    uploads: Uploads = NONE,
+) -> Job:
+    answer_s = state.answer_time.seconds
+    return job_of(model, sampling, request, uploads, id=origin.id, submitted_s=origin.arrived_s, answer_s=answer_s)
 
 
 def can_promise(state: ServiceState, origin: Origin, request: GenerateRequest) -> bool:

@@ -91,6 +91,44 @@ class GenerateRequest(BaseModel):
             description="`auto` only: quality limit. The service takes the fastest point within this Fréchet distance",
         ),
     ] = None
+    image: Annotated[
+        str | None,
+        Field(
+            description="base64 of a PNG, JPEG or WebP to begin at (image-to-image). It is scaled: the largest centred "
+            "part with the model's proportions is resized to the model's size"
+        ),
+    ] = None
+    strength: Annotated[
+        FiniteFloat | None,
+        Field(
+            gt=0,
+            le=1,
+            description="share of the steps that are taken from the image; default: 0.8, or 1 with a mask",
+        ),
+    ] = None
+    mask: Annotated[
+        str | None,
+        Field(
+            description="base64 of a picture as large as the image (inpainting): where it is white the image is "
+            "painted anew, and elsewhere it stays exactly as it is"
+        ),
+    ] = None
+    noise: Annotated[
+        str | None,
+        Field(description="base64 of x_T in place of the seed's, float32 as `POST /invert` answers"),
+    ] = None
+    to_noise: Annotated[
+        str | None,
+        Field(description="with `noise`: a second x_T; the n images lie between both, evenly on the sphere"),
+    ] = None
+    to_seed: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=MAX_SEED,
+            description="the n images lie between image `index` of the seed and that of this one, evenly on the sphere",
+        ),
+    ] = None
     format: Annotated[Format, Field(description="file format of `images[].data` in a JSON answer")] = "png"
     deadline_ms: DeadlineMs = None
     priority: QueuePriority = "normal"

@@ -5,18 +5,26 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from bundle.loading import Bundle
+from models.inversion import begun_at
 from models.solvers import Setting, SettingValues
 from service.engine.jobs import Job
 from service.engine.placement import Placement
+from service.engine.start import Picture
 from service.errors import InvalidRequest
+from service.requests import beginnings
 from service.requests.request import GenerateRequest
+from service.requests.uploads import NONE, Uploads
 
 MAX_ANSWER_SHARE = 0.1  # of a deadline, for encoding and sending the answer
 MAX_NAMES = 50  # of classes in a refusal; `GET /methods` has all of them
 DRAWN_SEEDS = 2**53  # a drawn seed is below it: JavaScript's numbers are exact up to there, and JSON is read into them
+
+
+Absent: Any = Field(None, exclude_if=lambda value: value is None)
 
 
 class Sampling(BaseModel):
@@ -37,9 +45,18 @@ class Sampling(BaseModel):
     n: int
     index: int = Field(0, exclude_if=lambda index: index == 0)  # of the first image
     guidance: float = Field(1.0, exclude_if=lambda weight: weight == 1)  # 1: without
+    inverts: bool = Field(False, exclude_if=lambda inverts: not inverts)  # from an image to x_T
+    image: str | None = Absent  # digests of the arrays of `Uploads`
+    mask: str | None = Absent
+    noise: str | None = Absent
+    to_noise: str | None = Absent
+    strength: float | None = Absent
+    to_seed: int | None = Absent
 
 
-def resolve(model: Placement, request: GenerateRequest, served: Iterable[Placement] = ()) -> Sampling:
+def resolve(
+    model: Placement, request: GenerateRequest, served: Iterable[Placement] = (), uploads: Uploads = NONE
+) -> Sampling:
     """Checks a request against the model's limits and fills in its defaults. Raises InvalidRequest.
 
     A refusal names those of the `served` models that can do what this one cannot.
@@ -64,11 +81,19 @@ def resolve(model: Placement, request: GenerateRequest, served: Iterable[Placeme
         n=request.n,
         index=request.index,
         guidance=_guidance(bundle, request, served),
+        **beginnings.resolve(bundle, request, uploads),
     )
 
 
 def job_of(
-    model: Placement, sampling: Sampling, request: GenerateRequest, *, id: str, submitted_s: float, answer_s: float
+    model: Placement,
+    sampling: Sampling,
+    request: GenerateRequest,
+    uploads: Uploads = NONE,
+    *,
+    id: str,
+    submitted_s: float,
+    answer_s: float,
 ) -> Job:
     """The engine's work for a resolved request. `answer_s` is how long an answer takes after the last step."""
     manifest = model.bundle.manifest
@@ -76,13 +101,15 @@ def job_of(
         id=id,
         method=sampling.method,
         model=model.digest,
-        coefficients=model.bundle.coefficients(sampling.steps, sampling.solver, sampling.settings),
+        **_plan(model.bundle, sampling, uploads),
         shape=manifest.state_shape,
         z_dim=manifest.z_dim,
         label=sampling.label,
         seed=sampling.seed,
         n=sampling.n,
         first_index=sampling.index,
+        starts=tuple(start for start in (uploads.noise, uploads.to_noise) if start is not None),
+        to_seed=sampling.to_seed,
         guidance=sampling.guidance,
         no_label=len(manifest.classes),
         submitted_s=submitted_s,
@@ -100,6 +127,21 @@ def deadline_s(deadline_ms: int | None, submitted_s: float, answer_s: float) -> 
     """
     within_s = math.inf if deadline_ms is None else deadline_ms / 1000
     return submitted_s + within_s - min(answer_s, MAX_ANSWER_SHARE * within_s)
+
+
+def _plan(bundle: Bundle, sampling: Sampling, uploads: Uploads) -> dict[str, Any]:
+    """The steps of a job, and the picture that they begin at."""
+    picture = None if uploads.image is None else Picture(uploads.image, uploads.mask)
+    if sampling.inverts:
+        coefficients = bundle.inverse_coefficients(sampling.steps)
+        signal = np.array([[1, 0]], dtype=np.float32)  # it begins at the picture itself
+        return {"coefficients": coefficients, "picture": picture, "signal": signal, "decodes": False}
+    coefficients = bundle.coefficients(sampling.steps, sampling.solver, sampling.settings)
+    if picture is None or sampling.strength is None:
+        return {"coefficients": coefficients}
+    first = len(coefficients) - max(1, round(sampling.strength * len(coefficients)))
+    signal = bundle.signal(sampling.steps, sampling.solver, sampling.settings)[first:]
+    return {"coefficients": begun_at(coefficients, first), "picture": picture, "signal": signal}
 
 
 def has_class(bundle: Bundle, class_label: int | str | None) -> bool:

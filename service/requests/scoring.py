@@ -1,5 +1,6 @@
 """A request for the likelihood of images: the bound on their bits per dimension under a model."""
 
+import hashlib
 import io
 import math
 import secrets
@@ -17,13 +18,12 @@ from service.engine.jobs import Job
 from service.engine.lanes import LikelihoodJob, Subject, lanes_of
 from service.engine.placement import Placement
 from service.errors import InvalidRequest
-from service.requests import uploads
 from service.requests.etag import Form, etag
 from service.requests.generation import Computation, Origin, Urgency
 from service.requests.request import CLASS_LABEL, MAX_INDEX, DeadlineMs, QueuePriority, Seed
 from service.requests.resolve import DRAWN_SEEDS, deadline_s, label_of
+from service.requests.scored_images import Pixels, read
 from service.requests.state import ServiceState
-from service.requests.uploads import Pixels
 
 DEFAULT_TERMS = 32
 COLUMNS = ("bits_per_dimension", "standard_error", "prior", "diffusion", "reconstruction")
@@ -110,7 +110,7 @@ class Scoring(Computation):
         origin.log_fields["method"] = model.name
         bound = bound_of(model, state.models.served().values())
         count = terms_of(request, model, bound)
-        images, digest = await uploads.decoded("image", files, model.bundle.manifest.shape)
+        images, digest = await state.decoder.run(lambda: decoded(files, model))
         scores = Scores(
             digest=model.digest,
             method=model.name,
@@ -165,6 +165,12 @@ class Scoring(Computation):
         stream = io.BytesIO()
         np.save(stream, bits)
         return [stream.getvalue()]
+
+
+def decoded(files: Sequence[str | bytes], model: Placement) -> tuple[Pixels, str]:
+    """The images (n, C, H, W) of these files, text being base64, and their SHA-256. Raises InvalidRequest."""
+    images = read("image", files, model.bundle.manifest.shape)
+    return images, hashlib.sha256(images.tobytes()).hexdigest()
 
 
 def table(files: Sequence[bytes]) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from service.engine.loop import Engine
 from service.requests.cache import Cache, Coalescer
+from service.requests.decoding import Decoder
 from service.requests.inflight import InFlight
 from service.requests.models import Models
 from service.requests.running_quantile import RunningQuantile
@@ -19,5 +20,6 @@ class ServiceState:
     metrics: Metrics
     cache: Cache
     coalescer: Coalescer = field(default_factory=Coalescer)
+    decoder: Decoder = field(default_factory=Decoder)
     in_flight: InFlight = field(default_factory=InFlight)
     answer_time: RunningQuantile = field(default_factory=lambda: RunningQuantile(FIRST_ANSWER_S))

@@ -1,147 +1,94 @@
-"""Images that a caller sends, from files to arrays of a model's size.
+"""What a request brings beside its numbers: pictures and starting noise, from base64 to arrays of the model's size.
 
-A picture is turned as its EXIF data says, blended with white where it is transparent, and becomes grey for a model of
-one channel, or else RGB. One that is larger than the model's images is scaled down until it fits, never up. What is
-left around an image is black, as in training.
+A picture is scaled by one rule: its largest centred part with the model's proportions, resized to the model's size,
+and left as it is where it has that size. It is turned as its EXIF data says, its alpha channel is dropped, and it
+becomes grey for a model of one channel, or else RGB.
 """
 
-import asyncio
-import base64
-import binascii
 import hashlib
-import io
-import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from service.engine.jobs import MAX_IMAGES
+from service.engine.placement import Placement
+from service.engine.runtime import Array
+from service.engine.start import Mask
 from service.errors import InvalidRequest
+from service.requests.decoding import FORMATS, MODE_OF, from_base64, open_picture, size
+from service.requests.request import GenerateRequest
 
-FORMATS = ("PNG", "JPEG", "WEBP")
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # 8 bits a channel
-MODE_OF = {1: "L", 3: "RGB"}  # by the model's channels
-ARRAY = b"\x93NUMPY"  # how an npy file begins
-MAX_PIXELS = 2**22  # of a picture: decoding it takes about 50 MB
-MAX_SCANS = 32  # of a JPEG file: each goes over all pixels again, and ten are usual
-ALLOWED = {"files": ["PNG", "JPEG", "WebP", "npy"], "images": {"min": 1, "max": MAX_IMAGES}}
-
-Pixels = NDArray[np.uint8]
-Shape = tuple[int, int, int]
-
-_decoder = ThreadPoolExecutor(1, "decoder")  # one request at a time, so that the memory it takes is bounded
+MAX_NOISE = 20.0  # |x_T|, of normal numbers: what is far larger could overflow in the network
+HALF = 128  # of a mask: from here on a pixel is painted anew
+FIELDS = ("image", "mask", "noise", "to_noise")
 
 
-async def decoded(field: str, files: Sequence[bytes | str], shape: Shape) -> tuple[Pixels, str]:
-    """The images (n, C, H, W) of these files, text being base64, and their SHA-256. Raises InvalidRequest.
+@dataclass(frozen=True)
+class Uploads:
+    """A request's own arrays, as the model of this digest takes them."""
 
-    All of it off the event loop.
-    """
-
-    def decode() -> tuple[Pixels, str]:
-        images = read(field, files, shape)
-        return images, hashlib.sha256(images.tobytes()).hexdigest()
-
-    return await asyncio.get_running_loop().run_in_executor(_decoder, decode)
+    model: str = ""
+    image: NDArray[np.uint8] | None = None  # (C, H, W)
+    mask: Mask | None = None  # (H, W): true where the image is painted anew
+    noise: Array | None = None  # x_T, of a state's shape
+    to_noise: Array | None = None
 
 
-def read(field: str, files: Sequence[bytes | str], shape: Shape) -> Pixels:
+NONE = Uploads()
+
+
+def uploaded(request: GenerateRequest) -> list[str]:
+    """The fields that have to be decoded."""
+    return [field for field in FIELDS if getattr(request, field) is not None]
+
+
+def read(request: GenerateRequest, model: Placement) -> Uploads:
     """Raises InvalidRequest."""
-    read_images: list[Pixels] = []
-    for file in files:
-        content = from_base64(field, file) if isinstance(file, str) else file
-        read_images += array(field, content, shape) if content.startswith(ARRAY) else [picture(field, content, shape)]
-        if len(read_images) > MAX_IMAGES:
-            break
-    if not 1 <= len(read_images) <= MAX_IMAGES:
-        raise InvalidRequest.of(field, f"1 to {MAX_IMAGES} images are taken", ALLOWED)
-    return np.stack(read_images)
+    shape, state_shape = model.bundle.manifest.shape, model.bundle.manifest.state_shape
+    picture = None if request.image is None else open_picture("image", from_base64("image", request.image))
+    mask = None
+    if request.mask is not None:
+        masking = open_picture("mask", from_base64("mask", request.mask))
+        if picture is not None and masking.size != picture.size:
+            raise InvalidRequest.of("mask", f"it is {size(masking)}, and the image {size(picture)}", size(picture))
+        mask = pixels("mask", masking, (1, *shape[1:]), Image.Resampling.BOX)[0] >= HALF
+    return Uploads(
+        model.digest,
+        None if picture is None else pixels("image", picture, shape, Image.Resampling.BICUBIC),
+        mask,
+        None if request.noise is None else starting_noise("noise", request.noise, state_shape),
+        None if request.to_noise is None else starting_noise("to_noise", request.to_noise, state_shape),
+    )
 
 
-def from_base64(field: str, text: str) -> bytes:
-    """The bytes that are written in base64, or in a `data:` URL of it. Raises InvalidRequest."""
-    try:
-        return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequest.of(field, "it is not base64", ALLOWED) from error
+def digest(array: NDArray[np.generic] | None) -> str | None:
+    """What an array is in an ETag."""
+    return None if array is None else hashlib.sha256(array.tobytes()).hexdigest()
 
 
-def array(field: str, content: bytes, shape: Shape) -> list[Pixels]:
-    """The images of an npy file: uint8, or float32 in [−1, 1] as answers have it; (h, w), (n, h, w) or (n, C, h, w)."""
-    stream = io.BytesIO(content)
-    try:
-        reads: dict[Any, Callable[..., Any]] = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        found, fortran, dtype = reads[np.lib.format.read_magic(stream)](stream)
-    except Exception as error:  # a header is parsed as Python's literals, which fail in many ways
-        raise InvalidRequest.of(field, "the npy file has no header that can be read", ALLOWED) from error
-    left = len(content) - stream.tell()
-    if fortran or dtype not in (np.uint8, np.dtype("<f4")) or math.prod(found) * dtype.itemsize != left:
-        detail = f"an array of {dtype} {found} with {left} bytes"[:200]
-        raise InvalidRequest.of(field, detail, {"dtype": ["uint8", "float32"], "order": "C", "whole": True})
-    channels, height, width = shape
-    values = np.frombuffer(content, dtype, offset=stream.tell())
-    full = found if len(found) == 4 else ((1, 1, *found) if len(found) == 2 else (*found[:1], 1, *found[1:]))
-    if not (
-        len(found) in (2, 3, 4)
-        and 1 <= full[0] <= MAX_IMAGES
-        and full[1] == channels
-        and 1 <= full[2] <= height
-        and 1 <= full[3] <= width
-    ):
-        detail = f"an array of shape {found}"[:200]
-        allowed = {"shape": f"(n, {channels}, h, w)", "n": [1, MAX_IMAGES], "h": [1, height], "w": [1, width]}
-        raise InvalidRequest.of(field, detail, allowed)
-    if dtype != np.uint8:
-        if not (np.abs(values) <= 1).all():
-            raise InvalidRequest.of(field, "it has numbers that are no pixels", {"min": -1, "max": 1})
-        values = np.round((values + 1) * 127.5).astype(np.uint8)  # as `encoding.pixels`
-    return [on_black(image, shape) for image in values.reshape(full)]
-
-
-def picture(field: str, content: bytes, shape: Shape) -> Pixels:
-    """(C, H, W) of a PNG, JPEG or WebP file. Raises InvalidRequest."""
+def pixels(
+    field: str, picture: Image.Image, shape: tuple[int, int, int], filter: Image.Resampling
+) -> NDArray[np.uint8]:
+    """The picture scaled to (C, H, W). Raises InvalidRequest for one that cannot be decoded, and for other channels."""
     channels, height, width = shape
     if channels not in MODE_OF:
-        raise InvalidRequest.of(field, f"this model has {channels} channels, which no picture has", {"files": ["npy"]})
+        raise InvalidRequest.of(field, f"this model has {channels} channels, which no picture has", None)
     try:
-        opened = Image.open(io.BytesIO(content), formats=FORMATS)
-    except Exception as error:  # Pillow raises what it likes for a broken file
-        raise InvalidRequest.of(field, "it is no file of a known format", ALLOWED) from error
-    if opened.width * opened.height > MAX_PIXELS:
-        detail = f"a picture of {opened.width}×{opened.height} is too large"
-        raise InvalidRequest.of(field, detail, {"max_pixels": MAX_PIXELS})
-    if opened.mode not in MODES:
-        raise InvalidRequest.of(field, f"its pixels are {opened.mode}", {"modes": MODES})
-    if opened.format == "JPEG" and content.count(b"\xff\xda") > MAX_SCANS:
-        raise InvalidRequest.of(field, "it has too many scans", {"max_scans": MAX_SCANS})
-    try:
-        whole = on_white(ImageOps.exif_transpose(opened)).convert(MODE_OF[channels])
-        whole.thumbnail((width, height), Image.Resampling.LANCZOS)  # leaves what fits as it is
+        whole = ImageOps.exif_transpose(picture).convert(MODE_OF[channels])
+        scaled = ImageOps.fit(whole, (width, height), filter)
     except Exception as error:  # a file that is cut off, and whatever else a decoder finds
-        raise InvalidRequest.of(field, "it cannot be decoded: it is cut off, or damaged", ALLOWED) from error
-    values = np.asarray(whole)
-    return on_black(values.reshape(*values.shape[:2], channels).transpose(2, 0, 1), shape)
+        raise InvalidRequest.of(field, "the picture cannot be decoded: it is cut off, or damaged", FORMATS) from error
+    return np.ascontiguousarray(np.asarray(scaled).reshape(height, width, channels).transpose(2, 0, 1))
 
 
-def on_white(image: Image.Image) -> Image.Image:
-    if not image.has_transparency_data:
-        return image
-    ground = Image.new("RGBA", image.size, "white")
-    ground.alpha_composite(image.convert("RGBA"))
-    return ground.convert("RGB")
-
-
-def on_black(image: Pixels, shape: Shape) -> Pixels:
-    """(C, h, w) in the middle of (C, H, W)."""
-    _, height, width = image.shape
-    top, left = (shape[1] - height) // 2, (shape[2] - width) // 2
-    canvas = np.zeros(shape, dtype=np.uint8)
-    canvas[:, top : top + height, left : left + width] = image
-    return canvas
+def starting_noise(field: str, text: str, shape: tuple[int, int, int]) -> Array:
+    """x_T, of float32 as `POST /invert` has it. Raises InvalidRequest."""
+    allowed = {"float32": shape, "min": -MAX_NOISE, "max": MAX_NOISE}
+    raw = from_base64(field, text)
+    if len(raw) != 4 * np.prod(shape):
+        raise InvalidRequest.of(field, f"it has {len(raw)} bytes", allowed)
+    array = np.frombuffer(raw, dtype="<f4").reshape(shape).astype(np.float32)
+    if not (np.abs(array) <= MAX_NOISE).all():
+        raise InvalidRequest.of(field, "it has numbers that are not finite, or too large", allowed)
+    return array

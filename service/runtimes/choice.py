@@ -15,7 +15,7 @@ from bundle.loading import Bundle
 from bundle.manifest import STEP
 from service.engine.placement import Placement
 from service.engine.runtime import Runtime
-from service.runtimes.cpu import OrtRuntime
+from service.runtimes.cpu import OrtRuntime, open_encoder
 from service.runtimes.cuda.device_runtime import OPTIONAL, DeviceRuntime, Shape
 from service.runtimes.cuda.driver import Driver, DriverError, Network
 from service.runtimes.cuda.ort_cuda import OrtCudaNetwork
@@ -155,6 +155,7 @@ def open_engines(
         images=images,
         buckets=buckets,
         graphs=graphs,
+        encode=open_encoder(bundle, threads=1),
     )
 
 

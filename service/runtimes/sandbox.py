@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from bundle.files import BundleError, name
 from bundle.graph import Graph
 from bundle.loading import Bundle
+from bundle.manifest import ENCODE
 from service.runtimes import trial
 
 MAX_REASON = 500  # characters
@@ -43,7 +44,7 @@ class Sandbox:
         Returns the most rows that all were run for. Raises BundleError for a graph that is refused.
         """
         ends_at = time.monotonic() + self.seconds
-        for file in bundle.graphs:
+        for file in (*bundle.graphs, *[ENCODE] * bundle.encodes):
             graph = bundle.read(file)
             try:
                 rows = min(rows, self._run(graph, rows, ends_at - time.monotonic()))

@@ -188,8 +188,8 @@ def test_numpys_numbers_are_numbers(url: str, five: Any) -> None:
 def test_what_is_no_value_for_json_is_not_sent() -> None:
     assert (plain(np.bool_(True)), plain(np.float16(0.1)), plain(np.float64(0.37))) == (True, 0.1, 0.37)
     with Client("http://127.0.0.1:1") as client:
-        with pytest.raises(TypeError, match="ndarray"):
-            client.generate("toy", steps=np.zeros(2))
+        with pytest.raises(TypeError, match="set"):
+            client.generate("toy", steps={1, 2})
         with pytest.raises(ValueError, match="Out of range float"):
             client.generate("toy", eta=float("nan"))
 

@@ -8,6 +8,7 @@
 The constructor allocates all memory and captures the CUDA graph of each batch size.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from bundle.gpu_manifest import MAGNITUDE
 from models.step import Step
 from service.engine.runtime import Array, States, StepInputs, unguided
 from service.runtimes.cuda.arena import Arena, Field, Views
-from service.runtimes.cuda.driver import Bytes, CudaGraph, Driver, Network
+from service.runtimes.cuda.driver import Address, Bytes, CudaGraph, Driver, Network
 from service.runtimes.cuda.state_pool import DISCARD, NUMBER, ZERO, DeviceState, DeviceStates, Pool
 
 COEFFICIENTS = Step._fields.index("noise_std")  # of most engines, without t; those of some models have more columns
@@ -76,13 +77,15 @@ class DeviceRuntime:
         images: int,
         buckets: Sequence[int],
         graphs: bool = True,
+        encode: Callable[[Array], Array] = lambda image: image,
     ) -> None:
         """Allocates memory for the states of `images` images, and for batches of `buckets`, which both networks have.
 
+        `encode` is the runtime's own verb; it runs on the host, once for each picture that a request begins at.
         Without `graphs` each launch is made alone, for comparison.
         """
         self._driver, self._step, self._decoder, self._shape = driver, step, decoder, shape
-        self.buckets, self._captures = buckets, graphs
+        self.buckets, self._captures, self.encode = buckets, graphs, encode
         most = max(buckets)
         # Beside the images' x and x0, places for: the results of a batch while its inputs are held, the results of the
         # batch before until their magnitudes are known, and rows from the host.
@@ -101,7 +104,7 @@ class DeviceRuntime:
         self._selected_at = driver.allocate(most * NUMBER)
         self._decode_inputs = driver.allocate(most * row_bytes)
         self._images = driver.allocate(most * self._image_bytes) if decoder else self._decode_inputs
-        self._pixels = driver.pin(most * self._image_bytes)
+        self._pixels = driver.pin(most * max(self._image_bytes, row_bytes))  # images, or states
         self._decoded = driver.event()
         self._step_graphs = {bucket: self._prepare_step(bucket) for bucket in buckets}
         self._decode_graphs = {bucket: self._prepare_decode(bucket) for bucket in buckets}
@@ -136,6 +139,22 @@ class DeviceRuntime:
 
     def decode(self, states: States) -> Array:
         """The images of states on the device, or on the host. Raises FloatingPointError if one is not finite."""
+        return self._download(states, self._decode_graphs, self._enqueue_decode, self._images, self._shape.image)
+
+    def fetch(self, states: States) -> Array:
+        """Raises FloatingPointError if one is not finite."""
+        no_graph: dict[int, CudaGraph | None] = dict.fromkeys(self.buckets)
+        return self._download(states, no_graph, self._enqueue_gather, self._decode_inputs, self._shape.state)
+
+    def _download(
+        self,
+        states: States,
+        graphs: dict[int, CudaGraph | None],
+        enqueue: Callable[[int], None],
+        source: Address,
+        shape: tuple[int, int, int],
+    ) -> Array:
+        """What `enqueue` makes of these states at the address `source`, (n, *shape)."""
         rows, driver = states.shape[0], self._driver
         bucket = self._bucket(rows)
         self._collect_finite(self._before)
@@ -143,12 +162,12 @@ class DeviceRuntime:
         check_finite(on_device)
         self._selected.view(np.int32)[:rows] = [place(state) for state in on_device]
         driver.upload(self._selected_at, self._selected, self._compute)
-        self._launch(self._decode_graphs, bucket, self._enqueue_decode)
-        pixels = self._pixels[: rows * self._image_bytes]
-        driver.download(pixels, self._images, self._compute)
+        self._launch(graphs, bucket, enqueue)
+        pixels = self._pixels[: rows * NUMBER * math.prod(shape)]
+        driver.download(pixels, source, self._compute)
         driver.record(self._decoded, self._compute)
         driver.synchronize(self._decoded)
-        return pixels.view(np.float32).reshape(rows, *self._shape.image).copy()
+        return pixels.view(np.float32).reshape(rows, *shape).copy()
 
     def _write_values(self, views: Views, inputs: StepInputs, bucket: int) -> None:
         """Writes what is no state. A padding row is its own pair, as one without guidance is."""
@@ -237,9 +256,12 @@ class DeviceRuntime:
         driver.scatter(pool.address, self._x_new, at["x_new_at"], bucket, pool.floats, stream)
         driver.scatter(pool.address, self._x0, at["x0_at"], bucket, pool.floats, stream)
 
-    def _enqueue_decode(self, bucket: int) -> None:
+    def _enqueue_gather(self, bucket: int) -> None:
         pool = self._pool
         self._driver.gather(self._decode_inputs, pool.address, self._selected_at, bucket, pool.floats, self._compute)
+
+    def _enqueue_decode(self, bucket: int) -> None:
+        self._enqueue_gather(bucket)
         if self._decoder is not None:
             self._decoder.enqueue(bucket, self._compute)
 

@@ -15,6 +15,7 @@ from service.engine.runtime import Array, HostStates, Runtime, StepInputs
 from service.engine.scheduler import Scheduler
 from service.requests.request import GenerateRequest
 from service.requests.resolve import job_of, resolve
+from service.requests.uploads import read
 from service.telemetry.metrics import Metrics
 from tests.conftest import ToyRuntime
 
@@ -34,9 +35,20 @@ class Held(ToyRuntime):
 
 def job(bundle: Bundle, **request: Any) -> Job:
     """The job of a request, as the service makes it."""
+    return job_with({}, bundle, **request)
+
+
+def inversion(bundle: Bundle, **request: Any) -> Job:
+    """The job from the image of a request to x_T."""
+    return job_with({"inverts": True, "strength": None}, bundle, **request)
+
+
+def job_with(changes: dict[str, Any], bundle: Bundle, **request: Any) -> Job:
     generate = GenerateRequest.model_validate({"method": bundle.manifest.name, **request})
     model = Placement(bundle, "cpu", bundle.manifest.digest)
-    return job_of(model, resolve(model, generate), generate, id="", submitted_s=0.0, answer_s=0.0)
+    uploads = read(generate, model)
+    sampling = resolve(model, generate, uploads=uploads).model_copy(update=changes)
+    return job_of(model, sampling, generate, uploads, id="", submitted_s=0.0, answer_s=0.0)
 
 
 def new_engine(

@@ -16,7 +16,9 @@ PAGE = "https://pictures.example"
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[TestClient]:
     write_bundle(tmp_path / "bundles" / "toy")
-    with serve(tmp_path / "bundles", ToyRuntime(), max_body_bytes=100, cors_origins=[PAGE]) as client:
+    with serve(
+        tmp_path / "bundles", ToyRuntime(), max_body_bytes=100, max_upload_bytes=100, cors_origins=[PAGE]
+    ) as client:
         yield client
 
 

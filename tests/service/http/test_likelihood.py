@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.http.body_limit import UPLOADS
+from service.http.body_limit import MAX_UPLOADS
 from tests.conftest import SHAPE, ToyRuntime, write_bundle
 from tests.service.conftest import Held, serve
 
@@ -241,15 +241,15 @@ def test_an_upload_has_a_limit_of_its_own_and_few_are_held_at_a_time(tmp_path: P
         assert upload(client, npy(np.repeat(IMAGES, 10, 0)), NPY).status_code == 200
         too_long = upload(client, npy(np.repeat(IMAGES, 12, 0)), NPY)
         assert (too_long.status_code, too_long.json()["max_bytes"]) == (413, 1000)
-        assert post(client, "a" * 400).status_code == 413
+        assert post(client, "a" * 1000).status_code == 413
         runtime.go.clear()
         threads = [
             threading.Thread(target=upload, args=(client, npy(np.repeat(IMAGES, 10, 0)), NPY), kwargs={"seed": seed})
-            for seed in range(100, 100 + UPLOADS)
+            for seed in range(100, 100 + MAX_UPLOADS)
         ]
         for thread in threads:
             thread.start()
-        while len(client.app.state.service.engine.jobs) < UPLOADS:  # type: ignore[attr-defined]
+        while len(client.app.state.service.engine.jobs) < MAX_UPLOADS:  # type: ignore[attr-defined]
             pass
         assert upload(client, npy(np.repeat(IMAGES, 10, 0)), NPY).status_code == 503
         assert upload(client, b"", NPY).status_code == 422  # a short one is not held

@@ -1,159 +1,150 @@
-"""What callers send as images: the rule by which it becomes the model's size, and what is refused before it costs."""
+"""What is uploaded: one rule for sizes, exact pixels, and a refusal that names the field for whatever is wrong."""
 
-import io
 import struct
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 
-from models.data import to_model
-from service.engine.jobs import MAX_IMAGES
+from bundle.loading import Bundle, load
+from service.engine.placement import Placement
 from service.errors import InvalidRequest
-from service.requests.encoding import encode
-from service.requests.uploads import MAX_PIXELS, MAX_SCANS, read
-
-GREY, COLOUR = (1, 8, 8), (3, 8, 8)
-
-
-def file(image: Image.Image, format: str = "png", **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format, **options)
-    return stream.getvalue()
+from service.requests.decoding import MAX_PIXELS, MAX_SCANS
+from service.requests.request import GenerateRequest
+from service.requests.uploads import Uploads, read
+from tests.conftest import write_bundle
+from tests.picture_files import base64_of, half, noisy, png, written
 
 
-def npy(array: NDArray[Any]) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array)
-    return stream.getvalue()
+def upload(bundle: Bundle, **fields: Any) -> Uploads:
+    return read(GenerateRequest(method="toy", **fields), Placement(bundle, "cpu", "digest"))
 
 
-def pixels(*shape: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+@pytest.fixture
+def colour(tmp_path: Any) -> Bundle:
+    return load(write_bundle(tmp_path / "colour", shape=(3, 4, 6), state_shape=(3, 4, 6)))
 
 
-def refused(content: bytes | str, shape: tuple[int, int, int] = GREY) -> str:
-    with pytest.raises(InvalidRequest) as refusal:
-        read("image", [content], shape)
-    (error,) = refusal.value.errors
-    assert error.field == "image"
-    assert error.allowed
-    return error.detail
+def test_a_picture_of_the_models_size_is_left_as_it_is(toy: Bundle, colour: Bundle) -> None:
+    grey, rgb = noisy(4, 4), noisy(4, 6, 3)
+    np.testing.assert_array_equal(upload(toy, image=png(grey)).image, grey[None])
+    np.testing.assert_array_equal(upload(colour, image=png(rgb)).image, rgb.transpose(2, 0, 1))
 
 
-@pytest.mark.parametrize("size", [(8, 8), (5, 8), (5, 6), (1, 1)])
-def test_an_image_is_padded_as_the_training_data_were(size: tuple[int, int]) -> None:
-    raw = pixels(*size)
-    expected = to_model(raw[None, None], 8)[0]
-    for content in (file(Image.fromarray(raw)), npy(raw), file(Image.fromarray(raw), "webp", lossless=True)):
-        (image,) = read("image", [content], GREY)
-        np.testing.assert_allclose(image / 127.5 - 1, expected, atol=1e-6)
+def test_the_largest_centred_part_with_the_models_proportions_is_scaled(colour: Bundle) -> None:
+    pixels = np.zeros((80, 200, 3), dtype=np.uint8)
+    pixels[:, 40:160] = (10, 200, 30)  # 120 × 80, as 6 × 4 is
+    got = upload(colour, image=png(pixels)).image
+    assert got is not None
+    colours = got.reshape(3, -1).T.astype(int)
+    np.testing.assert_allclose(colours, np.broadcast_to([10, 200, 30], colours.shape), atol=20)  # edges see the rest
 
 
-def test_a_larger_picture_is_scaled_down_until_it_fits_with_its_proportions() -> None:
-    white = Image.new("L", (64, 32), "white")
-    (image,) = read("image", [file(white)], GREY)
-    assert (image[0, 2:6] == 255).all()
-    assert (image[0, :2] == 0).all()
-    assert (image[0, 6:] == 0).all()
+def test_modes_become_those_of_the_model(toy: Bundle, colour: Bundle) -> None:
+    grey = noisy(4, 4)
+    alpha = np.dstack([np.repeat(grey[..., None], 3, axis=2), 255 - grey])
+    for picture in (Image.fromarray(alpha), Image.fromarray(grey).convert("P"), Image.fromarray(grey).convert("LA")):
+        np.testing.assert_array_equal(upload(toy, image=base64_of(written(picture))).image, grey[None])
+    got = upload(colour, image=png(noisy(4, 6))).image
+    np.testing.assert_array_equal(got, np.stack([noisy(4, 6)] * 3))
 
 
-def test_colours_and_transparency_are_those_that_a_viewer_shows_on_white() -> None:
-    half = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
-    assert (read("image", [file(half)], COLOUR) == 255).all()
-    (red,) = read("image", [file(Image.new("RGB", (8, 8), (255, 0, 0)))], COLOUR)
-    assert [int(channel.mean()) for channel in red] == [255, 0, 0]
-    (grey,) = read("image", [file(Image.new("RGB", (8, 8), (255, 0, 0)))], GREY)
-    assert int(grey.mean()) == 76  # 0.299 of red
+def test_a_photo_is_turned_as_it_says(colour: Bundle) -> None:
+    sideways, exif = noisy(6, 4, 3), Image.Exif()
+    exif[0x0112] = 6  # turn it by 90° clockwise
+    got = upload(colour, image=base64_of(written(Image.fromarray(sideways), exif=exif))).image
+    np.testing.assert_array_equal(got, np.rot90(sideways, -1).transpose(2, 0, 1))
 
 
-def test_a_picture_is_turned_as_its_exif_says() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned to the right
-    left = Image.fromarray(np.repeat(np.array([[255, 0]], np.uint8).repeat(4, 1), 8, 0))
-    (image,) = read("image", [file(left, "jpeg", exif=exif, quality=95)], GREY)
-    assert image[0, :3].mean() > 200 > 50 > image[0, 5:].mean()
+def test_a_data_url_is_taken(toy: Bundle) -> None:
+    plain = upload(toy, image=png(noisy(4, 4)))
+    np.testing.assert_array_equal(upload(toy, image="data:image/png;base64," + png(noisy(4, 4))).image, plain.image)
 
 
-def test_answers_of_generate_are_the_images_that_they_show() -> None:
-    made = np.random.default_rng(1).uniform(-1, 1, (3, *GREY)).astype(np.float32)
-    (picture,) = read("image", [encode(made[:1], "png")], GREY)
-    array = read("image", [encode(made, "npy")], GREY)
-    assert array.shape == (3, *GREY)
-    np.testing.assert_array_equal(array[0], picture)
+def test_a_mask_is_scaled_as_its_image_and_white_where_half_of_a_pixel_is(toy: Bundle) -> None:
+    mask = upload(toy, image=png(noisy(40, 40)), mask=png(half(40, 40))).mask
+    np.testing.assert_array_equal(mask, half(4, 4) > 0)
 
 
-@given(
-    shape=st.lists(st.integers(0, 9), max_size=5).map(tuple), dtype=st.sampled_from(["u1", "<f4", "<f8", "O", ">i2"])
-)
-def test_an_array_is_taken_or_refused_by_its_shape_and_type(shape: tuple[int, ...], dtype: str) -> None:
-    stream = io.BytesIO()
-    np.lib.format.write_array(stream, np.zeros(shape, dtype), allow_pickle=True)
-    full = {2: (1, 1, *shape), 3: (*shape[:1], 1, *shape[1:]), 4: shape}.get(len(shape), (0, 0, 0, 0))
-    fits = dtype in ("u1", "<f4") and full[0] >= 1 and full[1] == 1 and 1 <= full[2] <= 8 and 1 <= full[3] <= 8
-    if fits:
-        assert read("image", [stream.getvalue()], GREY).shape == (full[0], *GREY)
-    else:
-        refused(stream.getvalue())
+def header_alone(width: int, height: int) -> bytes:
+    """A PNG file that says how large it is, and has all of its pixels in a few bytes: a decompression bomb."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(10_000_000))) + chunk(b"IEND", b"")
 
 
-def test_too_many_images_are_refused() -> None:
-    assert len(read("image", [npy(pixels(MAX_IMAGES, 8, 8))], GREY)) == MAX_IMAGES
-    refused(npy(pixels(MAX_IMAGES + 1, 8, 8)))
-    one = npy(pixels(8, 8))
-    with pytest.raises(InvalidRequest):
-        read("image", [one] * (MAX_IMAGES + 1), GREY)
+def many_scans() -> bytes:
+    """A progressive JPEG whose last scan is there again and again."""
+    file = written(Image.fromarray(noisy(64, 64)), "JPEG", progressive=True)
+    last = file[file.rindex(b"\xff\xda") : -2]
+    return file[:-2] + last * MAX_SCANS + file[-2:]
 
 
-def header(text: str) -> bytes:
-    line = text.encode().ljust(117) + b"\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(line)) + line
+def sixteen_bits() -> bytes:
+    return written(Image.fromarray(np.arange(16, dtype=np.uint16).reshape(4, 4) * 4000))
 
 
-def bomb(width: int, height: int) -> bytes:
-    """A PNG that says it is so large, and is a few bytes."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-
-
-HOSTILE = {
-    "nothing": b"",
-    "text": b"hello",
-    "an array's beginning": b"\x93NUMPY",
-    "a version of the future": b"\x93NUMPY\x09\x00" + b" " * 100,
-    "an array larger than any memory": header("{'descr': '|u1', 'fortran_order': False, 'shape': (99999999999, 8, 8)}"),
-    "a negative shape": header("{'descr': '|u1', 'fortran_order': False, 'shape': (-1, -8)}") + b"12345678",
-    "a header of code": header("{'descr': __import__('os').system('true'), 'fortran_order': False, 'shape': ()}"),
-    "a deep header": header("(" * 100),
-    "objects": header("{'descr': '|O', 'fortran_order': False, 'shape': (1, 1)}") + b"cos\nsystem\n(S'true'\ntR.",
-    "not a number": npy(np.full((8, 8), np.nan, np.float32)),
-    "beyond an image": npy(np.full((8, 8), 1.5, np.float32)),
-    "a bomb": bomb(2**15, 2**15),
-    "a larger bomb": bomb(2**30, 2**30),
-    "a line": bomb(MAX_PIXELS + 1, 1),
-    "a picture cut off": file(Image.fromarray(pixels(8, 8)))[:60],
-    "another format": file(Image.fromarray(pixels(8, 8)), "bmp"),
-    "16 bits": file(Image.fromarray(np.zeros((8, 8), np.uint16))),
-    "scans without end": file(Image.fromarray(pixels(64, 64)), "jpeg") + b"\xff\xda" * MAX_SCANS,
-    "not base64": "%%%",
+WHOLE = written(Image.fromarray(noisy(64, 64)))
+HOSTILE: dict[str, Callable[[], bytes]] = {
+    "bomb": lambda: header_alone(50_000, 50_000),
+    "bomb-of-pillow's-own-limit": lambda: header_alone(13_000, 13_000),
+    "just-too-large": lambda: written(Image.new("1", (2048, 2049))),
+    "no-pixels": lambda: header_alone(0, 10),
+    "fewer-pixels-than-it-says": lambda: WHOLE[:-200],
+    "cut-off-header": lambda: WHOLE[:20],
+    "jpeg-cut-off": lambda: written(Image.fromarray(noisy(64, 64)), "JPEG")[:700],
+    "webp-cut-off": lambda: written(Image.fromarray(noisy(64, 64)), "WEBP")[:300],
+    "jpeg-of-many-scans": many_scans,
+    "gif": lambda: written(Image.fromarray(noisy(4, 4)), "GIF"),
+    "tiff": lambda: written(Image.fromarray(noisy(4, 4)), "TIFF"),
+    "16-bits": sixteen_bits,
+    "text": lambda: b"not a picture",
+    "svg": lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "postscript": lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    "nothing": lambda: b"",
 }
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
-def test_what_is_no_image_is_refused_by_name(content: bytes | str) -> None:
-    refused(content)
+@pytest.mark.parametrize("field", ["image", "mask"])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_file_is_refused_by_the_name_of_its_field(toy: Bundle, field: str, kind: str) -> None:
+    fields = {"image": png(noisy(64, 64)), field: base64_of(HOSTILE[kind]())}
+    with pytest.raises(InvalidRequest) as refused:
+        upload(toy, **fields)
+    assert [error.field for error in refused.value.errors] == [field]
 
 
-def test_a_model_of_two_channels_takes_arrays_alone() -> None:
-    assert read("image", [npy(pixels(1, 2, 8, 8))], (2, 8, 8)).shape == (1, 2, 8, 8)
-    refused(file(Image.fromarray(pixels(8, 8))), (2, 8, 8))
+def test_the_largest_picture_passes(toy: Bundle) -> None:
+    side = int(MAX_PIXELS**0.5)
+    assert upload(toy, image=base64_of(written(Image.new("RGB", (side, side), "white")))).image is not None
+
+
+@pytest.mark.parametrize("text", ["%%%", "data:image/png;base64", "QUJD\n=", "ÄÖ"])
+def test_what_is_not_base64_is_refused(toy: Bundle, text: str) -> None:
+    with pytest.raises(InvalidRequest, match="image"):
+        upload(toy, image=text)
+
+
+def test_a_mask_of_another_size_is_refused(toy: Bundle) -> None:
+    with pytest.raises(InvalidRequest, match="mask: it is 4x4, and the image 8x4"):
+        upload(toy, image=png(noisy(4, 8)), mask=png(half(4, 4)))
+
+
+def test_noise_comes_through_exactly_and_no_other_numbers_do(toy: Bundle) -> None:
+    noise = np.random.default_rng(0).standard_normal((1, 4, 4)).astype(np.float32)
+    np.testing.assert_array_equal(upload(toy, noise=base64_of(noise.tobytes())).noise, noise)
+    for wrong in (noise[:, :3], noise * np.nan, noise * np.inf, noise * 1000):
+        with pytest.raises(InvalidRequest, match="noise"):
+            upload(toy, noise=base64_of(wrong.tobytes()))
+
+
+def test_models_with_other_channels_than_pictures_refuse_them(tmp_path: Any) -> None:
+    two = load(write_bundle(tmp_path / "two", shape=(2, 4, 4), state_shape=(2, 4, 4)))
+    with pytest.raises(InvalidRequest, match="2 channels"):
+        upload(two, image=png(noisy(4, 4)))
