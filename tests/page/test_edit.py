@@ -109,7 +109,9 @@ def test_nothing_is_painted_without_a_picture_and_no_file_but_a_picture_is_one(
 
 def test_a_slider_goes_from_one_seed_to_the_other(service: str, opened: OpenPage) -> None:
     page = opened(f"{service}/{VIEW}")
-    for box, seed in zip(page.get_by_role("form", name="Two images").get_by_role("textbox").all(), "12", strict=True):
+    boxes = page.get_by_role("form", name="Two images").get_by_role("textbox")
+    expect(boxes).to_have_count(2)
+    for box, seed in zip(boxes.all(), "12", strict=True):
         box.fill(seed)
     press(page, "Find the way")
     expect(page.get_by_text("17 images. The first and the last")).to_be_visible()
