@@ -1,7 +1,8 @@
 """How much a request may send, and how slowly. Its body is read whole before the application sees it, as a body here is
 a line of JSON, or some pictures.
 
-A request with pictures may send more, but no more structure: so its JSON takes the event loop little longer to parse.
+A request with pictures may send more, but no more structure than a short body has: so its JSON takes the event loop
+little longer to parse.
 
 Starlette has a limit too, but where the length is declared it answers in plain text, whatever the application says.
 """
@@ -68,7 +69,7 @@ class BodyLimit:
         except TimeoutError:
             raise RequestTimeout(self.timeout_s) from None
         is_json = len(body) > self.max_bytes and not headers.get("content-type", "").lower().startswith(NO_JSON)
-        if is_json and sum(body.count(character) for character in STRUCTURE) > self.max_bytes:
+        if is_json and sum(body.count(character) for character in STRUCTURE) > self.max_bytes // 4:
             raise BodyTooLarge(self.max_bytes, "what is not a picture in the body")
         return body
 

@@ -44,6 +44,11 @@ export async function file(body, type) {
   return (await post(body, type)).blob();
 }
 
+/** The starting noise of an image: the service's JSON. Throws Problem or Lost. */
+export async function invert(fields, signal) {
+  return (await post(JSON.stringify(fields), "application/json", signal, "invert")).json();
+}
+
 /**
  * The events of a request, `{event, data}`: what the service sends, and `waiting` with `{error, seconds}` before it is
  * asked again, which is harmless, as the same request gives the same images. Throws the Problem or Lost that remains.
@@ -105,9 +110,9 @@ export async function* parse(body) {
   }
 }
 
-function post(body, accept, signal) {
+function post(body, accept, signal, path = "generate") {
   const headers = { "Content-Type": "application/json", Accept: accept };
-  return ask("generate", { method: "POST", headers, body, signal });
+  return ask(path, { method: "POST", headers, body, signal });
 }
 
 async function ask(path, { headers = {}, ...options } = {}) {

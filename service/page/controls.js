@@ -41,14 +41,14 @@ export function field(label, control, ...more) {
 }
 
 /** The seed, with a dice that draws another. */
-export function seed(value, onchange, ondice) {
+export function seed(value, onchange, ondice, label) {
   const input = h("input", { value, inputmode: "numeric", autocomplete: "off", maxlength: 20 });
   input.addEventListener("input", () => {
     const valid = isSeed(input.value);
     input.setCustomValidity(valid ? "" : "A whole number from 0 to 2⁶⁴ − 1");
     if (valid) onchange(input.value);
   });
-  return field("Seed", input, dice(ondice));
+  return field("Seed", input, dice(ondice, label));
 }
 
 /** A whole number; what is not one within the range is marked, and kept from being sent. */

@@ -43,8 +43,8 @@ const DICE = [
 ];
 
 /** The button that draws another seed. */
-export function dice(onclick) {
-  return iconButton(DICE, "Draw another seed and start", onclick);
+export function dice(onclick, label = "Draw another seed and start") {
+  return iconButton(DICE, label, onclick);
 }
 
 /** Says a text shortly on a button, as "Copied". */

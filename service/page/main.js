@@ -5,6 +5,7 @@ import { read } from "./address.js";
 import { byDataset } from "./dataset.js";
 import { giveLooks } from "./methods.js";
 import { Notice } from "./notice.js";
+import { createEdit } from "./edit.js";
 import { createFrontier } from "./frontier.js";
 import { createGenerate } from "./generate.js";
 import { createLoad } from "./load.js";
@@ -14,6 +15,7 @@ const VIEWS = {
   generate: createGenerate,
   race: byDataset(createRace),
   frontier: byDataset(createFrontier),
+  edit: createEdit,
   load: createLoad,
 };
 const AGAIN_MS = 1000;

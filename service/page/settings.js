@@ -1,7 +1,7 @@
 /**
  * What a request asks for: `{method, solver, values, steps, label, guidance, seed, n}`. `values` are the solver's settings
  * by name, `label` a class's name or null, and `seed` a string, as JavaScript's numbers end at 2⁵³ and seeds at 2⁶⁴.
- * `guidance` is undefined unless the method takes it and there is a class. For method `auto` it has `maxMs`, and `dataset`
+ * `more` are fields that no form has, as pictures. `guidance` is undefined unless the method takes it and there is a class. For method `auto` it has `maxMs`, and `dataset`
  * where there are several, instead of a way of sampling.
  */
 
@@ -80,13 +80,14 @@ export function toParams({ method, solver, values, steps, label, guidance, seed,
 }
 
 /** The JSON body of settings; it is a Python literal too. */
-export function toBody({ method, solver, values = {}, steps, label, guidance, seed, n, maxMs, dataset }, extra = {}) {
-  const settings = Object.keys(values).length ? values : undefined;
+export function toBody(settings, extra = {}) {
+  const { method, solver, values = {}, steps, label, guidance, seed, n, maxMs, dataset, more } = settings;
+  const tuned = Object.keys(values).length ? values : undefined;
   const many = n === 1 ? undefined : n;
   const auto = { max_ms: maxMs, dataset };
   const towards = { class_label: label ?? undefined, guidance };
-  const fields = { method, steps, solver, settings, ...auto, ...towards, seed, n: many };
-  const text = (name, value) => (name === "seed" ? value : JSON.stringify(value));
+  const fields = { method, steps, solver, settings: tuned, ...auto, ...towards, seed, n: many, ...more };
+  const text = (name, value) => (name.endsWith("seed") ? String(value) : JSON.stringify(value));
   const written = Object.entries({ ...fields, ...extra }).filter(([, value]) => value !== undefined);
   return `{${written.map(([name, value]) => `"${name}": ${text(name, value)}`).join(", ")}}`;
 }

@@ -17,6 +17,7 @@ VIEWS = {
     "generate": "#generate?method=ddim&steps=4&seed=7&n=4",
     "race": "#race?seed=7&n=1&ddim.steps=4",
     "frontier": "#frontier?max_ms=300&seed=7",
+    "edit": "#edit?seed=7",
     "load": "#load",
 }
 BUDGET_BYTES = 300_000

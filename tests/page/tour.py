@@ -6,16 +6,18 @@ from pathlib import Path
 
 import httpx
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.deploy.conftest import free_port, running
 from tests.page.conftest import DESKTOP, PHONE, chromium, settled
+from tests.page.test_edit import paint_lower_half
 
 CLICKS = 20
 PICTURES = {
     "page-generate": ("#generate?class_label=3&seed=7", {}),
     "page-race": ("#race?class_label=5&seed=7", {}),
     "page-frontier": ("#frontier?class_label=3&seed=8&max_ms=25", {}),
+    "page-edit": ("#edit?method=ddim&class_label=7&steps=6&solver=dpmpp_2m&seed=1", {}),
     "page-load": ("#load", {"color_scheme": "dark"}),
     "page-phone": ("#generate?class_label=8&seed=7&n=9", {"viewport": PHONE, "color_scheme": "dark"}),
 }
@@ -42,6 +44,24 @@ def load(url: str) -> None:
             httpx.post(f"{url}/generate", json=body, timeout=60).raise_for_status()
 
 
+def edit(page: Page) -> None:
+    """A seven, whose lower half becomes that of a three in four ways, and an image between two others."""
+    page.get_by_role("button", name="Take the seed's image").click()
+    expect(page.get_by_text("Mark what is to be painted anew, or")).to_be_visible()
+    page.get_by_role("radio", name="3", exact=True).check()
+    page.get_by_role("spinbutton", name="Steps").fill("20")
+    page.get_by_role("spinbutton", name="Images").fill("4")
+    page.get_by_role("slider", name="strength").fill("1")
+    paint_lower_half(page)
+    page.get_by_role("button", name="Paint").click()
+    for box, seed in zip(page.get_by_role("form", name="Two images").get_by_role("textbox").all(), "12", strict=True):
+        box.fill(seed)
+    settled(page)
+    page.get_by_role("button", name="Find the way").click()
+    expect(page.get_by_text("17 images.")).to_be_visible()
+    page.get_by_role("slider", name="Between").fill("8")
+
+
 def photograph(browser: Browser, url: str, folder: Path) -> None:
     for name, (address, options) in PICTURES.items():
         page = browser.new_context(**{"viewport": DESKTOP, **options}).new_page()
@@ -49,6 +69,8 @@ def photograph(browser: Browser, url: str, folder: Path) -> None:
         if name == "page-load":
             for _ in range(8):
                 load(url)
+        if name == "page-edit":
+            edit(page)
         settled(page)
         page.wait_for_timeout(500)  # for what the last image brings with it
         path = folder / f"{name}.png"
