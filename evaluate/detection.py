@@ -56,10 +56,11 @@ class Measured(NamedTuple):
 def detect(settings: Settings) -> None:
     """Prints the table."""
     own, other = (data.load(path, "test") for path in (settings.data, settings.other))
-    images, labels = own.images[: settings.images], own.labels[: settings.images]
+    places = evenly(len(own.images), settings.images)
+    images, labels = own.images[places], own.labels[places]
     kinds = {
         "test images": images,
-        "of the other data set": other.images[: settings.images],
+        "of the other data set": other.images[evenly(len(other.images), settings.images)],
         "test images, pixels shuffled": shuffled(images),
     }
     with (
@@ -74,6 +75,12 @@ def detect(settings: Settings) -> None:
         print(row("the same, by the trainer's code, one term", totals, None, None))
     for kind, measured in without.items():
         print(row(kind, measured.bits, without["test images"].bits, measured.seconds))
+
+
+def evenly(count: int, most: int) -> NDArray[np.int64]:
+    """At most so many places of `count`, evenly spaced: the first images of MNIST's test set are easier."""
+    chosen = min(count, most)
+    return np.arange(chosen) * count // chosen
 
 
 def shuffled(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,6 +1,7 @@
 """API keys: who may call, and how much work a minute they may ask for."""
 
 import hashlib
+import io
 import re
 import threading
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from httpx import Response
+from PIL import Image
 
 from service.http.auth import read
 from tests.conftest import ToyRuntime, write_bundle
@@ -168,3 +170,17 @@ def test_a_file_that_is_not_one_of_keys_is_refused(tmp_path: Path, content: str)
     path.write_text(content)
     with pytest.raises(ValueError, match=r"alice|TOML|Expected"):
         read(path)
+
+
+def test_a_likelihood_is_charged_to_its_key(keys: Path) -> None:
+    def test(client: TestClient) -> None:
+        image = io.BytesIO()
+        Image.new("L", (4, 4)).save(image, "png")
+        headers, sent = {**bearer("bob"), "Content-Type": "image/png"}, image.getvalue()
+        answers = [
+            client.post(f"/likelihood?method=toy&seed={seed}", content=sent, headers=headers) for seed in range(2)
+        ]
+        assert [answer.status_code for answer in answers] == [200, 429]
+        assert answers[1].json()["type"] == "urn:trilemma:key-spent"
+
+    served(test, keys)
