@@ -31,11 +31,11 @@ def attempt(batch: Batch, runtime: Runtime, clock: Callable[[], float]) -> StepR
     pixels = runtime.decode(x.select(last)) if finished else np.empty(0, dtype=np.float32)
     if not (x.is_finite() and np.isfinite(pixels).all()):  # x0 is a part of x
         raise FloatingPointError("the step gives numbers that are not finite")
-    seconds = clock() - start_s
     previews = {}
     for image in filter(_wants_preview, batch.images):
         with suppress(Exception):  # the image itself does not depend on its preview
             previews[image] = runtime.decode(x0.select([rows[image]]))[0]
+    seconds = clock() - start_s  # with the previews: to decode may take as long as the step, and everybody waits for it
     return StepResult(x, x0, dict(zip(finished, pixels, strict=True)), previews, seconds)
 
 
