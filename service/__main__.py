@@ -1,4 +1,4 @@
-"""`./run serve`: reads the settings and serves until SIGTERM or SIGINT, then finishes what is accepted and exits 0."""
+"""`./run serve`: reads the settings and serves until SIGTERM, SIGINT or SIGHUP; then it finishes what is accepted."""
 
 import gc
 import os
