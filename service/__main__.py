@@ -1,4 +1,4 @@
-"""`./run serve`: reads the settings and serves until SIGTERM or SIGINT, then finishes what is accepted and exits 0."""
+"""`./run serve`: reads the settings and serves until SIGTERM, SIGINT or SIGHUP; then it finishes what is accepted."""
 
 import gc
 import os
@@ -12,6 +12,7 @@ import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from service import resources
 from service.app import create_app
 from service.http.server import options
 from service.registry.time_limit import LOADING
@@ -21,12 +22,14 @@ from service.telemetry import logs
 log = structlog.get_logger()
 
 ACCEPTED_A_TURN = 16  # connections: libuv accepts one of each listener, and a probe's waits behind a thousand others
+MIN_DESCRIPTORS = 64  # for those, the models, and a few connections
 
 
 def main() -> None:
     try:
         settings = CliApp.run(Settings)
         logs.configure(settings)
+        check_descriptors()
         listener = listen(settings.host, settings.port)  # before any model is loaded
         app = create_app(settings)
     except (OSError, ValueError) as error:  # ValueError is pydantic's too
@@ -51,6 +54,13 @@ def end(*_: object) -> None:
     if any(thread.name.startswith(LOADING) for thread in threading.enumerate()):
         os._exit(0)
     sys.exit(0)
+
+
+def check_descriptors() -> None:
+    """Raises OSError where libuv would end the process without a word."""
+    most = resources.read().open_files
+    if most is not None and most < MIN_DESCRIPTORS:
+        raise OSError(f"at most {most} files may be open; it takes {MIN_DESCRIPTORS} or more (ulimit -n)")
 
 
 def listen(host: str, port: int) -> socket.socket:

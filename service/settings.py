@@ -15,6 +15,7 @@ from service.engine.jobs import MAX_IMAGES
 
 SHIPPED_BUNDLES = Path(__file__).parent.parent / "bundles"
 MAX_CONNECTIONS = 2048  # so many requests at once take half a second to read, and health answers after that
+MIN_CONNECTIONS = 8  # by default: with fewer a probe waits for callers
 OWN_DESCRIPTORS = 128  # for models, threads and the log
 MAX_S = 1e7  # four months: a thread cannot wait for ever by a number
 MAX_THREADS = 1024  # of each kind
@@ -23,7 +24,7 @@ MAX_THREADS = 1024  # of each kind
 def default_connections() -> int:
     """As many as the process has descriptors for, and half as many again, which are told that there are too many."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, min(MAX_CONNECTIONS, (descriptors - OWN_DESCRIPTORS) * 2 // 3))
+    return max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, (descriptors - OWN_DESCRIPTORS) * 2 // 3))
 
 
 def setting(default: Any, description: str, change: str, **limits: Any) -> Any:

@@ -1,8 +1,8 @@
 """`./run fuzz`: starts a server, and sends it hostile requests of every kind, then what its own description suggests.
 
 First raw HTTP, JSON, tensors and event streams, drawn from `--seed`: each gets an answer that is no error of the
-server's, while `/healthz` is asked from a connection of its own. Then schemathesis draws from the OpenAPI description.
-Options that this command does not know are schemathesis' (`--workers 2 --include-path /generate`).
+server's, while `/healthz` and `/readyz` are asked in turns, each from a connection of its own. Then schemathesis draws
+from the OpenAPI description. Options that this command does not know are schemathesis' (`--workers 2`).
 """
 
 import argparse
@@ -24,7 +24,10 @@ from service.settings import SHIPPED_BUNDLES
 KINDS = [raw, raw, raw, bodies.generation, bodies.openai, bodies.inference, bodies.inference, bodies.stream]
 AT_A_TIME = 16
 CLIENT_TIMEOUT_S = 3  # of the server: half a request gets its 408 after it
-PROBE = Attempt("probe", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", "GET")
+PROBES = [
+    Attempt("probe", b"GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % path, "GET")
+    for path in (b"/healthz", b"/readyz")
+]
 PROBE_LIMIT_S = 10.0  # ten times what is promised on a machine that does nothing else
 
 
@@ -65,7 +68,7 @@ def hostile(url: str, requests: int, seed: int) -> bool:
 
 
 class Probing:
-    """Asks for the server's health every 50 ms, as long as it is entered."""
+    """Asks for the server's health or readiness every 50 ms, as long as it is entered."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         self.address = address
@@ -85,7 +88,7 @@ class Probing:
     def _probe(self) -> None:
         while not self._ended.wait(0.05):
             start_s = time.perf_counter()
-            self.failed += attempt(self.address, PROBE).name != "200"
+            self.failed += attempt(self.address, PROBES[self.count % len(PROBES)]).name != "200"
             self.slowest_s = max(self.slowest_s, time.perf_counter() - start_s)
             self.count += 1
 

@@ -38,11 +38,11 @@ def attempt(batch: Batch, runtime: Runtime, clock: Callable[[], float]) -> StepR
         raise FloatingPointError("the step gives numbers that are not finite")
     terms = _terms(lanes, [rows[lane] for lane in lanes], runtime, x, x0) if lanes else {}
     kept = _with_known(x, rows, runtime)
-    seconds = clock() - start_s
     previews = {}
     for image in filter(_wants_preview, batch.images):
         with suppress(Exception):  # the image itself does not depend on its preview
             previews[image] = runtime.decode(x0.select([rows[image]]))[0]
+    seconds = clock() - start_s  # with the previews: to decode may take as long as the step, and everybody waits for it
     return StepResult(kept, x0, pixels, terms, previews, seconds)
 
 

@@ -7,13 +7,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import PATIENT, REPOSITORY
+from tests.deploy.conftest import wait_until
 
 FORBIDDEN = {"torch", "diffusers", "onnx", "onnxscript", "matplotlib", "safetensors", "export", "loadtests"}
 
@@ -34,7 +37,7 @@ def server() -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
         process.wait()
 
 
-async def wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
+async def wait_until_ready(url: str, process: "subprocess.Popen[Any]") -> None:
     async with httpx.AsyncClient(base_url=url) as client:
         while process.poll() is None:
             await asyncio.sleep(0.05)
@@ -146,6 +149,30 @@ def test_a_setting_that_cannot_be_meant_ends_it_with_one_line(flags: list[str], 
     assert line.startswith("./run serve: ")
     assert message in line
     assert not usage or usage[0].startswith("usage: ")
+
+
+def test_too_few_open_files_end_it_with_one_line_and_few_serve_callers_and_probes() -> None:
+    def started(files: int) -> "subprocess.Popen[str]":
+        command = f'ulimit -n {files}; exec "{sys.executable}" -m service --port {port} --log-level error'
+        return subprocess.Popen(["sh", "-c", command], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with started(63) as refused:
+        _, line = refused.communicate()
+        assert (refused.returncode, line.count("\n")) == (2, 1)
+        assert "ulimit -n" in line
+    with started(64) as process, ExitStack() as stack:
+        try:
+            asyncio.run(wait_until_ready(f"http://127.0.0.1:{port}", process))
+            for _ in range(50):
+                stack.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(b"GET / HT")
+            body = {"method": "ddim", "steps": 2}
+            wait_until(lambda: httpx.get(f"http://127.0.0.1:{port}/healthz").is_success)
+            wait_until(lambda: httpx.post(f"http://127.0.0.1:{port}/generate", json=body, timeout=60).is_success)
+        finally:
+            process.terminate()
 
 
 def test_a_port_that_is_taken_is_found_before_any_model_is_loaded() -> None:

@@ -2,13 +2,15 @@
 
 import asyncio
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bundle.loading import Bundle
+from service.engine.attempt import attempt
 from service.engine.jobs import Batch, Image, Job
-from service.engine.runtime import HostStates, States, StepInputs
+from service.engine.runtime import Array, HostStates, States, StepInputs
 from service.engine.scheduler import Scheduler
 from service.errors import Overloaded, StepFailed, Unavailable
 from tests.conftest import ToyRuntime
@@ -224,3 +226,26 @@ def test_an_engine_that_was_not_started_accepts_nothing(toy: Bundle) -> None:
     engine = new_engine({toy.manifest.digest: ToyRuntime()})
     with pytest.raises(Unavailable):
         asyncio.run(run(engine, job(toy)))
+
+
+def test_the_time_of_a_step_has_its_previews_in_it(toy: Bundle) -> None:
+    class Clock(ToyRuntime):
+        now = 0.0
+
+        def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
+            self.now += 1.0
+            return super().step(inputs)
+
+        def decode(self, states: States) -> Array:
+            self.now += 10.0 * states.shape[0]
+            return super().decode(states)
+
+    def seconds(**changes: Any) -> float:
+        runtime = Clock()
+        queued = job(toy, steps=5, n=3, **changes)
+        queued.watch = lambda _: None
+        return attempt(Batch(queued.images), runtime, lambda: runtime.now).seconds
+
+    assert seconds() == 1.0
+    assert seconds(preview_every=1) == 31.0
+    assert seconds(preview_every=2) == 1.0
