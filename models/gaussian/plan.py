@@ -19,6 +19,7 @@ from models.solvers import Setting, Solver, deis, dpmpp_2m, dpmpp_3m, unipc
 from models.step import Plan
 
 Schedule = Mapping[str, Any]
+OF_LATENTS = ("latent-diffusion", "dit")  # formats, whatever decoder the bundle has
 
 
 def max_steps(schedule: Schedule) -> int:
@@ -71,10 +72,10 @@ def _by_log_snr(solver: Callable[..., Plan], schedule: Schedule, steps: int) -> 
 
 
 def bound(schedule: Schedule) -> Bound | None:
-    """With the chain's own variance. None for a chain that repeats a noise level, or ends in pure noise."""
+    """With the chain's own variance. None for one that repeats a noise level or ends in pure noise, and for latents."""
     chain = Chain.of(schedule)
     falls = (np.diff(chain.alphas_cumprod, prepend=1.0, append=0.0) < 0).all()
-    return DiscreteBound(chain) if falls else None
+    return DiscreteBound(chain) if falls and schedule["format"] not in OF_LATENTS else None
 
 
 SOLVERS = {
