@@ -74,6 +74,6 @@ def solvers(*, default_eta: float, space: str = "") -> dict[str, Solver]:
         "dpmpp_2m": Solver(dpmpp_2m_plan, f"DPM-Solver++(2M){space}, second order, deterministic"),
         "dpmpp_3m": Solver(dpmpp_3m_plan, f"DPM-Solver++(3M){space}, third order, deterministic"),
         "unipc": Solver(unipc_plan, f"UniPC-3{space}, a predictor and a corrector of third order, deterministic"),
-        "deis": Solver(deis_plan, f"DEIS{space} in data prediction, up to fourth order, deterministic"),
+        "deis": Solver(deis_plan, f"DEIS{space} in data prediction, third order, deterministic"),
         "heun": Solver(heun_plan, f"EDM's Heun{space}, second order, deterministic: 2·steps − 1 evaluations"),
     }

@@ -68,16 +68,17 @@ def dpmpp_3m(ends: Ends) -> Columns:
 
 
 def deis(ends: Ends) -> Columns:
-    """DEIS for a network that predicts x0: the polynomial in λ is integrated exactly, through up to four x0.
+    """DEIS for a network that predicts x0: the polynomial in λ is integrated exactly, through up to three x0.
 
     With Lagrange's L_j the weights are ∫ e^(λ − λ_s)·L_j(λ) dλ (Zhang & Chen 2022, arXiv 2204.13902, eq. 15).
+    Four x0 were worse: at 8 steps of the shipped ddim a Fréchet distance of 9.1 in place of 4.1, of 2,000 images.
     The first steps have fewer x0, and so have the last, of which the very last goes to σ = 0.
     """
     steps = len(ends.h)
     weights = np.zeros((steps, 1 + len(HISTORY)))
-    order = orders(steps, 4, last_falls=True)
+    order = orders(steps, 3, last_falls=True)
     weights[:, 0] = ends.gain
-    for points in range(2, 5):
+    for points in range(2, 4):
         rows = np.flatnonzero(order == points)
         h = ends.h[rows]
         moments = [-np.expm1(-h)]  # ∫ e^(u − h)·u^k du over [0, h]

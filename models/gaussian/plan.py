@@ -89,7 +89,7 @@ SOLVERS = {
     "dpmpp_2m": Solver(dpmpp_2m_plan, "DPM-Solver++(2M), second order, deterministic"),
     "dpmpp_3m": Solver(dpmpp_3m_plan, "DPM-Solver++(3M), third order, deterministic"),
     "unipc": Solver(unipc_plan, "UniPC-3, a predictor and a corrector of third order, deterministic"),
-    "deis": Solver(deis_plan, "DEIS in data prediction, up to fourth order, deterministic"),
+    "deis": Solver(deis_plan, "DEIS in data prediction, third order, deterministic"),
 }
 
 POINTS = [Point("dpmpp_2m", steps) for steps in (4, 10, 20)]
