@@ -8,7 +8,6 @@ import pytest
 from fastapi.testclient import TestClient
 from httpx import ASGITransport, AsyncClient
 from prometheus_client.parser import text_string_to_metric_families
-
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
