@@ -104,8 +104,11 @@ class Bundle:
 
     @cached_property
     def bound(self) -> Bound | None:
-        """The bound on an image's likelihood; None for a model that has none, as those of latents and GANs."""
-        if self.manifest.z_dim or DECODE in self.graphs:
+        """The bound on an image's likelihood; None for a model that has none, as those of latents and GANs.
+
+        An image is a grey or a colour one, of whole pixel values.
+        """
+        if self.manifest.z_dim or DECODE in self.graphs or self.manifest.shape[0] not in (1, 3):
             return None
         return families.bound(self.manifest.family, self.manifest.noise_schedule)
 

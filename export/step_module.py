@@ -24,7 +24,7 @@ class Wiring:
     def columns(self) -> int:
         """How many of COEFFICIENTS the graph has: those of older graphs, unless it needs more."""
         if self.preconditioned:
-            return len(COEFFICIENTS)
+            return COEFFICIENTS.index("network_from_x") + 1
         return COEFFICIENTS.index("noise_std") + 1 + self.learned_variance
 
 

@@ -1,6 +1,6 @@
 """What the manifest says of an imported model's sampling: its family, its schedule, its solvers and their order."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from importers.vdm import Gamma
 from models import families
 
 RHO = 7.0  # of Karras et al. 2022
+# These read more than the last x0, which is what a network that conditions itself on x0 is given.
+HIGHER_ORDER = ("dpmpp_3m", "unipc", "deis")
 STEPS = 50  # recommended where the format's sampler does not say
 
 
@@ -57,24 +59,25 @@ def discrete(model: Imported, own: Discrete) -> Sampling:
         schedule["clip"] = model.clip
     names = ("timestep_spacing", "steps_offset", "set_alpha_to_one", "spacing")
     schedule["settings"] = {name: model.settings[name] for name in names if name in model.settings}
-    schedule["solvers"] = possible(schedule, model.sampler)
+    schedule["solvers"] = solvers_of(schedule, model.sampler, () if model.self_condition else HIGHER_ORDER)
     most = families.find("gaussian").max_steps(schedule)
     return Sampling("gaussian", schedule, min(steps_of(model), most))
 
 
-def possible(schedule: dict[str, Any], first: str) -> list[str]:
+def solvers_of(schedule: dict[str, Any], first: str, higher_order: Sequence[str]) -> list[str]:
     """The solvers that make plans of it, the format's own first. Raises ImportProblem if that one makes none."""
     family = families.find("gaussian")
-    others = [name for name in ("ddim", "ddpm", "dpmpp_2m") if name != first and first != "posterior"]
-    names = []
+    names = ("ddim", "ddpm", "dpmpp_2m", *higher_order)
+    others = [name for name in names if name != first and first != "posterior"]
+    possible = []
     for name in (first, *others):
         try:
             check_plans(family, {name: family.SOLVERS[name]}, schedule)
-            names.append(name)
+            possible.append(name)
         except (KeyError, ValueError, IndexError) as error:
             if name == first:
                 raise ImportProblem(f"its sampler {name} makes no plan: {error}") from error
-    return names
+    return possible
 
 
 def steps_of(model: Imported) -> int:
@@ -101,7 +104,7 @@ def continuous(model: Imported, own: Continuous) -> Sampling:
     first = model.sampler
     others = ["heun", "euler", "dpm", "ancestral"] if model.format == Format.CONSISTENCY else ["heun", "euler"]
     if own.levels is None:  # two levels that are one have no ratio of steps
-        others.append("dpmpp_2m")
+        others += ["dpmpp_2m", *HIGHER_ORDER]
     if (kind := own.numbers["kind"]) in BASELINES:
         others += [f"{kind}_euler", f"{kind}_heun"]
     schedule = {

@@ -15,7 +15,7 @@ from importers.parity_report import Difference
 from importers.problems import ImportProblem
 from importers.storage import FROM_RECORDED, Storage, Tolerance
 from models.karras import preconditioning
-from models.step import Plan, Step
+from models.step import HISTORY, Plan, Step, with_history
 from service.engine.runtime import StepInputs
 from service.runtimes.cpu import OrtRuntime
 
@@ -104,12 +104,14 @@ class Reference:
         starts, noises = xs, self.noises(xs)
         if settings.get("churn"):
             starts, noises = self.churned(xs, noises, steps, self.first_churn(plan, len(steps), solver, settings))
-        results, x0 = [], np.zeros_like(xs[0])
+        results, earlier = [], [np.zeros_like(xs[0])] * len(HISTORY)
         for index, rows in enumerate(steps):
             x = starts[index] / np.float32(plan.start_std if index == 0 else 1.0)
             for row in rows:
                 t = np.full(len(x), row.t, dtype=np.float32)
-                x, x0 = self.step(x, np.array(row[1:]), t, x0_prev=x0, noise=noises[index], **self.latent(index))
+                k, x0_prev = with_history(row, earlier)
+                x, x0 = self.step(x, np.array(k[1:]), t, x0_prev=x0_prev, noise=noises[index], **self.latent(index))
+                earlier = [x0, *earlier][: len(HISTORY)]
             results.append((f"{solver}, step {index + 1} of {len(steps)}", Difference.of(x, xs[index + 1])))
         return results
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from models.schedules import Vector, log_snr_grid, trailing_grid
-from models.solvers import Setting, Solver, ddim, dpmpp_2m
+from models.solvers import Setting, Solver, ddim, deis, dpmpp_2m, dpmpp_3m, heun, unipc
 from models.step import Plan
 
 Schedule = Mapping[str, Any]
@@ -47,8 +47,24 @@ def dpmpp_2m_plan(schedule: Schedule, steps: int) -> Plan:
     return dpmpp_2m(*log_snr_grid(schedule["alphas_cumprod"], steps), clip=clip(schedule))
 
 
+def dpmpp_3m_plan(schedule: Schedule, steps: int) -> Plan:
+    return dpmpp_3m(*log_snr_grid(schedule["alphas_cumprod"], steps), clip=clip(schedule))
+
+
+def unipc_plan(schedule: Schedule, steps: int) -> Plan:
+    return unipc(*log_snr_grid(schedule["alphas_cumprod"], steps), clip=clip(schedule))
+
+
+def deis_plan(schedule: Schedule, steps: int) -> Plan:
+    return deis(*log_snr_grid(schedule["alphas_cumprod"], steps), clip=clip(schedule))
+
+
+def heun_plan(schedule: Schedule, steps: int) -> Plan:
+    return heun(*log_snr_grid(schedule["alphas_cumprod"], steps), clip=clip(schedule))
+
+
 def solvers(*, default_eta: float, space: str = "") -> dict[str, Solver]:
-    """DDIM, the default, and DPM-Solver++(2M). `space` is added to the names in their summaries, e.g. " on latents"."""
+    """DDIM, the default, and those of higher order. `space` goes after their names in summaries, e.g. " on latents"."""
     return {
         "ddim": Solver(
             ddim_plan,
@@ -56,4 +72,8 @@ def solvers(*, default_eta: float, space: str = "") -> dict[str, Solver]:
             {"eta": Setting(low=0.0, high=1.0, default=default_eta)},
         ),
         "dpmpp_2m": Solver(dpmpp_2m_plan, f"DPM-Solver++(2M){space}, second order, deterministic"),
+        "dpmpp_3m": Solver(dpmpp_3m_plan, f"DPM-Solver++(3M){space}, third order, deterministic"),
+        "unipc": Solver(unipc_plan, f"UniPC-3{space}, a predictor and a corrector of third order, deterministic"),
+        "deis": Solver(deis_plan, f"DEIS{space} in data prediction, up to fourth order, deterministic"),
+        "heun": Solver(heun_plan, f"EDM's Heun{space}, second order, deterministic: 2·steps − 1 evaluations"),
     }

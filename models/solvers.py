@@ -5,6 +5,8 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
+from models import multistep
+from models.multistep import Columns, Ends
 from models.schedules import Vector
 from models.step import Plan, Step
 
@@ -20,6 +22,7 @@ def ddim(t: Vector, abar_t: Vector, abar_s: Vector, *, eta: float = 0.0, clip: f
     noise_std = eta * (sigma_s / sigma_t) * np.sqrt(1 - abar_t / abar_s)
     x_from_x = np.sqrt(sigma_s**2 - noise_std**2) / sigma_t
     return _plan(
+        (alpha_t, alpha_s),
         t=t,
         x0_from_x=1 / alpha_t,
         x0_from_out=-sigma_t / alpha_t,
@@ -46,6 +49,7 @@ def dpmpp_2m(t: Vector, abar_t: Vector, abar_s: Vector, *, clip: float = 1.0) ->
     half_inverse_r[np.isinf(h)] = 0.0
     gain = alpha_s * -np.expm1(-h)
     return _plan(
+        (alpha_t, alpha_s),
         t=t,
         x0_from_x=1 / alpha_t,
         x0_from_out=-sigma_t / alpha_t,
@@ -54,6 +58,50 @@ def dpmpp_2m(t: Vector, abar_t: Vector, abar_s: Vector, *, clip: float = 1.0) ->
         x_from_x0=gain * (1 + half_inverse_r),
         x_from_x0_prev=-gain * half_inverse_r,
     )
+
+
+def dpmpp_3m(t: Vector, abar_t: Vector, abar_s: Vector, *, clip: float = 1.0) -> Plan:
+    """DPM-Solver++(3M) for a network that predicts ε, as `models.multistep` has it."""
+    return _multistep(multistep.dpmpp_3m, t, abar_t, abar_s, clip)
+
+
+def deis(t: Vector, abar_t: Vector, abar_s: Vector, *, clip: float = 1.0) -> Plan:
+    """DEIS in data prediction for a network that predicts ε, as `models.multistep` has it."""
+    return _multistep(multistep.deis, t, abar_t, abar_s, clip)
+
+
+def unipc(t: Vector, abar_t: Vector, abar_s: Vector, *, clip: float = 1.0) -> Plan:
+    """UniPC-3 for a network that predicts ε, as `models.multistep` has it."""
+    return _multistep(multistep.unipc, t, abar_t, abar_s, clip)
+
+
+def _multistep(columns: Callable[[Ends], Columns], t: Vector, abar_t: Vector, abar_s: Vector, clip: float) -> Plan:
+    ends = Ends(np.sqrt(abar_t), np.sqrt(1 - abar_t), np.sqrt(abar_s), np.sqrt(1 - abar_s))
+    return _plan(
+        (ends.alpha_t, ends.alpha_s),
+        t=t,
+        x0_from_x=1 / ends.alpha_t,
+        x0_from_out=-ends.sigma_t / ends.alpha_t,
+        clip=clip,
+        **columns(ends),
+    )
+
+
+def heun(t: Vector, abar_t: Vector, abar_s: Vector, *, clip: float = 1.0) -> Plan:
+    """EDM's Heun for a network that predicts ε, 2·steps − 1 rows (Karras et al. 2022, arXiv 2206.00364, algorithm 1).
+
+    In x/α and r = (σ_s/α_s)/(σ_t/α_t), a step has two rows: Euler's to s, and x + α_s(1 − r)/2r·(x0 − x0_prev) there.
+    The last step, to σ = 0, is Euler's alone.
+    """
+    euler = ddim(t, abar_t, abar_s, clip=clip)
+    alpha_s = np.sqrt(abar_s[:-1])
+    ratio = np.sqrt((1 - abar_s[:-1]) * abar_t[:-1] / ((1 - abar_t[:-1]) * abar_s[:-1]))
+    gain = alpha_s * (1 - ratio) / (2 * ratio)
+    seconds = [
+        there._replace(x_from_x=1.0, x_from_x0=more, x_from_x0_prev=-more, noise_std=0.0)
+        for there, more in zip(euler[1:], gain.tolist(), strict=True)
+    ]
+    return Plan([row for pair in zip(euler, seconds, strict=False) for row in pair] + [euler[-1]])
 
 
 def ancestral(gamma_t: Vector, gamma_s: Vector, *, clip: float = 1.0) -> Plan:
@@ -68,6 +116,7 @@ def ancestral(gamma_t: Vector, gamma_s: Vector, *, clip: float = 1.0) -> Plan:
     to_pixels = np.ones_like(alpha_s)
     to_pixels[-1] = 1 / alpha_s[-1]
     return _plan(
+        (alpha_t, to_pixels * alpha_s),
         t=gamma_t,
         x0_from_x=1 / alpha_t,
         x0_from_out=-sigma_t / alpha_t,
@@ -88,6 +137,7 @@ def langevin(t: Vector, abar_t: Vector, abar_s: Vector, *, step_size: float = 0.
     scale = np.sqrt(abar_s) / alpha_t
     last = np.arange(len(t)) == len(t) - 1
     return _plan(
+        (alpha_t, np.where(last, 1.0, np.sqrt(abar_s))),
         t=t,
         x0_from_x=1 / alpha_t,
         x0_from_out=-sigma_t / alpha_t,
@@ -108,6 +158,7 @@ def posterior(t: Vector, abar_t: Vector, abar_s: Vector, *, clip: float = 1.0) -
     a = abar_t / abar_s
     variance_t, variance_s = 1 - abar_t, 1 - abar_s
     return _plan(
+        (np.sqrt(abar_t), np.sqrt(abar_s)),
         t=t,
         x0_from_out=1.0,
         clip=clip,
@@ -117,12 +168,12 @@ def posterior(t: Vector, abar_t: Vector, abar_s: Vector, *, clip: float = 1.0) -
     )
 
 
-def _plan(**columns: Vector | float) -> Plan:
-    """A plan from its columns, (steps,) each or one number; a column that is missing has its default."""
+def _plan(signal: tuple[Vector, Vector], /, **columns: Vector | float) -> Plan:
+    """A plan from α at both ends of its steps and its columns, (steps,) each or one number; some have their default."""
     steps = len(cast(Vector, columns["t"]))
     columns = {**Step._field_defaults, **columns}
     table = [np.broadcast_to(columns[name], steps).tolist() for name in Step._fields]
-    return Plan(map(Step._make, zip(*table, strict=True)))
+    return Plan(map(Step._make, zip(*table, strict=True)), signal=signal)
 
 
 class Setting(NamedTuple):

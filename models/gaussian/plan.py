@@ -5,7 +5,7 @@ matter `"times"` (what the network takes for each timestep), `"clip"` (the bound
 `"settings"` (those of the format's sampler).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ from models.families import Point
 from models.gaussian import samplers
 from models.gaussian.chain import Chain
 from models.schedules import Vector, log_snr_timesteps
-from models.solvers import Setting, Solver, dpmpp_2m
+from models.solvers import Setting, Solver, deis, dpmpp_2m, dpmpp_3m, unipc
 from models.step import Plan
 
 Schedule = Mapping[str, Any]
+OF_LATENTS = ("latent-diffusion", "dit")  # formats, whatever decoder the bundle has
 
 
 def max_steps(schedule: Schedule) -> int:
@@ -48,17 +49,33 @@ def posterior_plan(schedule: Schedule, steps: int) -> Plan:
 
 
 def dpmpp_2m_plan(schedule: Schedule, steps: int) -> Plan:
+    return _by_log_snr(dpmpp_2m, schedule, steps)
+
+
+def dpmpp_3m_plan(schedule: Schedule, steps: int) -> Plan:
+    return _by_log_snr(dpmpp_3m, schedule, steps)
+
+
+def unipc_plan(schedule: Schedule, steps: int) -> Plan:
+    return _by_log_snr(unipc, schedule, steps)
+
+
+def deis_plan(schedule: Schedule, steps: int) -> Plan:
+    return _by_log_snr(deis, schedule, steps)
+
+
+def _by_log_snr(solver: Callable[..., Plan], schedule: Schedule, steps: int) -> Plan:
     chain = Chain.of(schedule)
     timesteps = log_snr_timesteps(chain.alphas_cumprod, steps)
     abar_t, abar_s = chain.ends(timesteps)
-    return chain.predicted(dpmpp_2m(chain.times[timesteps], abar_t, abar_s, clip=chain.clip), abar_t)
+    return chain.predicted(solver(chain.times[timesteps], abar_t, abar_s, clip=chain.clip), abar_t)
 
 
 def bound(schedule: Schedule) -> Bound | None:
-    """With the chain's own variance. None for a chain that repeats a noise level, or ends in pure noise."""
+    """With the chain's own variance. None for one that repeats a noise level or ends in pure noise, and for latents."""
     chain = Chain.of(schedule)
     falls = (np.diff(chain.alphas_cumprod, prepend=1.0, append=0.0) < 0).all()
-    return DiscreteBound(chain) if falls else None
+    return DiscreteBound(chain) if falls and schedule["format"] not in OF_LATENTS else None
 
 
 SOLVERS = {
@@ -70,6 +87,9 @@ SOLVERS = {
     "ddpm": Solver(ddpm_plan, "ancestral sampling at the timesteps of the format, with its variance"),
     "posterior": Solver(posterior_plan, "draws from q(x_s | x_t, x0) with the network's x0"),
     "dpmpp_2m": Solver(dpmpp_2m_plan, "DPM-Solver++(2M), second order, deterministic"),
+    "dpmpp_3m": Solver(dpmpp_3m_plan, "DPM-Solver++(3M), third order, deterministic"),
+    "unipc": Solver(unipc_plan, "UniPC-3, a predictor and a corrector of third order, deterministic"),
+    "deis": Solver(deis_plan, "DEIS in data prediction, up to fourth order, deterministic"),
 }
 
 POINTS = [Point("dpmpp_2m", steps) for steps in (4, 10, 20)]

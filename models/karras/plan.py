@@ -66,6 +66,18 @@ def dpmpp_2m_plan(schedule: Schedule, steps: int) -> Plan:
     return samplers.dpmpp_2m(Denoiser.of(schedule), karras_stops(schedule, steps))
 
 
+def dpmpp_3m_plan(schedule: Schedule, steps: int) -> Plan:
+    return samplers.dpmpp_3m(Denoiser.of(schedule), karras_stops(schedule, steps))
+
+
+def unipc_plan(schedule: Schedule, steps: int) -> Plan:
+    return samplers.unipc(Denoiser.of(schedule), karras_stops(schedule, steps))
+
+
+def deis_plan(schedule: Schedule, steps: int) -> Plan:
+    return samplers.deis(Denoiser.of(schedule), karras_stops(schedule, steps))
+
+
 def multistep_plan(schedule: Schedule, steps: int) -> Plan:
     factor = schedule.get("churn", {}).get("S_noise", 1.0)
     sigma = consistency_levels(schedule, steps)
@@ -109,6 +121,9 @@ SOLVERS = {
     "dpm": Solver(dpm_plan, "DPM-Solver-2: 2·steps evaluations; churn adds fresh noise", CHURN),
     "ancestral": Solver(ancestral_plan, "Euler's method with DDPM's fresh noise"),
     "dpmpp_2m": Solver(dpmpp_2m_plan, "DPM-Solver++(2M) at EDM's noise levels, second order, deterministic"),
+    "dpmpp_3m": Solver(dpmpp_3m_plan, "DPM-Solver++(3M) at EDM's noise levels, third order, deterministic"),
+    "unipc": Solver(unipc_plan, "UniPC-3 at EDM's noise levels, deterministic"),
+    "deis": Solver(deis_plan, "DEIS in data prediction at EDM's noise levels, deterministic"),
     "multistep": Solver(multistep_plan, "consistency sampling: a clean image each step, and noise again"),
     **{f"{name}_{method}": baseline(name, method) for name in levels.BASELINES for method in ("euler", "heun")},
 }

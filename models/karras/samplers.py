@@ -4,15 +4,17 @@ A step goes from t to s. The state is x̃ = scale·x, and dx̃/dt = a·x̃ − b
 b = scale·σ'/σ. In the first row of a plan x̃ is unit noise, so its columns have the start's standard deviation.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from models import multistep
 from models.karras import preconditioning
 from models.karras.levels import Time, known
 from models.karras.preconditioning import Preconditioning
+from models.multistep import Columns, Ends
 from models.schedules import Vector
 from models.step import Plan, Step
 
@@ -166,6 +168,24 @@ def dpmpp_2m(network: Denoiser, at: Stops) -> Plan:
     gain = 1 - ratio
     columns = {"x_from_x": ratio, "x_from_x0": gain * (1 + more), "x_from_x0_prev": -gain * more}
     return begun(network.rows(at.t, **columns), at.start())
+
+
+def dpmpp_3m(network: Denoiser, at: Stops) -> Plan:
+    return _multistep(multistep.dpmpp_3m, network, at)
+
+
+def unipc(network: Denoiser, at: Stops) -> Plan:
+    return _multistep(multistep.unipc, network, at)
+
+
+def deis(network: Denoiser, at: Stops) -> Plan:
+    return _multistep(multistep.deis, network, at)
+
+
+def _multistep(columns: Callable[[Ends], Columns], network: Denoiser, at: Stops) -> Plan:
+    """A solver of `models.multistep` with α = 1. States are x itself."""
+    one = np.ones_like(at.t)
+    return begun(network.rows(at.t, **columns(Ends(one, at.t, one, at.s))), at.start())
 
 
 def consistency(network: Denoiser, sigma: Vector, least: float, factor: float = 1.0) -> Plan:

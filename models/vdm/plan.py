@@ -13,7 +13,7 @@ from models import published
 from models.bound import Bound, ContinuousBound
 from models.families import Point
 from models.schedules import Grid, Vector
-from models.solvers import Setting, Solver, ancestral, ddim, dpmpp_2m
+from models.solvers import Setting, Solver, ancestral, ddim, deis, dpmpp_2m, dpmpp_3m, heun, unipc
 from models.step import Plan
 
 
@@ -50,6 +50,22 @@ def dpmpp_2m_plan(schedule: Mapping[str, Any], steps: int) -> Plan:
     return dpmpp_2m(*_grid(schedule, steps))
 
 
+def dpmpp_3m_plan(schedule: Mapping[str, Any], steps: int) -> Plan:
+    return dpmpp_3m(*_grid(schedule, steps))
+
+
+def unipc_plan(schedule: Mapping[str, Any], steps: int) -> Plan:
+    return unipc(*_grid(schedule, steps))
+
+
+def deis_plan(schedule: Mapping[str, Any], steps: int) -> Plan:
+    return deis(*_grid(schedule, steps))
+
+
+def heun_plan(schedule: Mapping[str, Any], steps: int) -> Plan:
+    return heun(*_grid(schedule, steps))
+
+
 def _grid(schedule: Mapping[str, Any], steps: int) -> Grid:
     """Steps that start at γ_t; the last one ends at the data, where ᾱ = 1."""
     gamma_t, gamma_s = gammas(schedule, steps)
@@ -75,6 +91,10 @@ SOLVERS = {
         {"eta": Setting(low=0.0, high=1.0, default=0.0)},
     ),
     "dpmpp_2m": Solver(dpmpp_2m_plan, "DPM-Solver++(2M) on the learned schedule, deterministic"),
+    "dpmpp_3m": Solver(dpmpp_3m_plan, "DPM-Solver++(3M) on the learned schedule, deterministic"),
+    "unipc": Solver(unipc_plan, "UniPC-3 on the learned schedule, deterministic"),
+    "deis": Solver(deis_plan, "DEIS in data prediction on the learned schedule, deterministic"),
+    "heun": Solver(heun_plan, "EDM's Heun on the learned schedule, deterministic: 2·steps − 1 evaluations"),
 }
 
 POINTS = [

@@ -9,15 +9,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.step import Step
+from models.step import HISTORY, Step
 from service.engine import noise
-from service.engine.runtime import Array, Runtime, State, StepInputs, unguided
+from service.engine.runtime import Array, Mixture, Runtime, State, StepInputs, unguided
 from service.engine.start import Picture, slerp
 
 Priority = Literal["low", "normal", "high"]
 MAX_IMAGES = 64  # of a request
 
 T_COLUMN, NOISE_COLUMN = Step._fields.index("t"), Step._fields.index("noise_std")
+HISTORY_COLUMNS = [Step._fields.index(name) for name in HISTORY]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +62,13 @@ class Job:
     started_s: float = 0.0
     finished_s: float = 0.0
     error: Exception | None = None
+    reads_older: bool = field(init=False)  # whether a step reads an x0 from before that of the last step
     images: list["Image"] = field(init=False)
     unfinished: int = field(init=False)
     steps_left: int = field(init=False)  # of all its images
 
     def __post_init__(self) -> None:
+        self.reads_older = bool(self.coefficients[:, HISTORY_COLUMNS[1:]].any())
         self.images = self.new_images()
         self.steps_left = sum(image.steps for image in self.images)
         self.unfinished = self.n
@@ -113,6 +116,7 @@ class Image:
     running: bool = False  # in a batch that has not come back
     x: State | None = None  # None: x_T is not drawn yet, so a waiting image holds no memory
     x0: State | None = None
+    older: tuple[State, ...] = ()  # the two x0 before it, the newer first, where the plan reads them
     pixels: Array = field(init=False)  # when finished: (C, H, W) in about [−1, 1]
 
     def draw_initial(self) -> None:
@@ -143,12 +147,15 @@ class Image:
 
     def advance(self, x: State, x0: State) -> None:
         """Sets the results of a step."""
+        if self.job.reads_older and self.step:
+            self.older = (self.x0, *self.older)[:2]
         self.x, self.x0 = x, x0
         self.step += 1
 
     def release(self) -> None:
         """Drops the state, which may be a device's memory; the pixels stay."""
         self.x = self.x0 = None
+        self.older = ()
 
     def draw_noise(self) -> Array:
         """The noise of the next step."""
@@ -239,7 +246,7 @@ class Batch:
             t=coefficients[:, T_COLUMN],
             y=self._labels(),
             noise=self._noise(images, coefficients[:, NOISE_COLUMN]),
-            x0_prev=[image.x0 for image in images],
+            x0_prev=self._history(images, coefficients),
             coefficients=coefficients[:, T_COLUMN + 1 :],
             z=np.stack([image.draw_z() for image in images]) if job.z_dim else None,
             **guidance,
@@ -248,6 +255,16 @@ class Batch:
     def _labels(self) -> NDArray[np.int64]:
         labels = [(image.label, image.job.no_label)[row] for image in self.images for row in range(image.job.rows)]
         return np.array(labels, dtype=np.int64)
+
+    def _history(self, images: list[Image], coefficients: Array) -> list[State | Mixture]:
+        """x0_prev of each row: a mixture of earlier x0, with the factor 1, for a step that reads more than the last."""
+        states: list[State | Mixture] = [image.x0 for image in images]
+        for row, image in enumerate(images):
+            if image.older:
+                earlier = (image.x0, *image.older)
+                states[row] = Mixture(coefficients[row, HISTORY_COLUMNS[: len(earlier)]], earlier)
+                coefficients[row, HISTORY_COLUMNS[0]] = 1
+        return states
 
     def _noise(self, images: list[Image], noise_std: Array) -> Array:
         """Fresh noise for the rows that use it; zero for the others. The two rows of an image have the same."""

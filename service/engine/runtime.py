@@ -11,6 +11,25 @@ Array = NDArray[np.float32]
 State = Any  # a row's x or x0: an Array (C, H, W), or a handle of one that the runtime keeps on its device
 
 
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """A weighted sum of a row's states: what a step that reads more than one earlier x0 has for x0_prev."""
+
+    weights: Array  # a number for each of `states`
+    states: Sequence[State]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape: tuple[int, ...] = self.states[0].shape
+        return shape
+
+    def on_host(self) -> Array:
+        total: Array = self.weights[0] * self.states[0]
+        for weight, state in zip(self.weights[1:], self.states[1:], strict=True):
+            total += weight * state
+        return total
+
+
 class States(Protocol):
     """x or x0 of the rows of a batch: on the host, or handles of states that the runtime keeps on its device."""
 
@@ -38,7 +57,7 @@ class StepInputs:
     t: Array  # (n,)
     y: NDArray[np.int64]  # (n,); the number of classes means "no class"
     noise: Array  # (n, C, H, W)
-    x0_prev: Sequence[State] | Array  # n states of shape (C, H, W)
+    x0_prev: Sequence[State | Mixture] | Array  # n states of shape (C, H, W)
     coefficients: Array  # (n, columns): `models.step.Step` without t; a graph takes the first of them that it knows
     z: Array | None = None  # (n, z_dim), where the network takes one
     pair: NDArray[np.int64] | None = None  # (n,): the other row of a guided image, or the row itself
@@ -106,13 +125,13 @@ class HostStates:
         return bool(np.isfinite(np.vdot(self.array, self.array)) or np.isfinite(self.array).all())
 
 
-def stack(rows: Sequence[State] | Array) -> Array:
+def stack(rows: Sequence[State | Mixture] | Array) -> Array:
     """Rows (C, H, W) on the host as one array (n, C, H, W)."""
     if isinstance(rows, np.ndarray):
         return rows
     stacked = np.empty((len(rows), *rows[0].shape), dtype=np.float32)
     for target, row in zip(stacked, rows, strict=True):  # np.stack takes three times as long
-        target[...] = row
+        target[...] = row.on_host() if isinstance(row, Mixture) else row
     return stacked
 
 

@@ -113,7 +113,8 @@ def test_a_model_may_not_be_named_auto(tmp_path: Path) -> None:
 
 def test_the_steps_of_every_solver_are_tables_of_as_many_rows(toy: Bundle) -> None:
     for name, solver in toy.family.SOLVERS.items():
-        assert toy.coefficients(17, name, solver.defaults).shape == (17, len(Step._fields))
+        rows = 2 * 17 - 1 if name == "heun" else 17  # its steps but the last have two
+        assert toy.coefficients(17, name, solver.defaults).shape == (rows, len(Step._fields))
 
 
 def test_a_manifest_that_the_disk_does_not_take_leaves_the_old_one(

@@ -66,7 +66,8 @@ def on_its_way(bundle: Bundle, request: dict[str, Any], step: int) -> Image:
     (image,) = job(bundle, **fitted(bundle, **request)).images
     image.draw_initial()
     image.step = step % image.job.steps
-    image.x0 = noise.normal(image.job.seed, 0, 10_000, bundle.manifest.state_shape).clip(-1, 1)
+    image.x0, *older = (noise.normal(image.job.seed, 0, 10_000 + i, image.job.shape).clip(-1, 1) for i in range(3))
+    image.older = tuple(older[: max(image.step - 1, 0)]) if image.job.reads_older else ()
     return image
 
 

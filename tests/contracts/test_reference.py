@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,7 +19,19 @@ from tests.conftest import CHECKPOINT
 from tests.contracts.conftest import serving
 
 STEPS, SEED, LABEL, IMAGES = 20, 11, 3, 4
-SOLVERS: list[dict[str, Any]] = [{"eta": 0.0}, {"eta": 0.5}, {"eta": 1.0}, {"solver": "dpmpp_2m"}]
+SOLVERS: list[dict[str, Any]] = [
+    {"eta": 0.0},
+    {"eta": 0.5},
+    {"eta": 1.0},
+    {"solver": "dpmpp_2m"},
+    {"solver": "dpmpp_3m"},
+    {"solver": "unipc"},
+]
+MULTISTEP: dict[str, tuple[Any, int]] = {
+    "dpmpp_2m": (DPMSolverMultistepScheduler, 2),
+    "dpmpp_3m": (DPMSolverMultistepScheduler, 3),
+    "unipc": (UniPCMultistepScheduler, 3),
+}
 TOLERANCE = 1e-4  # of values in [−1, 1]: 8-bit levels are 8e-3 apart
 
 
@@ -50,8 +62,14 @@ def reference(bundle: Bundle, solver: dict[str, Any]) -> NDArray[np.float32]:
         scheduler.set_timesteps(STEPS)
     else:
         # Its thresholding, held at 1, is the clip of x0.
-        scheduler = DPMSolverMultistepScheduler(trained_betas=betas, thresholding=True, sample_max_value=1.0)
-        scheduler.set_timesteps(timesteps=log_snr_timesteps(alphas_cumprod, STEPS).tolist())
+        kind, order = MULTISTEP[solver["solver"]]
+        scheduler = kind(
+            trained_betas=betas, thresholding=True, sample_max_value=1.0, solver_order=order, final_sigmas_type="zero"
+        )
+        timesteps = log_snr_timesteps(alphas_cumprod, STEPS)
+        scheduler.set_timesteps(STEPS)
+        scheduler.timesteps = torch.from_numpy(timesteps)
+        scheduler.sigmas = torch.from_numpy(np.append(np.sqrt(1 / alphas_cumprod[timesteps] - 1), 0.0)).float()
     _, network = checkpoint.load(CHECKPOINT)
 
     def drawn(stream: int) -> Tensor:

@@ -153,6 +153,15 @@ class FakeDriver:
 
         self.enqueue("scatter", stream, operation)
 
+    def mix(self, pool: Address, places: Address, weights: Address, rows: int, floats: int, stream: Stream) -> None:
+        def operation() -> None:
+            for row in range(rows):
+                to, *terms = self._rows(pool, places + 16 * row, 4, floats)
+                first, second, third = self.array(weights + 12 * row, (3,), np.float32)
+                to[:] = first * terms[0] + second * terms[1] + third * terms[2]
+
+        self.enqueue("mix", stream, operation)
+
     # --- graphs
 
     def begin_capture(self, stream: Stream) -> None:

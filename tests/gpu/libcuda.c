@@ -9,7 +9,7 @@ typedef int Result;
 typedef uint64_t Device;
 enum { OK = 0, INVALID = 1, NO_MEMORY = 2, NO_CONTEXT = 201, NOT_FOUND = 500 };
 enum { STREAM = 0x5, EVENT = 0xe, GRAPH = 0x9 };
-enum { GATHER = 1, SCATTER = 2 };
+enum { GATHER = 1, SCATTER = 2, MIX = 3 };
 
 static __thread int current; /* whether the thread has the context */
 
@@ -29,7 +29,15 @@ static void perform(const struct operation *o)
 {
     if (!o->kernel)
         memcpy(o->to, o->from, o->size);
-    for (int row = 0; o->kernel && row < o->rows; row++) {
+    for (int row = 0; o->kernel == MIX && row < o->rows; row++) {
+        int *place = (int *)o->from + 4 * row;
+        float *pool = o->to, *weight = (float *)o->places + 3 * row;
+        for (size_t i = 0; i < o->size; i++)
+            pool[place[0] * o->size + i] = weight[0] * pool[place[1] * o->size + i] +
+                                           weight[1] * pool[place[2] * o->size + i] +
+                                           weight[2] * pool[place[3] * o->size + i];
+    }
+    for (int row = 0; (o->kernel == GATHER || o->kernel == SCATTER) && row < o->rows; row++) {
         float *to = o->to, *from = o->from;
         size_t place = ((int *)o->places)[row];
         if (o->kernel == GATHER)
@@ -74,7 +82,8 @@ static Result module_load(void **module, const void *image)
 }
 static Result module_function(void **function, void *module, const char *name)
 {
-    *function = (void *)(intptr_t)(!strcmp(name, "gather") ? GATHER : !strcmp(name, "scatter") ? SCATTER : 0);
+    int kernel = !strcmp(name, "gather") ? GATHER : !strcmp(name, "scatter") ? SCATTER : !strcmp(name, "mix") ? MIX : 0;
+    *function = (void *)(intptr_t)kernel;
     return module == (void *)0x30d && *function ? OK : NOT_FOUND;
 }
 static Result mem_alloc(Device *address, size_t size)

@@ -190,7 +190,8 @@ def test_there_is_room_for_states_in_the_worst_case(toy: Bundle) -> None:
     held = gpu.runtime.step(inputs)  # by every image that may be accepted
     gpu.runtime.step(inputs)  # a cancelled batch, whose results are held until the magnitudes arrive
     latest = gpu.runtime.step(inputs)  # its rows come from the host
-    assert gpu.free_places == 4 * 8  # those of its inputs, and of the cancelled batch
+    # Those of its inputs and of the cancelled batch, of mixtures, and of two older x0 of every image.
+    assert gpu.free_places == 4 * 8 + 8 + 2 * 8
     for states in (*held, *latest):
         assert np.isfinite(gpu.runtime.decode(states)).all()
 

@@ -17,6 +17,7 @@ from importers import edm, noise_schedule, openai_checkpoint, reference
 from importers.cards import Card
 from importers.formats import Format
 from importers.imported import Imported
+from importers.noise_schedule import HIGHER_ORDER
 from importers.problems import ImportProblem
 from importers.storage import Tolerance
 from service.engine import noise
@@ -155,8 +156,8 @@ def schedule_of(name: str, **changes: object) -> noise_schedule.Sampling:
 
 def test_a_format_has_its_own_samplers_first() -> None:
     edms, karras = schedule_of("edm"), schedule_of("karras")
-    assert edms.noise_schedule["solvers"] == ["heun", "euler", "dpmpp_2m", "vp_euler", "vp_heun"]
-    assert karras.noise_schedule["solvers"] == ["heun", "euler", "dpm", "ancestral", "dpmpp_2m"]
+    assert edms.noise_schedule["solvers"] == ["heun", "euler", "dpmpp_2m", *HIGHER_ORDER, "vp_euler", "vp_heun"]
+    assert karras.noise_schedule["solvers"] == ["heun", "euler", "dpm", "ancestral", "dpmpp_2m", *HIGHER_ORDER]
     assert (edms.steps, karras.steps) == (18, 40)
     churning = schedule_of("karras", s_churn=3.0, sampler="dpm")
     assert churning.noise_schedule["solvers"][0] == "dpm"

@@ -192,6 +192,8 @@ def test_families_without_a_bound_have_none(family: str) -> None:
 
 
 def test_a_chain_that_ends_in_pure_noise_has_no_bound() -> None:
-    schedule = {"alphas_cumprod": [0.9, 0.5, 0.0], "prediction": "v", "variance": "fixed_small"}
-    assert families.bound("gaussian", schedule) is None
+    schedule = {"format": "ddim", "prediction": "v", "variance": "fixed_small"}
+    assert families.bound("gaussian", {**schedule, "alphas_cumprod": [0.9, 0.5, 0.0]}) is None
+    assert families.bound("gaussian", {**schedule, "alphas_cumprod": [0.9, 0.5, 0.5]}) is None
     assert families.bound("gaussian", {**schedule, "alphas_cumprod": [0.9, 0.5, 0.1]}) is not None
+    assert families.bound("gaussian", {**schedule, "format": "dit", "alphas_cumprod": [0.9, 0.5, 0.1]}) is None

@@ -24,7 +24,7 @@ from models.schedules import (
     trailing_timesteps,
 )
 from models.solvers import ddim, dpmpp_2m
-from models.step import Plan, Step, update
+from models.step import HISTORY, Plan, Step, update, with_history
 
 T = 1000
 ABAR = cosine_schedule(T)
@@ -101,10 +101,12 @@ def run_with_exact_noise(plan: Plan, abar_t: Vector, x0_true: Vector, eps: Vecto
     """x after each step, from α·x0 + σ·eps, with a network that knows x0 and so the noise in any x."""
     rng = np.random.default_rng(1)
     alpha, sigma = np.sqrt(abar_t), np.sqrt(1 - abar_t)
-    x, x0, xs = alpha[0] * x0_true + sigma[0] * eps, np.zeros_like(eps), []
-    for k, alpha_t, sigma_t in zip(plan, alpha, sigma, strict=True):
+    x, earlier, xs = alpha[0] * x0_true + sigma[0] * eps, list[Vector](), []
+    for row, alpha_t, sigma_t in zip(plan, alpha, sigma, strict=True):
+        k, x0_prev = with_history(row, earlier[: len(HISTORY)])
         out = (x - alpha_t * x0_true) / sigma_t
-        x, x0 = update(k, x, out, x0, rng.normal(size=x.shape))
+        x, x0 = update(k, x, out, x0_prev, rng.normal(size=x.shape))
+        earlier.insert(0, x0)
         xs.append(x)
     return xs
 
@@ -241,8 +243,6 @@ def test_a_plan_rejects_what_no_sampler_means() -> None:
         Plan([])
     with pytest.raises(ValueError, match="step 1 has a negative noise"):
         Plan([STEP, STEP._replace(noise_std=-0.1)])
-    with pytest.raises(ValueError, match="first step has no x0 before it"):
-        Plan([STEP._replace(x_from_x0_prev=0.1)])
 
 
 def test_a_plan_may_leave_x0_unclipped_and_read_the_x0_before_it() -> None:

@@ -104,7 +104,7 @@ def one(name: str, data: Any, datatype: str | None = None, shape: tuple[int, ...
         ([one("n", 2**31)], ["n:", '"maximum":2147483647']),
         ([one("n", 2.0)], ["n:", '"integer"']),
         ([one("step_size", 0.5, "FP32")], ["step_size: there is no such input", '"eta"']),
-        ([one("solver", "euler")], ["solver", '["ddim","dpmpp_2m"]']),
+        ([one("solver", "euler")], ["solver", '["ddim","dpmpp_2m",']),
         ([one("step", 4)], ["step:", '"steps"']),
         ([one("steps", 4, "INT64")], ["steps", '"INT32"']),
         ([one("steps", 4, shape=(1, 1))], ["steps", "[1]"]),

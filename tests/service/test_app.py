@@ -15,6 +15,7 @@ from openapi_spec_validator import validate
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from models.ddim.plan import SOLVERS
 from tests.conftest import REPOSITORY, ToyRuntime, write_bundle
 from tests.service.conftest import generate, serve
 
@@ -133,7 +134,7 @@ def test_methods_lists_what_a_request_may_say(client: TestClient) -> None:
     assert method["image_shape"] == [1, 4, 4]
     assert method["classes"] == ["zero", "one", "2"]
     assert method["steps"] == {"min": 1, "max": 1000, "default": 5}
-    assert [solver["name"] for solver in method["solvers"]] == ["ddim", "dpmpp_2m"]
+    assert [solver["name"] for solver in method["solvers"]] == list(SOLVERS)
     assert method["solvers"][0]["settings"] == {"eta": {"min": 0, "max": 1, "default": 0}}
 
 

@@ -17,13 +17,14 @@ import numpy as np
 
 from bundle.gpu_manifest import MAGNITUDE
 from models.step import Step
-from service.engine.runtime import Array, States, StepInputs, unguided
+from service.engine.runtime import Array, Mixture, State, States, StepInputs, unguided
 from service.runtimes.cuda.arena import Arena, Field, Views
 from service.runtimes.cuda.driver import Address, Bytes, CudaGraph, Driver, Network
 from service.runtimes.cuda.state_pool import DISCARD, NUMBER, ZERO, DeviceState, DeviceStates, Pool
 
 COEFFICIENTS = Step._fields.index("noise_std")  # of most engines, without t; those of some models have more columns
 OPTIONAL = (Field("y", np.int64), Field("pair", np.int64), Field("weights", np.float32, (2,)))  # for classes, and pairs
+TERMS = 3  # of a mixture: the places of its result and of its terms, int32, and their weights, float32
 PLACES = ("x_at", "x0_prev_at", "x_new_at", "x0_at")  # of each row, int32: where it is read and written
 
 
@@ -60,6 +61,7 @@ class StepSlot:
         self.views = {bucket: arena.views(self.inputs) for bucket, arena in arenas.items()}
         self.fresh = driver.pin(2 * most * row_bytes)  # rows from the host, as x of images that begin
         self.magnitudes = driver.pin(most * NUMBER)
+        self.mixed, self.weights = driver.pin(most * (1 + TERMS) * NUMBER), driver.pin(most * TERMS * NUMBER)
         self.uploaded, self.done = driver.event(), driver.event()
         self.results: list[tuple[DeviceState, DeviceState]] = []  # x and x0 of rows whose magnitudes are unknown yet
 
@@ -87,9 +89,9 @@ class DeviceRuntime:
         self._driver, self._step, self._decoder, self._shape = driver, step, decoder, shape
         self.buckets, self._captures, self.encode = buckets, graphs, encode
         most = max(buckets)
-        # Beside the images' x and x0, places for: the results of a batch while its inputs are held, the results of the
-        # batch before until their magnitudes are known, and rows from the host.
-        self._pool = Pool(driver, shape.state, 2 * images + 6 * most)
+        # Beside the images' x and last x0, three of them at most, places for: the results of a batch while its inputs
+        # are held, the results of the batch before until their magnitudes are known, mixtures, and rows from the host.
+        self._pool = Pool(driver, shape.state, (1 + TERMS) * images + 7 * most)
         self._arenas = {bucket: Arena(shape.fields, bucket) for bucket in buckets}
         row_bytes = self._pool.row_bytes
         self._slots = [StepSlot(driver, self._arenas, row_bytes) for _ in range(2)]
@@ -99,6 +101,7 @@ class DeviceRuntime:
         self._inputs = driver.allocate(len(self._slots[0].inputs))
         self._x, self._x0_prev, self._x_new, self._x0 = (driver.allocate(most * row_bytes) for _ in range(4))
         self._magnitudes = driver.allocate(most * NUMBER)
+        self._mixed, self._weights = (driver.allocate(most * size * NUMBER) for size in (1 + TERMS, TERMS))
         self._image_bytes = NUMBER * int(np.prod(shape.image))
         self._selected = driver.pin(most * NUMBER)  # the places of the states to decode
         self._selected_at = driver.allocate(most * NUMBER)
@@ -118,7 +121,8 @@ class DeviceRuntime:
         bucket, driver = self._bucket(rows), self._driver
         slot = self._slots[self._next_slot]  # the other one may still be in use
         x_new, x0 = self._take(rows), self._take(rows)
-        sources = self._on_device([*inputs.x, *inputs.x0_prev], slot.fresh)
+        history, terms = self._mix(inputs.x0_prev, slot)
+        sources = self._on_device([*inputs.x, *history], slot.fresh)
         views = slot.views[bucket]
         write_places(views, [sources[:rows], sources[rows:], x_new, x0])
         self._write_values(views, inputs, bucket)
@@ -134,7 +138,7 @@ class DeviceRuntime:
         before, self._before = self._before, slot
         self._next_slot = 1 - self._next_slot
         self._collect_finite(before)
-        check_finite(sources)
+        check_finite([*sources, *terms])
         return DeviceStates(x_new, self._shape.state), DeviceStates(x0, self._shape.state)
 
     def decode(self, states: States) -> Array:
@@ -203,6 +207,28 @@ class DeviceRuntime:
             self._driver.upload(self._pool.at(state), piece, self._compute)
             on_device.append(state)
         return on_device
+
+    def _mix(
+        self, rows: Sequence[State | Mixture] | Array, slot: StepSlot
+    ) -> tuple[list[DeviceState | Array], list[DeviceState]]:
+        """The rows, each mixture at a place where the device will have computed it; and the mixtures' terms."""
+        history, count = [*rows], 0
+        terms: list[DeviceState] = []
+        mixed = slot.mixed.view(np.int32).reshape(-1, 1 + TERMS)
+        weights = slot.weights.view(np.float32).reshape(-1, TERMS)
+        for row, mixture in enumerate(history):
+            if isinstance(mixture, Mixture):
+                history[row] = self._pool.take()
+                places = [place(history[row]), *map(place, mixture.states)]
+                mixed[count], weights[count] = ZERO, 0.0
+                mixed[count, : len(places)], weights[count, : len(mixture.weights)] = places, mixture.weights
+                terms += mixture.states
+                count += 1
+        if count:
+            self._driver.upload(self._mixed, slot.mixed, self._compute)
+            self._driver.upload(self._weights, slot.weights, self._compute)
+            self._driver.mix(self._pool.address, self._mixed, self._weights, count, self._pool.floats, self._compute)
+        return history, terms
 
     def _collect_finite(self, slot: StepSlot | None) -> None:
         """Waits for the slot's step, and marks the results that are not finite."""

@@ -61,6 +61,10 @@ class Driver(Protocol):
         """Row places[i] of `pool` becomes row i of `source`."""
         ...
 
+    def mix(self, pool: Address, places: Address, weights: Address, rows: int, floats: int, stream: Stream) -> None:
+        """Row places[i, 0] of `pool` becomes Σ weights[i, j]·row places[i, 1 + j], j < 3 (int32 and float32)."""
+        ...
+
     def record(self, event: Event, stream: Stream) -> None:
         """The event occurs once all operations of the stream so far have run."""
         ...

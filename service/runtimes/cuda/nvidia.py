@@ -47,6 +47,7 @@ class CudaDriver:
         module = self._call(cu.cuModuleLoadData, compiled(self.architecture))
         self._gather = self._call(cu.cuModuleGetFunction, module, b"gather")
         self._scatter = self._call(cu.cuModuleGetFunction, module, b"scatter")
+        self._mix = self._call(cu.cuModuleGetFunction, module, b"mix")
 
     def allocate(self, size: int) -> Address:
         address = self._make(cu.cuMemAlloc, size, undo=cu.cuMemFree)
@@ -81,6 +82,9 @@ class CudaDriver:
 
     def scatter(self, pool: Address, source: Address, places: Address, rows: int, floats: int, stream: Stream) -> None:
         self._launch_rows(self._scatter, (pool, source, places, floats), rows, stream)
+
+    def mix(self, pool: Address, places: Address, weights: Address, rows: int, floats: int, stream: Stream) -> None:
+        self._launch_rows(self._mix, (pool, places, weights, floats), rows, stream)
 
     def record(self, event: Event, stream: Stream) -> None:
         self._call(cu.cuEventRecord, event, stream)

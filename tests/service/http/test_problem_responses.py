@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.ddim.plan import SOLVERS
 from service.requests.request import GenerateRequest
 from tests.conftest import ToyRuntime, write_bundle
 from tests.service.conftest import generate, serve
@@ -30,7 +31,7 @@ from tests.service.conftest import generate, serve
         ({"class_label": 1.5}, "class_label", [{"type": "integer"}, {"type": "string"}]),
         ({"class_label": True}, "class_label", [{"type": "integer"}, {"type": "string"}]),
         ({"class_label": 3}, "class_label", {"min": 0, "max": 2, "names": ["zero", "one", "2"]}),
-        ({"solver": "euler"}, "solver", ["ddim", "dpmpp_2m"]),
+        ({"solver": "euler"}, "solver", list(SOLVERS)),
         ({"guidance": 20.5}, "guidance", {"type": "number", "minimum": 0, "maximum": 20}),
         ({"guidance": 2.5, "class_label": 1}, "guidance", {"min": 1, "max": 1, "models": []}),
         (
@@ -43,17 +44,23 @@ from tests.service.conftest import generate, serve
                 "eta",
                 "format",
                 "guidance",
+                "image",
                 "index",
+                "mask",
                 "max_distance",
                 "max_ms",
                 "method",
                 "n",
+                "noise",
                 "preview_every",
                 "priority",
                 "seed",
                 "settings",
                 "solver",
                 "steps",
+                "strength",
+                "to_noise",
+                "to_seed",
             ],
         ),
     ],

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bundle.loading import Bundle, load
+from models.ddim.plan import SOLVERS
 from service.engine.placement import Placement
 from service.errors import InvalidRequest
 from service.requests.encoding import RAW
@@ -39,7 +40,7 @@ def test_a_class_is_found_by_name_before_number(toy: Bundle) -> None:
     ("request_", "field", "allowed"),
     [
         ({"steps": 1001}, "steps", {"min": 1, "max": 1000}),
-        ({"solver": "euler"}, "solver", ["ddim", "dpmpp_2m"]),
+        ({"solver": "euler"}, "solver", list(SOLVERS)),
         ({"class_label": 3}, "class_label", CLASSES),
         ({"class_label": -1}, "class_label", CLASSES),
         ({"class_label": "seven"}, "class_label", CLASSES),
