@@ -5,12 +5,13 @@ import { h } from "./dom.js";
 const REPAINTED = "rgb(255 92 51)";
 const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-/** Draws a file or an image onto a canvas: its largest centred part with the canvas's proportions. */
+/** Draws a file onto a canvas: its largest centred part with the canvas's proportions, or all of it if it fits. */
 export async function drawInto(canvas, source) {
   const picture = await createImageBitmap(source);
   const { width, height } = canvas;
-  const scale = Math.min(picture.width / width, picture.height / height);
-  const [w, h] = [width * scale, height * scale];
+  const fits = picture.width <= width && picture.height <= height;
+  const scale = fits ? 1 : Math.min(picture.width / width, picture.height / height);
+  const [w, h] = [width * scale, height * scale]; // of the part; around a picture that fits there is black
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
   context.imageSmoothingEnabled = scale !== 1;

@@ -1,8 +1,8 @@
 """What a request brings beside its numbers: pictures and starting noise, from base64 to arrays of the model's size.
 
-A picture is scaled by one rule: its largest centred part with the model's proportions, resized to the model's size,
-and left as it is where it has that size. It is turned as its EXIF data says, its alpha channel is dropped, and it
-becomes grey for a model of one channel, or else RGB.
+A picture is scaled by one rule: its largest centred part with the model's proportions is resized to the model's size.
+One that fits into the model's size is left as it is, with black around it, as in training. It is turned as its EXIF
+data says, its alpha channel is dropped, and it becomes grey for a model of one channel, or else RGB.
 """
 
 import hashlib
@@ -76,10 +76,20 @@ def pixels(
         raise InvalidRequest.of(field, f"this model has {channels} channels, which no picture has", None)
     try:
         whole = ImageOps.exif_transpose(picture).convert(MODE_OF[channels])
-        scaled = ImageOps.fit(whole, (width, height), filter)
+        scaled = on_black(whole, (width, height)) or ImageOps.fit(whole, (width, height), filter)
     except Exception as error:  # a file that is cut off, and whatever else a decoder finds
         raise InvalidRequest.of(field, "the picture cannot be decoded: it is cut off, or damaged", FORMATS) from error
     return np.ascontiguousarray(np.asarray(scaled).reshape(height, width, channels).transpose(2, 0, 1))
+
+
+def on_black(picture: Image.Image, size: tuple[int, int]) -> Image.Image | None:
+    """The picture with black around it, None if it is larger."""
+    left, top = ((most - own) // 2 for most, own in zip(size, picture.size, strict=True))
+    if left < 0 or top < 0:
+        return None
+    canvas = Image.new(picture.mode, size)
+    canvas.paste(picture, (left, top))
+    return canvas
 
 
 def starting_noise(field: str, text: str, shape: tuple[int, int, int]) -> Array:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from bundle.loading import Bundle, load
-from bundle.manifest import DECODE, MANIFEST, STEP
+from bundle.manifest import DECODE, ENCODE, MANIFEST, STEP
 from export import onnx_bundle as export_bundle
 from export.onnx_bundle import BATCH_SIZES, ExportError, export, random_inputs
 from export.step_module import PLAIN, DecodeModule, StepModule
@@ -79,7 +79,7 @@ def test_a_bundle_loads_and_says_where_it_is_from(exported: tuple[Path, Path]) -
     assert manifest.checkpoint["sha256"] == export_bundle.sha256(source / checkpoint.WEIGHTS)
     assert manifest.checkpoint["training"] == {"seed": 0}
     assert {path.name for path in target.iterdir()} == {MANIFEST, *manifest.files}
-    assert set(manifest.files) == ({STEP, DECODE} if manifest.family == "latent" else {STEP})
+    assert set(manifest.files) == ({STEP, DECODE, ENCODE} if manifest.family == "latent" else {STEP})
 
 
 def test_the_graph_is_dynamic_in_the_batch_axis_only(exported: tuple[Path, Path]) -> None:
@@ -120,6 +120,21 @@ def test_the_images_are_what_the_network_decodes(exported: tuple[Path, Path], ro
         np.testing.assert_array_equal(images, x)
 
 
+def test_the_encoder_is_pytorchs_and_the_same_for_each_image_alone(exported: tuple[Path, Path]) -> None:
+    card, network = checkpoint.load(exported[0])
+    bundle = load(exported[1])
+    runtime = OrtRuntime(bundle, threads=1)
+    images = np.random.default_rng(0).uniform(-1, 1, (3, *card.shape)).astype(np.float32)
+    assert bundle.encodes == card.decodes
+    for image in images:
+        expected = image
+        if card.decodes:
+            with torch.no_grad():
+                expected = network.encode(torch.from_numpy(image[None]))[0].numpy()  # type: ignore[operator]
+        assert runtime.encode(image).shape == card.state_shape
+        np.testing.assert_allclose(runtime.encode(image), expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("change", [0.1, np.nan])
 def test_a_graph_that_differs_from_pytorch_is_refused_and_the_old_bundle_stays(
     exported: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: float
@@ -127,13 +142,13 @@ def test_a_graph_that_differs_from_pytorch_is_refused_and_the_old_bundle_stays(
     source, target = tmp_path / "checkpoint", tmp_path / "bundle"
     shutil.copytree(exported[1], target)
     before = {path.name: path.read_bytes() for path in target.iterdir()}
-    graphs = {len(graph.graph.output): graph for graph in map(onnx.load, target.glob("*.onnx"))}
+    graphs = {graph.graph.output[0].name: graph for graph in map(onnx.load, target.glob("*.onnx"))}
     card, network = checkpoint.load(exported[0])
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(change)
     checkpoint.save(source, card, network.state_dict())
-    monkeypatch.setattr(export_bundle, "trace", lambda _module, _inputs, outputs: graphs[len(outputs)])
+    monkeypatch.setattr(export_bundle, "trace", lambda _module, _inputs, outputs: graphs[outputs[0]])
     with pytest.raises(ExportError, match="differs from PyTorch by"):
         export(source, target)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before

@@ -43,6 +43,15 @@ def test_the_largest_centred_part_with_the_models_proportions_is_scaled(colour: 
     np.testing.assert_allclose(colours, np.broadcast_to([10, 200, 30], colours.shape), atol=20)  # edges see the rest
 
 
+def test_a_smaller_picture_has_black_around_it_as_in_training(toy: Bundle) -> None:
+    grey = noisy(2, 2)
+    for changes in ({}, {"mask": png(half(2, 2))}):
+        uploads = upload(toy, image=png(grey), **changes)
+        np.testing.assert_array_equal(uploads.image, np.pad(grey, 1)[None])
+    assert uploads.mask is not None
+    np.testing.assert_array_equal(uploads.mask, np.pad(half(2, 2), 1) > 0)
+
+
 def test_modes_become_those_of_the_model(toy: Bundle, colour: Bundle) -> None:
     grey = noisy(4, 4)
     alpha = np.dstack([np.repeat(grey[..., None], 3, axis=2), 255 - grey])
