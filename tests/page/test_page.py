@@ -159,8 +159,9 @@ def test_more_classes_than_fit_are_a_list(tmp_path: Path, opened: OpenPage) -> N
 def test_a_server_that_asks_to_wait_for_long_is_not_asked_again(tmp_path: Path, opened: OpenPage) -> None:
     write_bundle(tmp_path / "bundles" / "toy")
     keys = tmp_path / "keys.toml"
-    keys.write_text(line("alice", "work_s_per_minute = 1e-9"))
-    with in_this_process(tmp_path / "bundles", keys=keys) as (url, _):
+    keys.write_text(line("alice", "work_s_per_minute = 0.001"))
+    with in_this_process(tmp_path / "bundles", keys=keys) as (url, app):
+        app.state.service.engine.scheduler.work_s = lambda _: 1.0
         page = opened(url, expected="401|429")
         page.get_by_label("Key", exact=True).fill("secret of alice")
         page.get_by_role("button", name="Use this key").click()

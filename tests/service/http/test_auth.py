@@ -177,6 +177,7 @@ def test_a_likelihood_is_charged_to_its_key(keys: Path) -> None:
         image = io.BytesIO()
         Image.new("L", (4, 4)).save(image, "png")
         headers, sent = {**bearer("bob"), "Content-Type": "image/png"}, image.getvalue()
+        predict(client, row_step_s=1e-3)
         answers = [
             client.post(f"/likelihood?method=toy&seed={seed}", content=sent, headers=headers) for seed in range(2)
         ]
