@@ -255,8 +255,8 @@ class Scheduler:
         return next((count for count in range(len(images), own - 1, -1) if keeps(count)), len(images))
 
     def _step_s(self, model: str, rows: int) -> float:
-        """Seconds of a step of these rows, or of an efficient batch of them."""
-        return self.costs.seconds(model, min(rows, self.efficient_batch_size(model)))
+        """Seconds of a step of these rows, or of an efficient batch of them; one image may have two in any case."""
+        return self.costs.seconds(model, min(rows, max(2, self.efficient_batch_size(model))))
 
 
 def first_rows(images: list[Image], most: int) -> list[Image]:

@@ -45,6 +45,14 @@ def test_every_accepted_deadline_is_met(workload: tuple[Scheduler, list[Arrival]
     assert scheduler.counts.unfinished.total() == scheduler.counts.steps_left.total() == 0
 
 
+def test_the_step_of_a_guided_image_counts_as_two_rows_where_batches_have_one() -> None:
+    scheduler = Scheduler(1, costs({"a": {1: 0.01, 8: 0.08}}), workers=1)
+    guided = replace(job("a", 1), guidance=2.0)
+    behind = job("a", 2, at_s=0.004, deadline_s=0.0395)  # the step under way ends at 0.02, and its own at 0.04
+    admission = Admission(scheduler, max_queued_images=1000, max_backlog_s=1.0)
+    assert list(simulate([Arrival(0.0, guided), Arrival(0.004, behind)], scheduler, admission)) == [guided]
+
+
 @settings(max_examples=1000)
 @given(workloads())
 def test_no_job_ends_later_than_its_due_time_and_the_backlog(workload: tuple[Scheduler, list[Arrival]]) -> None:
