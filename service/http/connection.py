@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import FlowControl
 
 from service.errors import Problem, RequestTimeout, Unavailable
 from service.http.connection_limit import GRACE_S, ConnectionLimit
@@ -47,6 +48,20 @@ class Deadline:
             self._call()
 
 
+class Inflow(FlowControl):
+    """uvicorn reads on whenever a handler asks for more of a body; here not while there is something to parse."""
+
+    held = False
+
+    def hold(self) -> None:
+        self.held = True
+        self.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self.held:
+            super().resume_reading()
+
+
 class Connection(RequestParser):
     """For uvicorn's `Config(http=...)`. Its client may take `timeout_s` to send a head, or to read more of an answer.
 
@@ -77,6 +92,7 @@ class Connection(RequestParser):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow: Inflow = Inflow(transport)
         self.limit.opened(transport)
         self.reading.start(GRACE_S if transport in self.limit.surplus else self.timeout_s, self._expire)
 
@@ -91,7 +107,7 @@ class Connection(RequestParser):
 
     def data_received(self, data: bytes) -> None:
         if self.lingering:
-            self.flow.pause_reading()
+            self.flow.hold()
             self.turns.take(self._read_on)
             return
         if self.transport in self.limit.surplus and self._begins() and not data.startswith(PROBE_LINES):
@@ -109,7 +125,7 @@ class Connection(RequestParser):
             self.queued = True
             self.turns.take(self._parse_in_turn, self.urgent)
         if self.queued:
-            self.flow.pause_reading()
+            self.flow.hold()
 
     def _parse_in_turn(self) -> None:
         self.queued = False
@@ -122,7 +138,7 @@ class Connection(RequestParser):
             self.refuse(problem)
             return
         if self.received and not self.is_answered():  # the next request, which waits for that
-            self.flow.pause_reading()
+            self.flow.hold()
         self._watch()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -203,6 +219,7 @@ class Connection(RequestParser):
         self.limit.wait(self.transport)
 
     def _read_on(self) -> None:
+        self.flow.held = False
         if not self.transport.is_closing():
             self.flow.resume_reading()
 

@@ -1,8 +1,9 @@
 """What comes over a socket: requests by the letter of RFC 9112, and heads without an end."""
 
 import json
+import select
 import socket
-from itertools import pairwise
+from itertools import count, islice, pairwise
 
 import pytest
 import structlog
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from service.http.parser import RequestParser
 from tests.deploy.conftest import wait_until
-from tests.service.http.sockets import CHUNKED, HEAD, IN_CHUNKS, PROBE, READ, WHOLE, answer, ask, connect
+from tests.service.http.sockets import BODY, CHUNKED, HEAD, IN_CHUNKS, PROBE, READ, WHOLE, answer, ask, connect
 
 
 @pytest.mark.parametrize(
@@ -157,6 +158,30 @@ def test_a_head_that_is_too_long_is_refused_however_it_is_long(port: int, sent: 
     status, headers, body = ask(port, sent)
     assert (status, headers["content-type"]) == (431, "application/problem+json")
     assert json.loads(body)["max_bytes"] == 16384
+
+
+def test_no_more_requests_are_kept_than_were_read_at_once(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+    parse = RequestParser.parse
+
+    def noting(parser: RequestParser) -> None:
+        kept.append(len(parser.received))
+        parse(parser)
+
+    monkeypatch.setattr(RequestParser, "parse", noting)
+    with connect(port) as client:
+        client.setblocking(False)
+        long = WHOLE.replace(b"Length: %d" % len(BODY), b"Length: %d" % (len(BODY) + 9))
+        seeds = count(10**9)  # none is in the cache
+        requests = (long.replace(b'"seed": 1', b'"seed": %d' % seed) for seed in seeds)
+        unsent = b""
+        while len(kept) < 200:  # requests, each of which waits for the one before it
+            unsent = unsent or b"".join(islice(requests, 2000))
+            try:
+                unsent = unsent[client.send(unsent) :]
+            except BlockingIOError:
+                select.select([], [client], [], 0.01)
+    assert 1000 < max(kept) <= 2 * READ
 
 
 def test_no_more_of_a_long_head_is_kept_than_a_head_may_have(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
