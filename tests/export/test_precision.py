@@ -17,7 +17,7 @@ from service.runtimes.cpu import OrtRuntime
 from tests.conftest import SHIPPED
 
 BUNDLES = [load(path.parent) for path in sorted(SHIPPED.parent.glob("*/manifest.json"))]
-GRAPHS = [bundle.folder / name for bundle in BUNDLES for name in bundle.manifest.files]
+GRAPHS = [bundle.folder / name for bundle in BUNDLES for name in bundle.graphs]
 DIGITS: dict[Precision, int] = {"fp16": 10, "tf32": 10, "bf16": 7}  # after the point, in base 2
 
 

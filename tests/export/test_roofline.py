@@ -25,7 +25,7 @@ def test_a_steps_operations_are_those_that_pytorch_counts(folder: object) -> Non
     bundle = load(REPOSITORY / "bundles" / folder.name)  # type: ignore[attr-defined]
     inputs = [torch.from_numpy(array) for array in random_inputs(card, 3, seed=0).values()]
     modules = {"step.onnx": (StepModule(network), inputs), "decode.onnx": (DecodeModule(network), inputs[:1])}
-    for name in bundle.manifest.files:
+    for name in bundle.graphs:
         module, arguments = modules[name]
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             module(*arguments)
