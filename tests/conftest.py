@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ PATIENT = ["--max-backlog-s", "1e6", "--max-request-s", "1e6"]
 # The same examples every time, and no clock.
 settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("same")
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and by the servers that tests start too
 
 
 class ToyRuntime:
