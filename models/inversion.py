@@ -5,9 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from models.step import Plan, Step
-
-HISTORY = tuple(name for name in Step._fields if name.startswith("x_from_x0_prev"))
+from models.step import HISTORY, Plan, Step
 
 
 def is_invertible(plan: Iterable[Step]) -> bool:

@@ -99,7 +99,7 @@ def json(generation: Generation, result: Result) -> bytes:
         steps=sampling.steps,
         solver=sampling.solver,
         settings=dict(sampling.settings),
-        class_label=responses.class_name(generation),
+        class_label=responses.class_name(generation.model, sampling.label),
         guidance=sampling.guidance,
         noise=base64.b64encode(file).decode(),
         shape=manifest.state_shape,

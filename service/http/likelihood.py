@@ -106,11 +106,11 @@ def number(text: str) -> int | str:
 
 def json(scoring: Scoring, result: Result) -> bytes:
     """The JSON answer."""
-    scores, classes = scoring.scores, scoring.model.bundle.manifest.classes
+    scores = scoring.scores
     images = [
         ScoredImage(
             index=index,
-            class_label=classes[label] if label < len(classes) else None,
+            class_label=responses.class_name(scoring.model, label),
             bits_per_dimension=bits,
             standard_error=None if scores.likelihood_terms == 1 else error,
             bound=BoundParts(prior=prior, diffusion=diffusion, reconstruction=reconstruction),

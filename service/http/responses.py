@@ -125,7 +125,7 @@ def json(generation: Generation, files: Sequence[bytes], timing: Timing) -> byte
         settings=dict(sampling.settings),
         chosen=generation.choice,
         seed=sampling.seed,
-        class_label=class_name(generation),
+        class_label=class_name(model, sampling.label),
         guidance=sampling.guidance,
         strength=sampling.strength,
         images=[
@@ -138,8 +138,9 @@ def json(generation: Generation, files: Sequence[bytes], timing: Timing) -> byte
     return orjson.dumps(response.model_dump())
 
 
-def class_name(generation: Generation) -> str | None:
-    classes, label = generation.model.bundle.manifest.classes, generation.sampling.label
+def class_name(model: Placement, label: int) -> str | None:
+    """None for no class."""
+    classes = model.bundle.manifest.classes
     return classes[label] if label < len(classes) else None
 
 

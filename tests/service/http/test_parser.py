@@ -160,15 +160,21 @@ def test_a_head_that_is_too_long_is_refused_however_it_is_long(port: int, sent: 
     assert json.loads(body)["max_bytes"] == 16384
 
 
-def test_no_more_requests_are_kept_than_were_read_at_once(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[int] = []
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes that a connection has whenever it parses."""
+    noted: list[int] = []
     parse = RequestParser.parse
 
     def noting(parser: RequestParser) -> None:
-        kept.append(len(parser.received))
+        noted.append(len(parser.received))
         parse(parser)
 
     monkeypatch.setattr(RequestParser, "parse", noting)
+    return noted
+
+
+def test_no_more_requests_are_kept_than_were_read_at_once(port: int, kept: list[int]) -> None:
     with connect(port) as client:
         client.setblocking(False)
         long = WHOLE.replace(b"Length: %d" % len(BODY), b"Length: %d" % (len(BODY) + 9))
@@ -184,14 +190,6 @@ def test_no_more_requests_are_kept_than_were_read_at_once(port: int, monkeypatch
     assert 1000 < max(kept) <= 2 * READ
 
 
-def test_no_more_of_a_long_head_is_kept_than_a_head_may_have(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[int] = []
-    parse = RequestParser.parse
-
-    def noting(parser: RequestParser) -> None:
-        kept.append(len(parser.received))
-        parse(parser)
-
-    monkeypatch.setattr(RequestParser, "parse", noting)
+def test_no_more_of_a_long_head_is_kept_than_a_head_may_have(port: int, kept: list[int]) -> None:
     assert ask(port, HEAD + b"X: " + b"x" * 5_000_000)[0] == 431
     assert max(kept) <= 16384 + READ
