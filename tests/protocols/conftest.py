@@ -1,6 +1,8 @@
 """A real server of a toy model, for the clients of other people's protocols."""
 
+import base64
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,3 +54,14 @@ def own(url: str, accept: str = "application/x-npy", **fields: Any) -> bytes:
     answer = httpx.post(f"{url}/generate", json=body, headers={"Accept": accept}, verify=False)  # noqa: S501
     assert answer.is_success, answer.text
     return answer.content
+
+
+def files(response: Any) -> list[bytes]:
+    """Of an answer in OpenAI's form."""
+    return [base64.b64decode(image.b64_json) for image in response.data]
+
+
+def theirs(url: str, **fields: Any) -> list[bytes]:
+    """The files in the JSON answer of `POST /generate`."""
+    images = json.loads(own(url, "application/json", **fields))["images"]
+    return [base64.b64decode(image["data"]) for image in images]

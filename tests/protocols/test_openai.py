@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from openai import OpenAI
 from PIL import Image
 
-from tests.protocols.conftest import KEY, own
+from tests.protocols.conftest import KEY, files, theirs
 from tests.service.conftest import Held
 
 
@@ -21,16 +20,6 @@ from tests.service.conftest import Held
 def client(url: str) -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         yield client
-
-
-def files(response: Any) -> list[bytes]:
-    return [base64.b64decode(image.b64_json) for image in response.data]
-
-
-def theirs(url: str, **fields: Any) -> list[bytes]:
-    """The files in the JSON answer of `POST /generate`."""
-    images = json.loads(own(url, "application/json", **fields))["images"]
-    return [base64.b64decode(image["data"]) for image in images]
 
 
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +14,7 @@ from PIL import Image
 
 from tests.conftest import SHAPE
 from tests.picture_files import half, noisy, png, written
-from tests.protocols.conftest import own
+from tests.protocols.conftest import files, theirs
 
 PICTURE = noisy(*SHAPE[1:])
 FILE = written(Image.fromarray(PICTURE))
@@ -29,16 +28,6 @@ SAME = {"seed": 7, "steps": 4, "image": png(PICTURE)}
 def client(url: str) -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         yield client
-
-
-def files(response: Any) -> list[bytes]:
-    return [base64.b64decode(image.b64_json) for image in response.data]
-
-
-def theirs(url: str, **fields: Any) -> list[bytes]:
-    """The files in the JSON answer of `POST /generate`."""
-    images = json.loads(own(url, "application/json", **fields))["images"]
-    return [base64.b64decode(image["data"]) for image in images]
 
 
 def test_an_edit_paints_what_is_transparent_anew_and_leaves_the_rest(url: str, client: OpenAI) -> None:
