@@ -14,7 +14,7 @@ from bundle import files, strict_json
 from bundle.files import BundleError, shown
 from bundle.folders import bundle_folders, without_the_name
 from bundle.graph import Graph
-from bundle.manifest import DECODE, ENCODE, FORMAT_VERSION, MANIFEST, STEP, WEIGHTS, Manifest
+from bundle.manifest import DECODE, ENCODE, FORMAT_VERSION, MANIFEST, SHARED, STEP, WEIGHTS, Manifest
 from bundle.sampling_check import check_sampling
 from models import families
 from models.bound import Bound
@@ -79,8 +79,8 @@ class Bundle:
 
     def read(self, name: str) -> Graph:
         """One of its graphs. Raises BundleError unless its files still are what the manifest says."""
-        weights = WEIGHTS[name]
-        if weights not in self.manifest.files:
+        weights = next((file for file in (WEIGHTS[name], SHARED) if file in self.manifest.files), None)
+        if weights is None:
             return Graph(self._content(name))
         return Graph(self._content(name), weights, self._content(weights))
 

@@ -21,6 +21,7 @@ AUTO = "auto"  # as `method`: the service chooses
 STEP, DECODE, ENCODE = "step.onnx", "decode.onnx", "encode.onnx"
 # The external data of a graph, where it has some.
 WEIGHTS = {STEP: "step.data", DECODE: "decode.data", ENCODE: "encode.data"}
+SHARED = "model.safetensors"  # that of all graphs, where there is none for each: the checkpoint's weights
 
 
 def _distinct(names: list[str]) -> list[str]:

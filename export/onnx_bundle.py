@@ -1,7 +1,9 @@
 """Exports a checkpoint to a bundle: traces its graphs, simplifies them, and checks them against PyTorch."""
 
 import json
+import shutil
 import warnings
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from torch import nn
 
 from bundle.gpu_manifest import TARGETS
 from bundle.loading import Bundle, sha256
-from bundle.manifest import DECODE, ENCODE, FORMAT_VERSION, MANIFEST, STEP, Dataset, File, Manifest, Parity
+from bundle.manifest import DECODE, ENCODE, FORMAT_VERSION, MANIFEST, SHARED, STEP, Dataset, File, Manifest, Parity
 from export.fuse import fuse
 from export.replacement import replacing
+from export.shared_weights import share
 from export.step_module import PLAIN, DecodeModule, EncodeModule, StepModule
 from models import checkpoint, families
 from models.checkpoint import Card
@@ -44,19 +47,26 @@ def export(source: Path, target: Path) -> Manifest:
     """
     card, network = checkpoint.load(source)
     with replacing(target.resolve(), is_of_bundle) as partial:
-        exported, example = fuse(network), random_inputs(card, 2, seed=0)
-        onnx.save(trace(StepModule(exported).eval(), example, ["x_new", "x0"]), partial / STEP)
-        if card.decodes:
-            onnx.save(trace(DecodeModule(exported).eval(), {"x": example["x"]}, ["images"]), partial / DECODE)
-            images = random_images(card, 2, seed=0)
-            onnx.save(trace(EncodeModule(exported).eval(), {"images": images}, ["x"]), partial / ENCODE)
-        manifest = describe(card, partial, weights=source / checkpoint.WEIGHTS)
+        shutil.copyfile(source / checkpoint.WEIGHTS, partial / SHARED)
+        for name, graph in graphs(card, fuse(network)):
+            share(graph, partial / SHARED)
+            onnx.save(graph, partial / name)
+        manifest = describe(card, partial)
         difference = largest_difference(network, card, Bundle(partial, manifest))
         if not difference <= TOLERANCE:
             raise ExportError(f"the graph differs from PyTorch by {difference}, more than {TOLERANCE}")
         manifest.parity.largest_difference = difference
         manifest.write(partial)
     return manifest
+
+
+def graphs(card: Card, network: nn.Module) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """The graphs of a bundle, by the name of their file."""
+    example = random_inputs(card, 2, seed=0)
+    yield STEP, trace(StepModule(network).eval(), example, ["x_new", "x0"])
+    if card.decodes:
+        yield DECODE, trace(DecodeModule(network).eval(), {"x": example["x"]}, ["images"])
+        yield ENCODE, trace(EncodeModule(network).eval(), {"images": random_images(card, 2, seed=0)}, ["x"])
 
 
 def is_of_bundle(path: Path) -> bool:
@@ -67,12 +77,13 @@ def is_of_bundle(path: Path) -> bool:
         except (OSError, ValueError, TypeError):
             return False
     return path.suffix in (".onnx", ".data", ".cache") or path.name in {
+        SHARED,
         *TARGETS,
         *(f".{target}.partial" for target in TARGETS),
     }
 
 
-def describe(card: Card, folder: Path, weights: Path) -> Manifest:
+def describe(card: Card, folder: Path) -> Manifest:
     """The manifest of the exported files in `folder`; nothing is measured yet."""
     return Manifest(
         format_version=FORMAT_VERSION,
@@ -87,12 +98,13 @@ def describe(card: Card, folder: Path, weights: Path) -> Manifest:
         opset=OPSET,
         dtype="float32",
         files={
-            path.name: File(sha256=sha256(path), bytes=path.stat().st_size) for path in sorted(folder.glob("*.onnx"))
+            path.name: File(sha256=sha256(path), bytes=path.stat().st_size)
+            for path in sorted([*folder.glob("*.onnx"), folder / SHARED])
         },
         parity=Parity(tolerance=TOLERANCE, largest_difference=0.0, batch_sizes=list(BATCH_SIZES)),
         dataset=dataset(card),
         checkpoint={
-            "sha256": sha256(weights),
+            "sha256": sha256(folder / SHARED),
             "training": card.training,
             "exported_with": {name: version(name) for name in PACKAGES},
         },

@@ -70,6 +70,11 @@ def write(folder: Path, card: Card, weights: Mapping[str, Tensor]) -> None:
     (folder / CARD).write_text(json.dumps(card.model_dump(), indent=1) + "\n")
 
 
+def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as files keep them: float16 in place of float32. A network that loads them computes in float32."""
+    return {name: value.half() if value.dtype == torch.float32 else value for name, value in tensors.items()}
+
+
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Writes a safetensors file. Raises OSError if it cannot."""
     try:

@@ -40,6 +40,7 @@ class Settings(BaseSettings):
         "cpu", description="cuda: a GPU, where a repeated run differs in its last bits"
     )
     label_dropout: float = Field(0.1, ge=0, le=1, description='how often a label is replaced by "no class"')
+    flips: bool = Field(False, description="mirror half of the images of each batch, left to right")
     size: PositiveInt | None = Field(
         None,
         description="height and width of the model's images, which smaller ones are padded to; default: the smallest "

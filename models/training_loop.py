@@ -142,7 +142,11 @@ class Training:
         y = self.labels[picked].clone()
         dropped = torch.rand(len(y), generator=generator, device=y.device) < self.settings.label_dropout
         y[dropped] = len(self.card.classes)
-        return self.images[picked], y, generator
+        x = self.images[picked]
+        if self.settings.flips:
+            mirrored = torch.rand(len(x), generator=generator, device=x.device) < 0.5
+            x[mirrored] = x[mirrored].flip(3)
+        return x, y, generator
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
         return np.random.default_rng(_seed(self.settings.seed, 0, epoch)).permutation(len(self.images))
@@ -152,14 +156,16 @@ class Training:
         state, output = self.state.tensors(), self.settings.output
         if name := checkpoint.not_finite(state):
             raise TrainError(f"after batch {self.state.batches_done}, {name} is not finite: {self._way_on()}")
-        network = self.card.build()
-        network.load_state_dict(self.state.ema)
+        network, weights = self.card.build(), checkpoint.halved(self.state.ema)
+        if name := checkpoint.not_finite(weights):
+            raise TrainError(f"after batch {self.state.batches_done}, float16 cannot hold {name}: {self._way_on()}")
+        network.load_state_dict(weights)
         self.card.noise_schedule = self.objective.schedule(network.eval())
         self.card.training["images_seen"] = self.state.batches_done * self.settings.batch_size
         try:
             with atomic.replacing(output) as partial:
                 checkpoint.write_tensors(state, partial / STATE)
-                checkpoint.write(partial, self.card, self.state.ema)
+                checkpoint.write(partial, self.card, weights)
                 pictures.draw_history(partial, self.card.name, self.state.history)
                 pictures.draw_samples(partial, self.card, network)
         except OSError as error:
@@ -173,7 +179,8 @@ class Training:
         if not (output / STATE).exists():
             _check_empty(output)
             return
-        before, now = checkpoint.read_card(output).training, self.card.training
+        defaults = {name: field.default for name, field in Settings.model_fields.items()}  # of settings that are newer
+        before, now = {**defaults, **checkpoint.read_card(output).training}, self.card.training
         changed = sorted(key for key in now if key not in MAY_CHANGE and before.get(key) != now[key])
         if changed:
             raise TrainError(f"{output} was begun with other settings ({', '.join(changed)}): choose another --output")

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import softplus
 
 from models.ddgan.network import Discriminator, Network
@@ -13,9 +12,8 @@ from models.ddgan.plan import large_steps, posterior_plan
 from models.schedules import Vector
 
 R1_WEIGHT = 0.3  # γ of the gradient penalty
-R1_EVERY = 8  # batches from one penalty to the next, and its factor
 BETAS = (0.0, 0.99)
-DISCRIMINATOR_RATE = 25.0  # times the generator's (Heusel et al. 2017, arXiv 1706.08500)
+DISCRIMINATOR_RATE = 200.0  # times the generator's: its heads are fresh, and the generator begins near its end
 
 RECOMMENDED_STEPS = 4
 SCHEDULE: dict[str, Any] = {"alphas_cumprod": large_steps(4).tolist()}
@@ -71,27 +69,29 @@ class Diffusion:
         return real._replace(x_s=x_s)
 
 
-def discriminator_loss(discriminator: Discriminator, real: Pair, generated: Pair) -> Tensor:
-    """The non-saturating loss of D, a mean over the batch (eq. 5)."""
-    return (softplus(-discriminator(*real)) + softplus(discriminator(*generated))).mean()
+def discriminator_loss(real: Tensor, generated: Tensor) -> Tensor:
+    """The non-saturating loss of D of its logits, a mean over the batch and the heads (eq. 5)."""
+    return (softplus(-real) + softplus(generated)).mean()
 
 
-def generator_loss(discriminator: Discriminator, generated: Pair) -> Tensor:
-    """The non-saturating loss of G, a mean over the batch (eq. 7)."""
-    return softplus(-discriminator(*generated)).mean()
+def generator_loss(generated: Tensor) -> Tensor:
+    """The non-saturating loss of G of D's logits, a mean over the batch and the heads (eq. 7)."""
+    return softplus(-generated).mean()
 
 
-def r1_penalty(discriminator: Discriminator, real: Pair) -> Tensor:
-    """(γ/2)·E‖∇ D(x_s, x_t, t, y)‖² with respect to a real x_s (Mescheder et al. 2018, arXiv 1801.04406, eq. 9)."""
-    x_s = real.x_s.detach().requires_grad_()
-    with sdpa_kernel(SDPBackend.MATH):  # the only attention kernel that can be differentiated twice
-        (gradient,) = torch.autograd.grad(discriminator(*real._replace(x_s=x_s)).sum(), x_s, create_graph=True)
-    return R1_WEIGHT / 2 * gradient.square().sum(dim=(1, 2, 3)).mean()
+def r1_penalty(logits: Tensor, features: list[Tensor]) -> Tensor:
+    """(γ/2)·E‖∇ D‖² with respect to the features of real pairs, a mean over the heads.
+
+    (Mescheder et al. 2018, arXiv 1801.04406, eq. 9; on features as Sauer et al. 2023, arXiv 2311.17042, section 3.2.)
+    """
+    gradients = torch.autograd.grad(logits.sum(), features, create_graph=True)
+    norms = [gradient.float().square().sum(dim=(1, 2, 3)).mean() for gradient in gradients]
+    return R1_WEIGHT / 2 * torch.stack(norms).mean()
 
 
 class Objective:
     """See `models.training_loop.Objective`. The discriminator is alone for the first `discriminator_batches`; from then
-    on each batch is an update of each player. The penalty comes every R1_EVERY batches.
+    on each batch is an update of each player.
 
     A generator that begins with a DDIM's weights is too good for a discriminator without a start on it.
     """
@@ -104,27 +104,34 @@ class Objective:
         self.discriminator_batches = discriminator_batches
         self.modules = {"network": network, "discriminator": self.discriminator}
         self.optimizers = {
-            name: torch.optim.Adam(module.parameters(), lr=learning_rate, betas=BETAS)
-            for name, module in self.modules.items()
+            "network": torch.optim.Adam(network.parameters(), lr=learning_rate, betas=BETAS),
+            "discriminator": torch.optim.Adam(self.discriminator.heads.parameters(), lr=learning_rate, betas=BETAS),
         }
 
     def step(self, x: Tensor, y: Tensor, generator: Generator) -> float:
         """Returns the discriminator's loss."""
         for group in self.optimizers["discriminator"].param_groups:
             group["lr"] *= DISCRIMINATOR_RATE
-        batches = int(self.discriminator.batches)
+        both = int(self.discriminator.batches) >= self.discriminator_batches
         self.discriminator.batches += 1
-        both = batches >= self.discriminator_batches
         real = self.diffusion.real(x, y, generator)
+        of_t = self.discriminator.features(real.x_t, real.t + 1, y)
         with torch.set_grad_enabled(both):
-            generated = self.diffusion.generated(self.network, real, generator)
-        loss = discriminator_loss(self.discriminator, real, generated._replace(x_s=generated.x_s.detach()))
-        penalty = R1_EVERY * r1_penalty(self.discriminator, real) if batches % R1_EVERY == 0 else 0.0
-        self._update("discriminator", loss + penalty)
+            x_s = self.diffusion.generated(self.network, real, generator).x_s
+            generated = self.discriminator.features(x_s, real.t, y)
+        loss = self._discriminate(real, [level.detach() for level in generated], of_t)
         if both:
-            self.discriminator.requires_grad_(False)
-            self._update("network", generator_loss(self.discriminator, generated))
-            self.discriminator.requires_grad_(True)
+            self.discriminator.heads.requires_grad_(False)
+            self._update("network", generator_loss(self.discriminator(generated, of_t, y)))
+            self.discriminator.heads.requires_grad_(True)
+        return loss
+
+    def _discriminate(self, real: Pair, generated: list[Tensor], of_t: list[Tensor]) -> float:
+        """Updates the discriminator by a real pair and the features of a generated x_s and of x_t; returns its loss."""
+        of_s = [level.requires_grad_() for level in self.discriminator.features(real.x_s, real.t, real.y)]
+        logits = self.discriminator(of_s, of_t, real.y)
+        loss = discriminator_loss(logits, self.discriminator(generated, of_t, real.y))
+        self._update("discriminator", loss + r1_penalty(logits, of_s))
         return loss.item()
 
     def _update(self, player: str, loss: Tensor) -> None:

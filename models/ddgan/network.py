@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu, pad, pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import group_norm, pad, pixel_shuffle, pixel_unshuffle
 
 from models.schedules import EDGE
 from models.unet import FOLD, TIMESTEPS, small_unet
 
-SLOPE = 0.2  # of the leaky rectifier
+SLOPE = 0.2  # of the leaky rectifiers
 GAIN = 1.1  # of the generator's output, before it is clipped to what an image can be
-WIDTH = 128  # of the discriminator's last layers
+WIDTH = 128  # of the discriminator's heads
 
 
 class Network(nn.Module):
@@ -77,44 +77,75 @@ def angle_time(alphas_cumprod: Tensor) -> Tensor:
     return ((angle - edge) / (math.pi / 2 - 2 * edge) * (TIMESTEPS - 1)).clamp(min=0).float()
 
 
-class Discriminator(nn.Module):
-    """D(x_s, x_t, t, y): the logit (n,) that x_s, one step nearer the data than x_t, is from the data.
-
-    It is the encoder half of the generator's U-Net, with the generator's initial weights. Those of a DDIM can read
-    noisy images from the first batch on (Xu et al. 2023, arXiv 2311.09257).
-    """
+class Encoder(nn.Module):
+    """The encoder half of a generator's U-Net, frozen with its initial weights: those of a DDIM read noisy images."""
 
     unet: Any  # diffusers' U-Net, of which `forward` calls the parts
+
+    def __init__(self, generator: Network) -> None:
+        super().__init__()
+        self.unet = copy.deepcopy(generator.unet)
+        del self.unet.up_blocks, self.unet.conv_norm_out, self.unet.conv_act, self.unet.conv_out
+        self.label = copy.deepcopy(generator.label)
+        self.widths = [*self.unet.config.block_out_channels, self.unet.config.block_out_channels[-1]]
+        self.requires_grad_(False)
+
+    def forward(self, x: Tensor, time: Tensor, y: Tensor) -> list[Tensor]:
+        """x (n, C, H, W) noised to `time` (n,), y (n,) int64 → the features (n, width, …) of each level, normalised."""
+        style = self.unet.time_embedding(self.unet.time_proj(time)) + self.label(y)
+        hidden = self.unet.conv_in(pixel_unshuffle(x, FOLD))
+        levels = []
+        for block in self.unet.down_blocks:
+            hidden, skips = block(hidden, style)
+            levels.append(skips[0])
+        levels.append(self.unet.mid_block(hidden, style))
+        return [group_norm(level, 1) for level in levels]
+
+
+class Head(nn.Module):
+    """Features of a level (n, inputs, h, w) and classes y (n,) int64 → the logits (n,), means over the positions."""
+
+    def __init__(self, inputs: int, classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(inputs, WIDTH, 1),
+            nn.LeakyReLU(SLOPE),
+            nn.Conv2d(WIDTH, WIDTH, 3, padding=1),
+            nn.LeakyReLU(SLOPE),
+        )
+        self.logit = nn.Linear(WIDTH, 1)
+        self.projection = nn.Embedding(classes + 1, WIDTH)  # for the class (Miyato & Koyama 2018, arXiv 1802.05637)
+        nn.init.normal_(self.projection.weight, std=0.02)
+
+    def forward(self, level: Tensor, y: Tensor) -> Tensor:
+        hidden = self.layers(level).mean(dim=(2, 3))
+        logit: Tensor = self.logit(hidden)[:, 0] + (self.projection(y) * hidden).sum(dim=1) / WIDTH**0.5
+        return logit
+
+
+class Discriminator(nn.Module):
+    """D(x_s, x_t, t, y): logits (n, levels) that x_s, one step nearer the data than x_t, is from the data.
+
+    A head for each level of a frozen encoder's features (Sauer et al. 2024, arXiv 2403.12015): a small generator's
+    discriminator that trained its encoder too went blind on colour images.
+    """
+
     time: Tensor
     batches: Tensor
 
     def __init__(self, generator: Network) -> None:
         super().__init__()
-        self.register_buffer("time", pad(generator.time[:-1], (1, 0)), persistent=False)
-        self.unet = copy.deepcopy(generator.unet)
-        del self.unet.up_blocks, self.unet.conv_norm_out, self.unet.conv_act, self.unet.conv_out
-        self.label = copy.deepcopy(generator.label)
-        first = self.unet.conv_in
-        self.before = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1)
-        nn.init.zeros_(self.before.weight)
-        width = self.unet.config.block_out_channels[-1]
-        self.last = nn.Conv2d(width + 1, WIDTH, 3, padding=1)
-        self.head = nn.Linear(WIDTH, 1)
-        self.projection = nn.Embedding(generator.classes + 1, WIDTH)
-        nn.init.normal_(self.projection.weight, std=0.02)
-        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))  # trained on, for the lazy penalty
+        self.register_buffer("time", pad(generator.time, (1, 0)), persistent=False)  # of data, then of each timestep
+        self.encoder = Encoder(generator)
+        self.heads = nn.ModuleList(Head(2 * width, generator.classes) for width in self.encoder.widths)
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))  # trained on
 
-    def forward(self, x_s: Tensor, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """x_s, x_t (n, C, H, W), t the timestep of x_t and y (n,) int64."""
-        time = self.time[t]
-        style = self.unet.time_embedding(self.unet.time_proj(time)) + self.label(y)
-        hidden = self.unet.conv_in(pixel_unshuffle(x_s, FOLD)) + self.before(pixel_unshuffle(x_t, FOLD))
-        for block in self.unet.down_blocks:
-            hidden, _ = block(hidden, style)
-        hidden = self.unet.mid_block(hidden, style)
-        # The spread within the batch as one more channel detects a generator without spread (Karras et al. 2018).
-        spread = hidden.std(dim=0, correction=0).mean().expand_as(hidden[:, :1])
-        hidden = leaky_relu(self.last(torch.cat([hidden, spread], dim=1)), SLOPE).mean(dim=(2, 3))
-        # A projection discriminator (Miyato & Koyama 2018) for the class.
-        logit: Tensor = self.head(hidden)[:, 0] + (self.projection(y) * hidden).sum(dim=1) / WIDTH**0.5
-        return logit
+    def features(self, x: Tensor, noised: Tensor, y: Tensor) -> list[Tensor]:
+        """Of x (n, C, H, W), by how many timesteps each was `noised` (n,) and y (n,) int64: (n, width, …) a level."""
+        features: list[Tensor] = self.encoder(x, self.time[noised], y)
+        return features
+
+    def forward(self, of_s: list[Tensor], of_t: list[Tensor], y: Tensor) -> Tensor:
+        """The features of x_s and of x_t."""
+        levels = zip(self.heads, of_s, of_t, strict=True)
+        return torch.stack([head(torch.cat((s, t), dim=1), y) for head, s, t in levels], dim=1)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from torch import Generator, Tensor, nn
+from torch.nn.functional import group_norm, pixel_unshuffle
 
 from models import checkpoint
-from models.ddgan.loss import R1_WEIGHT, SCHEDULE, Diffusion, Objective, Pair, generator_loss, r1_penalty
+from models.ddgan.loss import R1_WEIGHT, SCHEDULE, Diffusion, Objective, generator_loss, r1_penalty
 from models.ddgan.measures import evaluate
 from models.ddgan.network import GAIN, Discriminator, Network
 from models.ddgan.plan import large_steps, max_steps, posterior_plan
@@ -18,6 +19,7 @@ from models.ddim import loss as ddim
 from models.schedules import cosine_schedule
 from models.solvers import ddim as ddim_step
 from models.step import update
+from models.unet import FOLD
 
 ABAR = large_steps(4)
 CPU = torch.device("cpu")
@@ -88,18 +90,12 @@ def test_a_perfect_generators_pairs_are_distributed_as_the_real_ones() -> None:
         torch.testing.assert_close(torch.cov(pairs[0]), torch.cov(pairs[1]), rtol=0, atol=0.02)
 
 
-class Linear(nn.Module):
-    """A discriminator whose gradient is known: 3 for every pixel of x_s."""
-
-    def forward(self, x_s: Tensor, x_t: Tensor, _: Tensor, __: Tensor) -> Tensor:
-        return (3 * x_s + x_t).sum(dim=(1, 2, 3))
-
-
-def test_the_penalty_is_half_gamma_times_the_squared_gradient_for_x_s() -> None:
-    zeros = torch.zeros(4, dtype=torch.int64)
-    pair = Pair(torch.randn(4, *SHAPE), torch.randn(4, *SHAPE), zeros, zeros)
-    value = r1_penalty(Linear(), pair).item()  # type: ignore[arg-type]
-    assert value == pytest.approx(R1_WEIGHT / 2 * 9 * 256, rel=1e-6)
+def test_the_penalty_is_half_gamma_times_the_squared_gradient_for_each_level_of_the_features() -> None:
+    """Of logits whose gradients are known: 3 and 5 for every number of a level."""
+    levels = [torch.randn(4, 2, 8, 8, requires_grad=True), torch.randn(4, 6, 4, 4, requires_grad=True)]
+    logits = torch.stack([3 * levels[0].sum(dim=(1, 2, 3)), 5 * levels[1].sum(dim=(1, 2, 3))], dim=1)
+    value = r1_penalty(logits, levels).item()
+    assert value == pytest.approx(R1_WEIGHT / 2 * (9 * 128 + 25 * 96) / 2, rel=1e-6)
 
 
 def test_z_changes_the_image_and_its_scale_does_not(network: Network) -> None:
@@ -155,10 +151,28 @@ def test_the_discriminator_sees_the_time_and_the_class(network: Network) -> None
     judge = Discriminator(network)
     x_s, x_t = torch.randn(2, 1, *SHAPE)
 
-    def judged(t: int, y: int) -> float:
-        return float(judge(x_s, x_t, torch.tensor([t]), torch.tensor([y])).item())
+    def judged(t: int, label: int) -> tuple[float, ...]:
+        y = torch.tensor([label])
+        of_s, of_t = judge.features(x_s, torch.tensor([t]), y), judge.features(x_t, torch.tensor([t + 1]), y)
+        return tuple(judge(of_s, of_t, y)[0].tolist())
 
     assert len({judged(t, y) for t, y in ((0, 0), (1, 0), (0, 1), (0, 3))}) == 4
+    assert len(judged(0, 0)) == 3  # two levels and the middle
+
+
+def test_the_encoder_has_the_generators_first_features_and_is_never_trained(network: Network) -> None:
+    objective = Objective(network, learning_rate=1e-2, discriminator_batches=1)
+    x, y = torch.rand(8, *SHAPE) * 2 - 1, torch.zeros(8, dtype=torch.int64)
+    noised = torch.full((8,), 2)
+    before = objective.discriminator.features(x, noised, y)
+    hidden = network.unet.conv_in(pixel_unshuffle(x, FOLD))
+    style = network.unet.time_embedding(network.unet.time_proj(network.time[noised - 1])) + network.label(y)
+    _, skips = network.unet.down_blocks[0](hidden, style)
+    torch.testing.assert_close(before[0], group_norm(skips[0], 1))
+    for batch in range(2):
+        objective.step(x, y, Generator().manual_seed(batch))
+    for a, b in zip(before, objective.discriminator.features(x, noised, y), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
 def test_a_step_trains_each_player_on_its_own_loss(network: Network) -> None:
@@ -179,11 +193,12 @@ def test_a_step_trains_each_player_on_its_own_loss(network: Network) -> None:
     assert [trained_by_a_step(), trained_by_a_step()] == [["discriminator"], ["network", "discriminator"]]
 
     diffusion, generator = objective.diffusion, Generator().manual_seed(5)
-    real = diffusion.real(x, y, generator)
+    judge, real = objective.discriminator, diffusion.real(x, y, generator)
+    of_t = judge.features(real.x_t, real.t + 1, y)
     losses = []
     for _ in range(30):  # the discriminator held still, the generator's own update lowers its loss on fixed draws
         generated = diffusion.generated(network, real, Generator().manual_seed(6))
-        loss = generator_loss(objective.discriminator, generated)
+        loss = generator_loss(judge(judge.features(generated.x_s, real.t, y), of_t, y))
         losses.append(loss.item())
         objective._update("network", loss)
     assert losses[-1] < losses[0]

@@ -17,6 +17,7 @@ from torch import Generator, Tensor, nn
 from models import checkpoint, data, training_loop
 from models.ddim.loss import loss
 from models.training_loop import Training
+from models.training_state import STATE
 from tests.models.tiny_training import BATCHES, CLASSES, FILES, IMAGES, contents, settings, watch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -42,10 +43,21 @@ def test_a_run_may_begin_from_anothers_weights_where_they_fit(images: Path, tmp_
 
 def test_bfloat16_is_for_the_products_and_never_for_the_weights(images: Path, tmp_path: Path, unbroken: Path) -> None:
     Training(settings(images, tmp_path, precision="bfloat16")).run()
-    mixed, plain = (load_file(folder / "model.safetensors") for folder in (tmp_path, unbroken))
+    mixed, plain = (load_file(folder / "state.safetensors") for folder in (tmp_path, unbroken))
+    mixed, plain = ({n: v for n, v in state.items() if n.startswith("ema.")} for state in (mixed, plain))
     assert {value.dtype for value in mixed.values()} == {torch.float32}
     far = max((mixed[name] - plain[name]).abs().max().item() for name in plain)
     assert 0 < far < 0.05
+
+
+def test_a_checkpoint_has_float16_weights_and_its_network_computes_in_float32(unbroken: Path) -> None:
+    stored = load_file(unbroken / checkpoint.WEIGHTS)
+    averages = load_file(unbroken / STATE)
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+    assert all(torch.equal(value, averages[f"ema.{name}"].half()) for name, value in stored.items())
+    _, network = checkpoint.load(unbroken)
+    assert {value.dtype for value in network.state_dict().values()} == {torch.float32}
+    assert all(torch.equal(value, stored[name].float()) for name, value in network.state_dict().items())
 
 
 def test_a_run_leaves_the_checkpoint_its_state_and_two_pictures(unbroken: Path) -> None:
@@ -134,6 +146,18 @@ def test_training_on_the_same_images_lowers_their_loss(images: Path, tmp_path: P
     assert losses[-1] < 0.7 * losses[0]
 
 
+def test_flips_mirror_half_of_the_images_and_without_them_none(images: Path, tmp_path: Path) -> None:
+    def seen(*, flips: bool) -> Tensor:
+        training = Training(settings(images, tmp_path / str(flips), flips=flips))
+        training.images = torch.randn(training.images.shape, generator=Generator().manual_seed(0))
+        return torch.cat([training._batch(batch)[0] for batch in range(40)])
+
+    plain, mixed = seen(flips=False), seen(flips=True)
+    mirrored = (mixed == plain.flip(3)).flatten(1).all(dim=1)
+    assert ((mixed == plain).flatten(1).all(dim=1) ^ mirrored).all()
+    assert 0.35 < mirrored.double().mean() < 0.65
+
+
 def test_every_epoch_trains_on_each_image_once_in_an_order_of_its_own(images: Path, tmp_path: Path) -> None:
     greys: list[int] = []
     training = Training(settings(images, tmp_path / "run"))
@@ -212,6 +236,5 @@ def test_the_checkpoint_has_the_moving_average_of_the_weights(images: Path, tmp_
     for batch, now in enumerate(weights[1:]):
         decay = min(0.9995, (1 + batch) / (10 + batch))
         average = {name: decay * value + (1 - decay) * now[name] for name, value in average.items()}
-    _, network = checkpoint.load(tmp_path / "run")
-    for name, value in network.state_dict().items():
+    for name, value in training.state.ema.items():
         torch.testing.assert_close(value.double(), average[name], rtol=1e-5, atol=1e-6)

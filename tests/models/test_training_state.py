@@ -1,5 +1,6 @@
 """Training never loses work: stopped in any way, it goes on from what was saved to the same end as in one go."""
 
+import json
 import os
 import resource
 import shutil
@@ -218,6 +219,16 @@ def test_other_settings_are_refused_by_name(images: Path, unbroken: Path, change
     with pytest.raises(TrainError, match=rf"^{unbroken} was begun with other settings \({change}\)"):
         Training(settings(images, unbroken, **{change: value})).run()
     assert contents(unbroken) == before
+
+
+def test_a_run_of_before_a_setting_goes_on_with_its_default(images: Path, tmp_path: Path, unbroken: Path) -> None:
+    older = shutil.copytree(unbroken, tmp_path / "older")
+    card = json.loads((older / checkpoint.CARD).read_text())
+    del card["training"]["flips"]
+    (older / checkpoint.CARD).write_text(json.dumps(card))
+    Training(settings(images, older)).restore()
+    with pytest.raises(TrainError, match="other settings \\(flips\\)"):
+        Training(settings(images, older, flips=True)).restore()
 
 
 def test_other_data_are_refused(images: Path, tmp_path: Path, unbroken: Path) -> None:
