@@ -17,7 +17,7 @@ DISCRIMINATOR_RATE = 200.0  # times the generator's: its heads are fresh, and th
 
 RECOMMENDED_STEPS = 4
 SCHEDULE: dict[str, Any] = {"alphas_cumprod": large_steps(4).tolist()}
-OBJECTIVE: dict[str, Any] = {"discriminator_batches": 400}
+OBJECTIVE: dict[str, Any] = {"discriminator_batches": 300, "anchor": 0.5}
 
 
 def network_settings(_size: int) -> dict[str, Any]:
@@ -43,6 +43,7 @@ class Diffusion:
             return torch.from_numpy(values).float().view(-1, 1, 1, 1).to(device)
 
         abar_s = np.insert(alphas_cumprod[:-1], 0, 1.0)
+        self.angle = torch.from_numpy(np.arccos(np.sqrt([1.0, *alphas_cumprod]))).float().to(device)
         self.alpha_s, self.sigma_s = rows(np.sqrt(abar_s)), rows(np.sqrt(1 - abar_s))
         self.alpha_jump = rows(np.sqrt(alphas_cumprod / abar_s))
         self.sigma_jump = rows(np.sqrt(1 - alphas_cumprod / abar_s))
@@ -59,14 +60,27 @@ class Diffusion:
         x_t = self.alpha_jump[t] * x_s + self.sigma_jump[t] * second
         return Pair(x_s, x_t, t, y)
 
-    def generated(self, network: Network, real: Pair, generator: Generator) -> Pair:
-        """The pair with x_s drawn from q(x_s | x_t, x0) for the generator's x0."""
+    def generated(self, network: Network, real: Pair, x: Tensor, generator: Generator) -> tuple[Pair, Tensor]:
+        """The pair with x_s drawn from q(x_s | x_t, x0) for the generator's x0, and how far x_s is from that of x.
+
+        A mean square: the noise is the same.
+        """
         device = real.t.device
         z = torch.randn((len(real.t), network.z_dim), generator=generator, device=device) if network.z_dim else None
         x0 = network(real.x_t, real.t.float(), real.y, z)
         noise = torch.randn(x0.shape, generator=generator, device=device)
         x_s = self.x_from_x[real.t] * real.x_t + self.x_from_x0[real.t] * x0 + self.noise_std[real.t] * noise
-        return real._replace(x_s=x_s)
+        error = (self.x_from_x0[real.t] * (x0 - x)).square().mean()
+        return real._replace(x_s=x_s), error
+
+
+    def renoised(self, pair: Pair, share: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """x_s noised by a `share` (n,) of the way to x_t, and its angle (n,): ᾱ = cos² of it."""
+        start, end = self.angle[pair.t], self.angle[pair.t + 1]
+        angle = start + share * (end - start)
+        alpha = angle.cos() / start.cos()
+        sigma = (angle.sin().square() - (alpha * start.sin()).square()).clamp(min=0).sqrt()
+        return alpha.view(-1, 1, 1, 1) * pair.x_s + sigma.view(-1, 1, 1, 1) * noise, angle
 
 
 def discriminator_loss(real: Tensor, generated: Tensor) -> Tensor:
@@ -93,15 +107,18 @@ class Objective:
     """See `models.training_loop.Objective`. The discriminator is alone for the first `discriminator_batches`; from then
     on each batch is an update of each player.
 
-    A generator that begins with a DDIM's weights is too good for a discriminator without a start on it.
+    A generator that begins with a DDIM's weights is too good for a discriminator without a start on it. `anchor` weighs
+    the squared error of x_s, which keeps the generator near the data that x_t is from (Xu et al. 2023, arXiv 2311.09257,
+    section 3.2). The discriminator sees x_s noised further (Wang et al. 2023, arXiv 2206.02262): the clean image alone
+    shows its encoder little more than texture.
     """
 
-    def __init__(self, network: Network, learning_rate: float, *, discriminator_batches: int) -> None:
+    def __init__(self, network: Network, learning_rate: float, *, discriminator_batches: int, anchor: float) -> None:
         self.network = network
         device = network.alpha.device
         self.diffusion = Diffusion(np.array(SCHEDULE["alphas_cumprod"]), device)
         self.discriminator = Discriminator(network).to(device)
-        self.discriminator_batches = discriminator_batches
+        self.discriminator_batches, self.anchor = discriminator_batches, anchor
         self.modules = {"network": network, "discriminator": self.discriminator}
         self.optimizers = {
             "network": torch.optim.Adam(network.parameters(), lr=learning_rate, betas=BETAS),
@@ -115,23 +132,30 @@ class Objective:
         both = int(self.discriminator.batches) >= self.discriminator_batches
         self.discriminator.batches += 1
         real = self.diffusion.real(x, y, generator)
-        of_t = self.discriminator.features(real.x_t, real.t + 1, y)
+        share = (2 * torch.rand(len(y), generator=generator, device=y.device) - 1).clamp(min=0)  # of half of them none
+        noise = torch.randn(x.shape, generator=generator, device=y.device)
+
+        def features(pair: Pair) -> list[Tensor]:
+            return self.discriminator.features(*self.diffusion.renoised(pair, share, noise), y)
+
+        of_t = self.discriminator.features(real.x_t, self.diffusion.angle[real.t + 1], y)
         with torch.set_grad_enabled(both):
-            x_s = self.diffusion.generated(self.network, real, generator).x_s
-            generated = self.discriminator.features(x_s, real.t, y)
-        loss = self._discriminate(real, [level.detach() for level in generated], of_t)
+            pair, anchored = self.diffusion.generated(self.network, real, x, generator)
+            generated = features(pair)
+        loss = self._discriminate(features(real), [level.detach() for level in generated], of_t, y)
         if both:
             self.discriminator.heads.requires_grad_(False)
-            self._update("network", generator_loss(self.discriminator(generated, of_t, y)))
+            adversarial = generator_loss(self.discriminator(generated, of_t, y))
+            self._update("network", adversarial + self.anchor * anchored)
             self.discriminator.heads.requires_grad_(True)
         return loss
 
-    def _discriminate(self, real: Pair, generated: list[Tensor], of_t: list[Tensor]) -> float:
-        """Updates the discriminator by a real pair and the features of a generated x_s and of x_t; returns its loss."""
-        of_s = [level.requires_grad_() for level in self.discriminator.features(real.x_s, real.t, real.y)]
-        logits = self.discriminator(of_s, of_t, real.y)
-        loss = discriminator_loss(logits, self.discriminator(generated, of_t, real.y))
-        self._update("discriminator", loss + r1_penalty(logits, of_s))
+    def _discriminate(self, real: list[Tensor], generated: list[Tensor], of_t: list[Tensor], y: Tensor) -> float:
+        """Updates the discriminator by the features of real x_s, of generated ones and of x_t; returns its loss."""
+        real = [level.requires_grad_() for level in real]
+        logits = self.discriminator(real, of_t, y)
+        loss = discriminator_loss(logits, self.discriminator(generated, of_t, y))
+        self._update("discriminator", loss + r1_penalty(logits, real))
         return loss.item()
 
     def _update(self, player: str, loss: Tensor) -> None:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import group_norm, pad, pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import group_norm, pixel_shuffle, pixel_unshuffle
 
 from models.schedules import EDGE
 from models.unet import FOLD, TIMESTEPS, small_unet
@@ -40,7 +40,7 @@ class Network(nn.Module):
         self.alpha: Tensor
         self.sigma: Tensor
         self.time: Tensor
-        self.register_buffer("time", angle_time(alphas_cumprod), persistent=False)
+        self.register_buffer("time", time_of_angle(alphas_cumprod.sqrt().acos()), persistent=False)
         self.register_buffer("alpha", alphas_cumprod.sqrt().float(), persistent=False)
         self.register_buffer("sigma", (1 - alphas_cumprod).sqrt().float(), persistent=False)
         width = 4 * channels[0]
@@ -70,10 +70,9 @@ class Network(nn.Module):
         return x0 + (x0.clip(-1, 1) - x0).detach()
 
 
-def angle_time(alphas_cumprod: Tensor) -> Tensor:
-    """The times, float32, that the network of `models.ddim` gets for these ᾱ = cos² φ on its schedule."""
+def time_of_angle(angle: Tensor) -> Tensor:
+    """The times, float32, that the network of `models.ddim` gets where ᾱ = cos² `angle` on its schedule."""
     edge = math.asin(EDGE)
-    angle = alphas_cumprod.sqrt().acos()
     return ((angle - edge) / (math.pi / 2 - 2 * edge) * (TIMESTEPS - 1)).clamp(min=0).float()
 
 
@@ -130,19 +129,17 @@ class Discriminator(nn.Module):
     discriminator that trained its encoder too went blind on colour images.
     """
 
-    time: Tensor
     batches: Tensor
 
     def __init__(self, generator: Network) -> None:
         super().__init__()
-        self.register_buffer("time", pad(generator.time, (1, 0)), persistent=False)  # of data, then of each timestep
         self.encoder = Encoder(generator)
         self.heads = nn.ModuleList(Head(2 * width, generator.classes) for width in self.encoder.widths)
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))  # trained on
 
-    def features(self, x: Tensor, noised: Tensor, y: Tensor) -> list[Tensor]:
-        """Of x (n, C, H, W), by how many timesteps each was `noised` (n,) and y (n,) int64: (n, width, …) a level."""
-        features: list[Tensor] = self.encoder(x, self.time[noised], y)
+    def features(self, x: Tensor, angle: Tensor, y: Tensor) -> list[Tensor]:
+        """Of x (n, C, H, W), whose ᾱ is cos² `angle` (n,), and y (n,) int64: (n, width, …) a level."""
+        features: list[Tensor] = self.encoder(x, time_of_angle(angle), y)
         return features
 
     def forward(self, of_s: list[Tensor], of_t: list[Tensor], y: Tensor) -> Tensor:

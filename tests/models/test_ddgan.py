@@ -69,6 +69,23 @@ def test_a_real_pair_has_the_marginals_of_the_diffusion() -> None:
             assert values.var().item() == pytest.approx(1 - abar, abs=0.02)
 
 
+def test_a_pair_that_is_noised_further_has_the_marginals_of_its_angle() -> None:
+    x = torch.full((400_000, 1, 1, 1), 0.7)
+    diffusion = Diffusion(ABAR, CPU)
+    pair = diffusion.real(x, torch.zeros(len(x), dtype=torch.int64), Generator().manual_seed(0))
+    share = (torch.arange(len(x)) % 3) / 2  # none of the way, half of it, all
+    noise = torch.randn(x.shape, generator=Generator().manual_seed(1))
+    noised, angle = diffusion.renoised(pair, share, noise)
+    edges = np.arccos(np.sqrt([1.0, *ABAR]))
+    for t in range(4):
+        for part in (0, 0.5, 1):
+            rows = (pair.t == t) & (share == part)
+            expected = edges[t] + part * (edges[t + 1] - edges[t])
+            torch.testing.assert_close(angle[rows], torch.full_like(angle[rows], expected), rtol=0, atol=1e-3)
+            assert noised[rows].mean().item() == pytest.approx(0.7 * np.cos(expected), abs=0.03)
+            assert noised[rows].var().item() == pytest.approx(np.sin(expected) ** 2, abs=0.03)
+
+
 class Oracle(nn.Module):
     """A generator that knows the image."""
 
@@ -82,7 +99,8 @@ def test_a_perfect_generators_pairs_are_distributed_as_the_real_ones() -> None:
     x = torch.full((200_000, 1, 1, 1), 0.7)
     diffusion, generator = Diffusion(ABAR, CPU), Generator().manual_seed(1)
     real = diffusion.real(x, torch.zeros(len(x), dtype=torch.int64), generator)
-    generated = diffusion.generated(Oracle(), real, generator)  # type: ignore[arg-type]
+    generated, error = diffusion.generated(Oracle(), real, x, generator)  # type: ignore[arg-type]
+    assert error == 0
     for t in range(4):
         rows = real.t == t
         pairs = [torch.stack([p.x_s[rows].flatten(), p.x_t[rows].flatten()]) for p in (real, generated)]
@@ -153,7 +171,7 @@ def test_the_discriminator_sees_the_time_and_the_class(network: Network) -> None
 
     def judged(t: int, label: int) -> tuple[float, ...]:
         y = torch.tensor([label])
-        of_s, of_t = judge.features(x_s, torch.tensor([t]), y), judge.features(x_t, torch.tensor([t + 1]), y)
+        of_s, of_t = (judge.features(x, torch.tensor([angle]), y) for x, angle in ((x_s, t / 4), (x_t, (t + 1) / 4)))
         return tuple(judge(of_s, of_t, y)[0].tolist())
 
     assert len({judged(t, y) for t, y in ((0, 0), (1, 0), (0, 1), (0, 3))}) == 4
@@ -161,22 +179,22 @@ def test_the_discriminator_sees_the_time_and_the_class(network: Network) -> None
 
 
 def test_the_encoder_has_the_generators_first_features_and_is_never_trained(network: Network) -> None:
-    objective = Objective(network, learning_rate=1e-2, discriminator_batches=1)
+    objective = Objective(network, learning_rate=1e-2, discriminator_batches=1, anchor=0.1)
     x, y = torch.rand(8, *SHAPE) * 2 - 1, torch.zeros(8, dtype=torch.int64)
-    noised = torch.full((8,), 2)
-    before = objective.discriminator.features(x, noised, y)
+    angle = torch.full((8,), float(np.arccos(np.sqrt(ABAR[1]))))
+    before = objective.discriminator.features(x, angle, y)
     hidden = network.unet.conv_in(pixel_unshuffle(x, FOLD))
-    style = network.unet.time_embedding(network.unet.time_proj(network.time[noised - 1])) + network.label(y)
+    style = network.unet.time_embedding(network.unet.time_proj(network.time[torch.full((8,), 1)])) + network.label(y)
     _, skips = network.unet.down_blocks[0](hidden, style)
     torch.testing.assert_close(before[0], group_norm(skips[0], 1))
     for batch in range(2):
         objective.step(x, y, Generator().manual_seed(batch))
-    for a, b in zip(before, objective.discriminator.features(x, noised, y), strict=True):
+    for a, b in zip(before, objective.discriminator.features(x, angle, y), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
 def test_a_step_trains_each_player_on_its_own_loss(network: Network) -> None:
-    objective = Objective(network, learning_rate=1e-4, discriminator_batches=1)
+    objective = Objective(network, learning_rate=1e-4, discriminator_batches=1, anchor=0.1)
     x, y = torch.rand(8, *SHAPE) * 2 - 1, torch.zeros(8, dtype=torch.int64)
 
     def weights(player: str) -> list[Any]:
@@ -194,11 +212,11 @@ def test_a_step_trains_each_player_on_its_own_loss(network: Network) -> None:
 
     diffusion, generator = objective.diffusion, Generator().manual_seed(5)
     judge, real = objective.discriminator, diffusion.real(x, y, generator)
-    of_t = judge.features(real.x_t, real.t + 1, y)
+    of_s, of_t = diffusion.angle[real.t], judge.features(real.x_t, diffusion.angle[real.t + 1], y)
     losses = []
     for _ in range(30):  # the discriminator held still, the generator's own update lowers its loss on fixed draws
-        generated = diffusion.generated(network, real, Generator().manual_seed(6))
-        loss = generator_loss(judge(judge.features(generated.x_s, real.t, y), of_t, y))
+        generated, _ = diffusion.generated(network, real, x, Generator().manual_seed(6))
+        loss = generator_loss(judge(judge.features(generated.x_s, of_s, y), of_t, y))
         losses.append(loss.item())
         objective._update("network", loss)
     assert losses[-1] < losses[0]
