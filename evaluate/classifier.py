@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 from tqdm import tqdm
 
-from evaluate.judge_networks import ColourClassifier, GreyClassifier, Judging
+from evaluate.judge_networks import ColourClassifier, Cycle, GreyClassifier, Judging
 from models import atomic, data
 from models.checkpoint import halved, read_tensors, write_tensors
 from models.data import Dataset
@@ -43,15 +43,21 @@ def trained(dataset: Dataset, size: int, folder: Path, seed: int = 0) -> Judging
 
 
 def train(classifier: Judging, dataset: Dataset, size: int, seed: int) -> None:
-    """Trains in place on every image EPOCHS times; order, shifts and mirroring are drawn from the seed."""
+    """Trains in place, cycle by cycle; order, shifts and mirroring are drawn from the seed."""
     images, labels = torch.from_numpy(data.to_model(dataset.images, size)), torch.from_numpy(dataset.labels)
     rng = np.random.default_rng(seed)
-    optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=1e-2)
-    batches = classifier.EPOCHS * -(-len(images) // BATCH_SIZE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, classifier.LEARNING_RATE, total_steps=batches)
-    order = np.concatenate([rng.permutation(len(images)) for _ in range(classifier.EPOCHS)])
     # In which bfloat16 takes two thirds of the time; PyTorch's stubs do not know the argument.
     classifier.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for cycle in classifier.CYCLES:
+        train_cycle(classifier, cycle, images, labels, rng)
+
+
+def train_cycle(classifier: Judging, cycle: Cycle, images: Tensor, labels: Tensor, rng: np.random.Generator) -> None:
+    """Trains on every image as often as the cycle has epochs."""
+    optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=cycle.weight_decay)
+    batches = cycle.epochs * -(-len(images) // BATCH_SIZE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, cycle.rate, total_steps=batches)
+    order = np.concatenate([rng.permutation(len(images)) for _ in range(cycle.epochs)])
     for picked in tqdm(np.array_split(order, batches), desc="classifier", unit="batch"):
         shown = moved(images[picked], rng, classifier.MAX_SHIFT)
         if classifier.FLIPS:

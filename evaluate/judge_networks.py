@@ -1,15 +1,23 @@
 """The networks that judge images: classifiers of the real ones, each with the recipe of its training."""
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
+
+
+class Cycle(NamedTuple):
+    """The learning rate rises to `rate` and falls to 0 (warm restarts: Loshchilov & Hutter 2017, arXiv 1608.03983)."""
+
+    epochs: int
+    rate: float
+    weight_decay: float
 
 
 class Judging(nn.Module):
     """Images (n, C, size, size) in [−1, 1] → logits (n, classes); `features` gives the inputs of the last layer."""
 
-    EPOCHS: ClassVar[int]
-    LEARNING_RATE: ClassVar[float]  # at its peak
+    CYCLES: ClassVar[Sequence[Cycle]]
     SMOOTHING: ClassVar[float] = 0.0  # of the labels
     MAX_SHIFT: ClassVar[int]  # pixels: the classifier must not depend on images being centred
     FLIPS: ClassVar[bool] = False  # whether an image may be mirrored
@@ -25,7 +33,7 @@ class Judging(nn.Module):
 class GreyClassifier(Judging):
     """Three convolutions, enough for digits and clothes."""
 
-    EPOCHS, LEARNING_RATE, MAX_SHIFT = 5, 2e-3, 2
+    CYCLES, MAX_SHIFT = (Cycle(5, 2e-3, 1e-2),), 2
 
     def __init__(self, channels: int, size: int, classes: int) -> None:
         super().__init__()
@@ -43,7 +51,7 @@ class GreyClassifier(Judging):
 class ColourClassifier(Judging):
     """A residual network of 1.9 M weights, for photographs."""
 
-    EPOCHS, LEARNING_RATE, SMOOTHING, MAX_SHIFT, FLIPS = 10, 5e-3, 0.1, 3, True
+    CYCLES, SMOOTHING, MAX_SHIFT, FLIPS = (Cycle(10, 5e-3, 1e-2), Cycle(6, 3e-3, 0.2)), 0.1, 3, True
 
     def __init__(self, channels: int, size: int, classes: int) -> None:
         super().__init__()

@@ -73,7 +73,6 @@ class Diffusion:
         error = (self.x_from_x0[real.t] * (x0 - x)).square().mean()
         return real._replace(x_s=x_s), error
 
-
     def renoised(self, pair: Pair, share: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """x_s noised by a `share` (n,) of the way to x_t, and its angle (n,): ᾱ = cos² of it."""
         start, end = self.angle[pair.t], self.angle[pair.t + 1]
