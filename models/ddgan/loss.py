@@ -107,9 +107,9 @@ class Objective:
     on each batch is an update of each player.
 
     A generator that begins with a DDIM's weights is too good for a discriminator without a start on it. `anchor` weighs
-    the squared error of x_s, which keeps the generator near the data that x_t is from (Xu et al. 2023, arXiv 2311.09257,
-    section 3.2). The discriminator sees x_s noised further (Wang et al. 2023, arXiv 2206.02262): the clean image alone
-    shows its encoder little more than texture.
+    the squared error of x_s, which keeps the generator near the data that x_t is from (Xu et al. 2023, arXiv
+    2311.09257, section 3.2). The discriminator sees x_s noised further (Wang et al. 2023, arXiv 2206.02262): the clean
+    image alone shows its encoder little more than texture.
     """
 
     def __init__(self, network: Network, learning_rate: float, *, discriminator_batches: int, anchor: float) -> None:
