@@ -10,7 +10,7 @@ from bundle.loading import load
 from evaluate import report
 from evaluate.report import is_best
 from models.failures import EvaluateError
-from tests.conftest import REPOSITORY, SHIPPED, write_bundle
+from tests.conftest import IN_COLOUR, REPOSITORY, SHIPPED, write_bundle
 
 PAGE = REPOSITORY / "docs" / "benchmarks" / "quality.md"
 
@@ -53,9 +53,6 @@ def of(name: str, digest: str = "") -> dict[str, str]:
     return {"name": name, "digest": digest}
 
 
-IN_COLOUR = {"shape": (3, 8, 8), "state_shape": (3, 8, 8), "classes": ["cat", "dog"]}
-
-
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     page = tmp_path / "docs" / "benchmarks" / "quality.md"
@@ -75,7 +72,7 @@ def test_each_data_set_has_a_section_a_table_and_a_plot_by_its_own_judge(tmp_pat
     assert [table.partition("\n")[0] for table in tables] == ["CIFAR-10", "MNIST", "Unnamed data set"]
     for table, judge, names, floor in zip(
         tables,
-        ("cifar-8", "mnist-4", "other-4"),
+        ("cifar-4", "mnist-4", "other-4"),
         (["pictures"], ["grey", "old"], ["older"]),
         (40, 10, 20),
         strict=True,
