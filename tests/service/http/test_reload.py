@@ -77,7 +77,7 @@ def test_only_the_named_methods_are_served_before_and_after_a_reload(tmp_path: P
         write_bundle(tmp_path / f"folder-of-{name}", name=name)
     write_bundle(tmp_path / "damaged", name="damaged").joinpath("manifest.json").write_text("{")
     with serve(tmp_path, ToyRuntime(), methods=["a", "b"]) as client:
-        assert client.get("/readyz").json()["methods"] == ["a", "b"]
+        assert client.post("/admin/reload").json()["methods"] == ["a", "b"]
         refused = generate(client, method="other")
         assert (refused.status_code, refused.json()["known"]) == (404, ["a", "b"])
         shutil.rmtree(tmp_path / "folder-of-b")
@@ -93,7 +93,7 @@ def test_a_named_bundle_that_is_damaged_is_refused_and_the_others_are_served(
     write_bundle(tmp_path / "a", name="a")
     write_bundle(tmp_path / "damaged", name="damaged").joinpath("manifest.json").write_text("{")
     with serve(tmp_path, ToyRuntime(), methods=methods) as client:
-        ready = client.get("/readyz").json()
+        ready = client.post("/admin/reload").json()
         assert (ready["methods"], list(ready["failed_bundles"])) == (methods[:-1], ["damaged"])
 
 
