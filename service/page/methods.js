@@ -5,7 +5,7 @@ const COLORS = 8;
 
 /** The methods as the page lists them: by data set, those in colour first. */
 export function inOrder(methods) {
-  const channels = (name) => Math.max(...methods.filter((each) => each.dataset === name).map((each) => each.image_shape[0]));
+  const channels = (name) => methods.find((each) => each.dataset === name).image_shape[0];
   const names = datasets(methods).toSorted((a, b) => channels(b) - channels(a));
   return methods.toSorted((a, b) => names.indexOf(a.dataset) - names.indexOf(b.dataset));
 }
@@ -15,7 +15,7 @@ export function datasets(methods) {
   return [...new Set(methods.map((each) => each.dataset))];
 }
 
-/** The class of a method's pictures: enlarged, those in colour are smooth, and the others show their pixels. */
+/** How a method's pictures are enlarged, as a class for CSS: those in colour smoothly, grey ones with their pixels. */
 export function kind({ image_shape: [channels] }) {
   return channels < 3 ? "grey" : "photo";
 }
