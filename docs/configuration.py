@@ -7,7 +7,11 @@ from service.settings import SHIPPED_BUNDLES, Settings
 
 PAGE = Path(__file__).parent / "configuration.md"
 SHOWN = {SHIPPED_BUNDLES: "`bundles`", None: "none"}  # defaults that would show a machine's paths, or nothing
-COMPUTED = {"workers": "one a processor", "max_connections": "2048, or what descriptors allow"}  # on each machine
+COMPUTED = {
+    "methods": "all",
+    "workers": "one a processor",
+    "max_connections": "2048, or what descriptors allow",
+}  # on each machine
 UNITS = {"_s": "s", "_bytes": "bytes", "_images": "images", "max_batch": "images"}  # by the end of the name
 HEAD = """\
 # Configuration

@@ -49,8 +49,7 @@ def evaluate(settings: Settings) -> None:
         methods = client.get("/methods").raise_for_status().json()
         for method, record in choose(methods, settings, train):
             judge = Judge(train, test, method["image_shape"][-1], settings.images, settings.judges)
-            measured = record.measured
-            measured.machine, measured.judge, measured.floor = machine(), judge.name, judge.of_training_images
+            record.begin(judge)
             for point in points(method):
                 if (settings.steps and point.steps not in settings.steps) or record.has(point, settings.images):
                     continue
@@ -132,9 +131,18 @@ class Record:
         digest: str | None = self.manifest.checkpoint.get("training", {}).get("data_digest")
         return digest
 
+    def begin(self, judge: Judge) -> None:
+        """Notes who measures, and where. Points by another judge are dropped, as they compare with none of these."""
+        measured, floor = self.measured, judge.of_training_images
+        if self.manifest.judge != judge.name:
+            measured.points, measured.floor = [], None
+        if measured.floor is None or (measured.floor.images or 0) <= (floor.images or 0):
+            measured.floor = floor
+        measured.machine, measured.judge = machine(), judge.name
+
     def has(self, point: Point, images: int) -> bool:
-        """Whether the point was measured on this number of images."""
-        return any(is_at(old, point) and old.images == images for old in self.measured.points)
+        """Whether the point was measured on so many images, or more."""
+        return any(is_at(old, point) and (old.images or 0) >= images for old in self.measured.points)
 
     def add(self, measured: MeasuredPoint) -> None:
         """Adds a point, in place of an older measurement of it."""

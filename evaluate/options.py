@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).parent.parent
 class Settings(BaseSettings):
     """Measure quality and speed of every served method, at every point of its family, through a running service.
 
-    Points that the manifest already has are not measured again.
+    Points that the manifest already has, on as many images, are not measured again.
     """
 
     model_config = SettingsConfigDict(
@@ -23,7 +23,10 @@ class Settings(BaseSettings):
     checkpoints: Path = Field(REPOSITORY / "checkpoints", description="folder of the checkpoints of the bundles")
     methods: list[str] = Field([], description="only these methods, e.g. ddim,latent")
     steps: list[PositiveInt] = Field([], description="only points with these numbers of steps, e.g. 4,10")
-    images: PositiveInt = Field(5000, description="images a point, with the classes of the test set")
+    images: PositiveInt = Field(
+        5000,
+        description="images a point, with the classes of the test set; with --steps, fewer for points that take long",
+    )
     judges: Path = Field(
         REPOSITORY / "checkpoints", description="folder of evaluation classifiers; a new one is saved here"
     )

@@ -1,6 +1,8 @@
 """Writes the measurements: docs/benchmarks/quality.md between two marks, raw/quality.csv and the plot beside it."""
 
 import csv
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from models import atomic, families
 from models.failures import EvaluateError
 
 BEGIN, END = "<!-- measured: written by ./run evaluate -->", "<!-- end of measured -->"
+UNNAMED = "Unnamed data set"
 EMPTY = f"# Quality\n\n{BEGIN}\n{END}\n"
 POINTS = (
     "| method, solver, steps | Fréchet distance | precision | recall | class accuracy | latency, ms |\n"
@@ -34,29 +37,38 @@ def write(path: Path, bundles: Path) -> None:
     manifests = [bundle.manifest for bundle in load_all(bundles)[0].values() if bundle.manifest.measured.points]
     if not manifests:
         return
-    groups = by_judge(manifests)
+    groups = by_dataset(manifests)
     (path.parent / "raw").mkdir(parents=True, exist_ok=True)
     text = path.read_text() if path.exists() else EMPTY
     before, after = text[: text.index(BEGIN)], text[text.index(END) :]
-    measured = "\n\n".join(section for name, group in groups.items() for section in sections(name, group, len(groups)))
+    measured = "\n\n".join(section for name, group in groups.items() for section in sections(name, group))
     page = f"{before}{BEGIN}\n\n{measured}\n\n{after}"
     atomic.replace(path, lambda partial: partial.write_text(page))
     save(manifests, path.parent / "raw" / "quality.csv")
     images(path).mkdir(parents=True, exist_ok=True)
     for name, group in groups.items():
-        plot.draw({m.name: ordered(m) for m in group}, of_training_images(group), images(path) / name)
+        plot.draw({m.name: ordered(m) for m in group}, of_training_images(group), images(path) / plot_name(name))
 
 
-def by_judge(manifests: list[Manifest]) -> dict[str, list[Manifest]]:
-    """The manifests by the name of their plot, one for each judge, as distances of two judges do not compare.
+def by_dataset(manifests: list[Manifest]) -> dict[str, list[Manifest]]:
+    """The manifests by the name of their section: one for each data set, colour and large images first.
 
-    The smallest images come first.
+    Distances by two judges do not compare, so a data set with several judges has a section for each.
     """
-    groups: dict[str, list[Manifest]] = {}
-    for manifest in sorted(manifests, key=lambda manifest: (manifest.shape, manifest.judge, manifest.name)):
-        groups.setdefault(manifest.judge, []).append(manifest)
-    first, *_ = groups
-    return {plot.NAME if name == first else f"{plot.NAME}-{name}": group for name, group in groups.items()}
+    by_judge: dict[tuple[str, str], list[Manifest]] = defaultdict(list)
+    for manifest in sorted(manifests, key=lambda manifest: ([-side for side in manifest.shape], manifest.name)):
+        by_judge[dataset(manifest), manifest.judge].append(manifest)
+    judges = Counter(name for name, _ in by_judge)
+    return {name if judges[name] == 1 else f"{name}, by {judge}": group for (name, judge), group in by_judge.items()}
+
+
+def dataset(manifest: Manifest) -> str:
+    return UNNAMED if manifest.dataset is None else manifest.dataset.name
+
+
+def plot_name(section: str) -> str:
+    """The name of a section's plot, without its suffix."""
+    return f"{plot.NAME}-{re.sub(r'[^a-z0-9]+', '-', section.lower()).strip('-')}"
 
 
 def images(path: Path) -> Path:
@@ -64,31 +76,45 @@ def images(path: Path) -> Path:
     return path.parent.parent / "images"
 
 
-def sections(plot_name: str, manifests: list[Manifest], groups: int) -> Iterator[str]:
-    """The plot, the Pareto front with the defaults, all points folded away, and the families' own figures.
-
-    They begin with a heading if there are several groups.
-    """
-    if groups > 1:
-        channels, height, width = manifests[0].shape
-        classes = ", ".join(manifests[0].classes[:3]) + (", …" if len(manifests[0].classes) > 3 else "")
-        yield f"## {'Grey' if channels == 1 else 'Colour'}, {height}×{width}: {classes}"
+def sections(name: str, manifests: list[Manifest]) -> Iterator[str]:
+    """Heading, plot, the Pareto front with the defaults, all points folded away, and the families' own figures."""
     pairs = [(manifest, point) for manifest in manifests for point in ordered(manifest)]
     points = [point for _, point in pairs]
     summary = [(manifest, point) for manifest, point in pairs if is_best(point, points) or is_default(manifest, point)]
     summary.sort(key=lambda pair: pair[1].alone_ms)
     training = of_training_images(manifests)
-    last = [f"| *training images* | {quality(training)} | |"] if training else []
-    yield f"Measured on {manifests[0].measured.machine}, {number(points[0].images, ',')} images a point."
-    yield f"![Fréchet distance against latency](../images/{plot_name}.svg)"
-    yield "\n".join([POINTS, *(row(manifest, point) for manifest, point in summary), *last])
+    usual = most_common(point.images for point in points)
+    last = [f"| *training images*{fewer(training, usual)} | {quality(training)} | |"] if training else []
+    yield f"## {name}"
+    yield measured_by(manifests, usual)
+    yield f"![Fréchet distance against latency](../images/{plot_name(name)}.svg)"
+    yield "\n".join([POINTS, *(row(manifest, point, usual) for manifest, point in summary), *last])
     yield "`*`: what a request without `steps` gets. The others: no point is both faster and nearer the data."
     yield f"<details><summary>All {len(points)} points</summary>"
-    yield "\n".join([POINTS, *(row(manifest, point) for manifest, point in pairs), *last])
+    yield "\n".join([POINTS, *(row(manifest, point, usual) for manifest, point in pairs), *last])
     yield "</details>"
     for head, rows in ((BOUNDS, bounds), (AUTOENCODERS, autoencoders), (SPREADS, spreads)):
         if lines := [line for manifest in manifests for line in rows(manifest)]:
             yield "\n".join([head, *lines])
+
+
+def most_common(images: Iterable[int | None]) -> int | None:
+    """The number of images of most points; of two that are as common, the larger."""
+    return max(Counter(images).items(), key=lambda item: (item[1], item[0] or 0))[0]
+
+
+def measured_by(manifests: list[Manifest], usual: int | None) -> str:
+    """What a table's figures are of, and which others they compare with."""
+    machines = " and ".join(dict.fromkeys(manifest.measured.machine for manifest in manifests))
+    text = f"Measured on {machines}, {number(usual, ',')} images a point, by the judge `{manifests[0].judge}`."
+    if any(point.images != usual for manifest in manifests for point in manifest.measured.points):
+        text += " A row of another number of images says so: fewer give a larger distance."
+    return text
+
+
+def fewer(measured: Quality, usual: int | None) -> str:
+    """The number of images, where it is not the usual one."""
+    return "" if measured.images == usual else f" ({number(measured.images, ',')} images)"
 
 
 def ordered(manifest: Manifest) -> list[MeasuredPoint]:
@@ -116,10 +142,10 @@ def is_default(manifest: Manifest, point: MeasuredPoint) -> bool:
     return (point.solver, point.settings, point.steps) == (name, settings, manifest.recommended_steps)
 
 
-def row(manifest: Manifest, point: MeasuredPoint) -> str:
+def row(manifest: Manifest, point: MeasuredPoint, usual: int | None) -> str:
     """A row of the table POINTS."""
     mark = " `*`" if is_default(manifest, point) else ""
-    name = f"{manifest.name}, {plot.solver(point)}, {point.steps}{mark}"
+    name = f"{manifest.name}, {plot.solver(point)}, {point.steps}{fewer(point, usual)}{mark}"
     return f"| {name} | {quality(point)} | {point.alone_ms:.1f} |"
 
 
@@ -163,6 +189,7 @@ def save(manifests: list[Manifest], path: Path) -> None:
     """Every number of every point, as CSV."""
     rows = [
         {
+            "dataset": dataset(m),
             "method": m.name,
             "solver": plot.solver(point),
             "steps": point.steps,

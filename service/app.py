@@ -36,6 +36,7 @@ from service.http.browser_check import ANY, BrowserCheck
 from service.http.head_method import HeadMethod
 from service.http.request_head import RequestHead
 from service.http.security_headers import SecurityHeaders
+from service.registry import selection
 from service.registry.opening import OpenRuntime
 from service.registry.registry import Registry
 from service.requests.cache import Cache
@@ -87,10 +88,11 @@ def report(limits: Resources, workers: int, metrics: Metrics) -> None:
 
 
 def create_app(settings: Settings, open_runtime: OpenRuntime | None = None, limits: Resources | None = None) -> FastAPI:
-    """The ASGI application. Raises OSError or ValueError if the file of keys, or the device, cannot be used.
+    """The ASGI application. Raises OSError or ValueError if the file of keys, the device or a method cannot be had.
 
     Loading starts with its lifespan and goes on behind `/healthz` and `/readyz`.
     """
+    selection.check(settings)
     metrics, device = Metrics(), choice.choose(settings)
     limits, workers = limits or resources.read(), device.workers(settings.workers)
     report(limits, workers, metrics)

@@ -5,10 +5,10 @@
 
 import resource
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import DirectoryPath, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, DirectoryPath, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service import resources
 from service.engine.jobs import MAX_IMAGES
@@ -32,6 +32,11 @@ def setting(default: Any, description: str, change: str, **limits: Any) -> Any:
     return Field(default, description=description, json_schema_extra={"change": change}, **limits)
 
 
+def split(names: Any) -> Any:
+    """The names in a text with commas between them; what is a list already stays."""
+    return [name.strip() for name in names.split(",") if name.strip()] if isinstance(names, str) else names
+
+
 class Settings(BaseSettings):
     """Serve diffusion models over HTTP."""
 
@@ -44,6 +49,11 @@ class Settings(BaseSettings):
     )
     port: int = setting(8000, "port to listen on; 0 takes a free one", "if the port is in use", ge=0, le=65535)
     bundles: DirectoryPath = setting(SHIPPED_BUNDLES, "folder of bundles, one folder each", "to serve your own models")
+    methods: Annotated[list[str], NoDecode, BeforeValidator(split)] = setting(
+        [],
+        "methods to serve, with commas between them, e.g. ddim,vdm; default: all",
+        "to start sooner and take less memory, if you need some of the models",
+    )
     device: Literal["cpu", "cuda", "auto"] = setting(
         "cpu",
         "cuda: an NVIDIA GPU, or an error at start; auto: a GPU if there is one",

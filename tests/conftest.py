@@ -24,6 +24,7 @@ REPOSITORY = Path(__file__).parent.parent
 SHIPPED = REPOSITORY / "bundles" / "ddim"
 CHECKPOINT = REPOSITORY / "checkpoints" / "ddim"
 SHAPE = (1, 4, 4)
+IN_COLOUR = {"shape": (3, 4, 4), "state_shape": (3, 4, 4)}  # of a toy's manifest
 # For a server of real models: whatever work is predicted, as on a slow machine, nothing is refused for it.
 PATIENT = ["--max-backlog-s", "1e6", "--max-request-s", "1e6"]
 

@@ -4,6 +4,7 @@ import { events, invert } from "./api.js";
 import { drawInto, fileOf, upload } from "./brush.js";
 import { seed } from "./controls.js";
 import { h } from "./dom.js";
+import { kind } from "./methods.js";
 import { Notice } from "./notice.js";
 import { source } from "./picture.js";
 import { drawSeed, toBody } from "./settings.js";
@@ -15,7 +16,7 @@ export class Between {
   /** `settings` are those of the view when the way is looked for. */
   constructor(settings) {
     this.settings = settings;
-    this.ends = ["First", "Second"].map((name) => new End(name, () => settings().method.image_shape));
+    this.ends = ["First", "Second"].map((name) => new End(name, () => settings().method));
     this.notice = new Notice();
     this.image = h("img", { alt: "An image on the way", hidden: true });
     this.range = h("input", { type: "range", min: 0, max: IMAGES - 1, value: 0, "aria-label": "Between", disabled: true });
@@ -42,6 +43,7 @@ export class Between {
     this.running?.abort();
     const { signal } = (this.running = new AbortController());
     const { settings, method } = this.settings();
+    this.image.className = kind(method);
     try {
       this.notice.say("Looking for the way");
       const fields = await this.fields(settings, method, signal);
@@ -91,12 +93,12 @@ export class Between {
 
 /** One of the two: a seed's image, or a picture. */
 class End {
-  constructor(name, shape) {
+  constructor(name, method) {
     this.seed = drawSeed();
     this.canvas = h("canvas", { hidden: true, role: "img", "aria-label": `${name} picture` });
     const load = async (file) => {
-      const [, height, width] = shape();
-      Object.assign(this.canvas, { width, height });
+      const [, height, width] = method().image_shape;
+      Object.assign(this.canvas, { width, height, className: kind(method()) });
       await drawInto(this.canvas, file);
       this.canvas.hidden = false;
       this.loaded = true;

@@ -1,6 +1,7 @@
 /** A picture at a model's size, and a brush that marks what of it is to be painted anew. */
 
 import { h } from "./dom.js";
+import { kind } from "./methods.js";
 
 const REPAINTED = "rgb(255 92 51)";
 const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -26,9 +27,10 @@ export function fileOf(canvas) {
 
 export class Brush {
   /** `size` is how wide the brush is, in pixels of the model. */
-  constructor([, height, width], size = 3) {
+  constructor(method, size = 3) {
+    const [, height, width] = method.image_shape;
     Object.assign(this, { width, height, size, at: [width >> 1, height >> 1] });
-    this.picture = h("canvas", { width, height, "aria-hidden": "true" });
+    this.picture = h("canvas", { width, height, class: kind(method), "aria-hidden": "true" });
     this.mask = h("canvas", {
       width,
       height,

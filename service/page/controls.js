@@ -1,6 +1,7 @@
 /** The form's parts that several views have. */
 
 import { dice, h } from "./dom.js";
+import { datasets } from "./methods.js";
 import { isSeed } from "./settings.js";
 
 const MOST_CHIPS = 24; // classes beyond that are a list to choose from
@@ -22,6 +23,21 @@ export function choices(legend, kind, options, value, onchange) {
     );
   });
   return h("fieldset", { class: `choices ${kind}` }, h("legend", {}, legend), h("div", {}, radios));
+}
+
+/**
+ * A method, as a card of its data set; where there are several, that is to be chosen too. `card` gives a method's option.
+ * Another data set begins with its method of the same family.
+ */
+export function methodOf(methods, chosen, card, onchange) {
+  const { dataset, family } = methods.find((each) => each.method === chosen);
+  const of = (name) => methods.filter((each) => each.dataset === name);
+  const cards = choices("Method", "cards", of(dataset).map(card), chosen, onchange);
+  const names = datasets(methods);
+  if (names.length < 2) return [cards];
+  const change = (name) => onchange((of(name).find((each) => each.family === family) ?? of(name)[0]).method);
+  const options = names.map((name) => ({ value: name, label: name }));
+  return [choices("Data set", "segments data", options, dataset, change), cards];
 }
 
 /** A class's name, or null for none. */

@@ -2,11 +2,12 @@
 
 import { choices } from "./controls.js";
 import { h } from "./dom.js";
+import { datasets } from "./methods.js";
 
 /** `create(body, methods, address)` makes the view of some methods; `address` is to be a part of its address. */
 export function byDataset(create) {
   return (body, methods) => {
-    const names = [...new Set(methods.map((each) => each.dataset))];
+    const names = datasets(methods);
     return names.length > 1 ? new Datasets(body, methods, names, create) : create(body, methods, []);
   };
 }
@@ -20,10 +21,18 @@ class Datasets {
   }
 
   show(params) {
-    const asked = params.get("dataset");
-    this.choose(this.names.includes(asked) ? asked : this.name, params);
+    const asked = [params.get("dataset"), this.datasetOf(params.get("class_label")), this.name];
+    this.choose(
+      asked.find((name) => this.names.includes(name)),
+      params,
+    );
     const options = this.names.map((name) => ({ value: name, label: name }));
     this.chooser.replaceChildren(choices("Data set", "segments", options, this.name, (name) => this.choose(name)));
+  }
+
+  /** The first data set with this class: an address may name no data set. */
+  datasetOf(label) {
+    return this.methods.find((each) => each.classes.includes(label))?.dataset;
   }
 
   choose(name, params = new URLSearchParams()) {

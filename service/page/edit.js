@@ -4,11 +4,11 @@ import { file } from "./api.js";
 import { write } from "./address.js";
 import { Between } from "./between.js";
 import { Brush, upload } from "./brush.js";
-import { choices, classes, number, seed, slider } from "./controls.js";
+import { classes, methodOf, number, seed, slider } from "./controls.js";
 import { duration, h } from "./dom.js";
 import { look } from "./methods.js";
 import { Picture } from "./picture.js";
-import { complete, describe, drawSeed, toBody, toParams } from "./settings.js";
+import { complete, describe, drawSeed, sameClass, toBody, toParams } from "./settings.js";
 
 const STRENGTH = { min: 0.05, max: 1, step: 0.05 };
 const USUAL_STRENGTH = 0.8;
@@ -52,17 +52,13 @@ class Edit {
     const shape = String(method.image_shape);
     if (shape !== this.shape) {
       this.shape = shape;
-      this.brush = new Brush(method.image_shape);
+      this.brush = new Brush(method);
       this.easel.replaceChildren(this.brush.element, this.tools());
       this.result.notice.say("Choose a picture, or take one of the model's own. Then mark what is to be painted anew.");
     }
-    const methods = this.methods.map((each) => ({
-      value: each.method,
-      label: each.method,
-      color: look(this.methods, each.method).color,
-    }));
+    const card = ({ method: name }) => ({ value: name, label: name, color: look(this.methods, name).color });
     this.form.replaceChildren(
-      choices("Method", "cards", methods, settings.method, (name) => this.choose(name)),
+      ...methodOf(this.methods, settings.method, card, (name) => this.choose(name)),
       method.classes.length ? classes(method, settings.label, (label) => this.change({ label })) : "",
       slider("strength", settings.strength, STRENGTH, (strength) => this.change({ strength })),
       h("p", { class: "hint" }, "The share of the steps that are taken: less stays nearer to the picture."),
@@ -120,8 +116,8 @@ class Edit {
 
   choose(name) {
     const method = this.methods.find((each) => each.method === name);
-    const params = new URLSearchParams({ method: name, seed: this.settings.seed, n: this.settings.n });
-    if (method.classes.includes(this.settings.label)) params.set("class_label", this.settings.label);
+    const { seed, n, label } = this.settings;
+    const params = new URLSearchParams({ method: name, seed, n, class_label: sameClass(label, method) ?? "" });
     this.set({ ...complete(params, this.methods).settings, strength: this.settings.strength });
   }
 

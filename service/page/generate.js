@@ -4,7 +4,7 @@ import { file } from "./api.js";
 import { write } from "./address.js";
 import { duration, flash, h } from "./dom.js";
 import { Inspector } from "./inspector.js";
-import { points } from "./methods.js";
+import { kind, points } from "./methods.js";
 import { Picture, source } from "./picture.js";
 import { complete, describe, drawSeed, toBody, toParams } from "./settings.js";
 import { curl, fileName, python } from "./snippets.js";
@@ -122,7 +122,7 @@ class Generate {
     const { steps } = this.forming;
     if (step % Math.ceil(steps / FRAMES) && step !== steps) return;
     this.film.append(
-      h("li", {}, h("img", { src, alt: `After step ${step}` }), h("span", { "aria-hidden": "true" }, step)),
+      h("li", {}, h("img", { src, alt: `After step ${step}`, class: kind(this.method) }), h("span", { "aria-hidden": "true" }, step)),
     );
   }
 
@@ -175,13 +175,13 @@ class Generate {
   }
 
   remember(result) {
-    const { settings, answer } = result;
+    const { settings, method, answer } = result;
     const again = [...this.history.children].find((item) => item.dataset.address === String(toParams(settings)));
     again?.remove();
     const button = h(
       "button",
       { type: "button", "aria-label": `Show ${describe(settings)}`, onclick: () => this.recall(result) },
-      h("img", { src: source(answer.images[0].data), alt: "" }),
+      h("img", { src: source(answer.images[0].data), alt: "", class: kind(method) }),
       h("span", {}, `${settings.method} ${settings.steps}`),
     );
     this.history.prepend(h("li", { "data-address": String(toParams(settings)) }, button));

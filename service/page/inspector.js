@@ -1,9 +1,9 @@
 /** The form of a request's settings. */
 
 import { h, duration } from "./dom.js";
-import { choices, classes, number, seed, slider } from "./controls.js";
+import { choices, classes, methodOf, number, seed, slider } from "./controls.js";
 import { along, look } from "./methods.js";
-import { rangeOfGuidance } from "./settings.js";
+import { rangeOfGuidance, sameClass } from "./settings.js";
 import { Steps } from "./steps.js";
 
 const GUIDANCE_STEP = 0.1;
@@ -32,11 +32,10 @@ export class Inspector {
     const { solvers, steps } = this.method;
     const solver = solvers.find((each) => each.name === settings.solver);
     this.parts.replaceChildren(
-      choices(
-        "Method",
-        "cards",
-        this.methods.map((each) => this.card(each)),
+      ...methodOf(
+        this.methods,
         settings.method,
+        (each) => this.card(each),
         (name) => this.choose(name),
       ),
       this.method.classes.length ? classes(this.method, settings.label, (label) => this.classify(label)) : "",
@@ -99,7 +98,7 @@ export class Inspector {
   /** Another method begins with its own defaults, and the same class where it has it. */
   choose(name) {
     const method = this.methods.find((each) => each.method === name);
-    const label = method.classes.includes(this.settings.label) ? this.settings.label : null;
+    const label = sameClass(this.settings.label, method);
     const guidance = rangeOfGuidance(method, label)?.default;
     this.rebuild({ ...this.settings, ...defaults(method), method: name, steps: method.steps.default, label, guidance });
   }

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { read } from "./address.js";
 import { byDataset } from "./dataset.js";
-import { giveLooks } from "./methods.js";
+import { giveLooks, inOrder } from "./methods.js";
 import { Notice } from "./notice.js";
 import { createEdit } from "./edit.js";
 import { createFrontier } from "./frontier.js";
@@ -27,7 +27,7 @@ async function served() {
   for (;;) {
     try {
       const methods = await api.methods();
-      if (methods.length) return methods;
+      if (methods.length) return inOrder(methods);
       const { status, failed_bundles: failed } = await api.readiness();
       const refused = Object.values(failed).join(" ");
       starting.say(

@@ -3,6 +3,23 @@
 const SHAPES = ["circle", "square", "triangle", "diamond"];
 const COLORS = 8;
 
+/** The methods as the page lists them: by data set, those in colour first. */
+export function inOrder(methods) {
+  const channels = (name) => methods.find((each) => each.dataset === name).image_shape[0];
+  const names = datasets(methods).toSorted((a, b) => channels(b) - channels(a));
+  return methods.toSorted((a, b) => names.indexOf(a.dataset) - names.indexOf(b.dataset));
+}
+
+/** The names of the data sets of some methods. */
+export function datasets(methods) {
+  return [...new Set(methods.map((each) => each.dataset))];
+}
+
+/** How a method's pictures are enlarged, as a class for CSS: those in colour smoothly, grey ones with their pixels. */
+export function kind({ image_shape: [channels] }) {
+  return channels < 3 ? "grey" : "photo";
+}
+
 /** Gives each method how it is drawn, by its place among all: 32 ways. */
 export function giveLooks(methods) {
   methods.forEach((method, i) => {

@@ -2,6 +2,7 @@
 
 import { duration, h } from "./dom.js";
 import { events, Lost, Problem } from "./api.js";
+import { kind } from "./methods.js";
 import { Notice } from "./notice.js";
 import { describe, toBody } from "./settings.js";
 
@@ -25,6 +26,7 @@ export class Picture {
     );
     this.tiles.replaceChildren(...this.images);
     this.tiles.dataset.state = "noise";
+    this.tiles.dataset.kind = kind(method);
     this.bar.value = 0;
     this.clock.textContent = duration(0);
   }

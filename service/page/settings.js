@@ -33,10 +33,11 @@ export function complete(params, methods) {
     unknown.push(`${name}=${asked}`);
     return otherwise;
   };
+  const withClass = methods.find((each) => each.classes.includes(params.get("class_label")));
   const chosen = pick(
     "method",
     methods.map((each) => each.method),
-    methods[0].method,
+    (withClass ?? methods[0]).method,
   );
   const method = methods.find((each) => each.method === chosen);
   const solverName = pick(
@@ -65,11 +66,21 @@ export function rangeOfGuidance(method, label) {
 }
 
 /** The class that an address names: nothing at all leaves it to the page, an empty name is no class. */
-function classOf(asked, { classes }, unknown) {
-  if (classes.includes(asked)) return asked;
+function classOf(asked, method, unknown) {
+  if (method.classes.includes(asked)) return asked;
   if (asked === "") return null;
   if (asked !== null) unknown.push(`class_label=${asked}`);
+  return usualClass(method);
+}
+
+/** The class that the page begins with. */
+function usualClass({ classes }) {
   return classes[Math.min(3, classes.length - 1)] ?? null;
+}
+
+/** The class for another method: the same where it has it, and none stays none. */
+export function sameClass(label, method) {
+  return label === null || method.classes.includes(label) ? label : usualClass(method);
 }
 
 /** The address's form of settings. */

@@ -15,6 +15,7 @@ from service.errors import Unavailable, UnknownMethod
 from service.registry.attempts import Attempt, in_groups
 from service.registry.opening import Opener, OpenRuntime
 from service.registry.reloads import Reloads
+from service.registry.selection import chosen
 from service.registry.time_limit import TimeLimit, TimeLimitError
 from service.registry.watch import Fingerprint, Watch, fingerprint
 from service.requests.models import Readiness, Status
@@ -41,6 +42,7 @@ class Registry:
         open_runtime: OpenRuntime | None = None,
     ) -> None:
         self.folder = settings.bundles
+        self._methods = settings.methods
         self._engine = engine
         self._metrics = metrics
         self._load_s = settings.load_s
@@ -85,8 +87,12 @@ class Registry:
         self._finish(failed, before)
 
     def _look(self) -> tuple[Fingerprint, Sequence[Path]]:
-        """Raises BundleError or TimeLimitError if the folder is away."""
-        return self._limit.run(AWAY, self._load_s, lambda: (fingerprint(self.folder), bundle_folders(self.folder)))
+        """The bundles to serve. Raises BundleError or TimeLimitError if the folder is away."""
+
+        def work() -> tuple[Fingerprint, Sequence[Path]]:
+            return fingerprint(self.folder), chosen(bundle_folders(self.folder), self._methods)
+
+        return self._limit.run(AWAY, self._load_s, work)
 
     def _open_group(self, group: Sequence[Attempt], holders: dict[str, str], failed: dict[str, str]) -> None:
         """Opens the models of these attempts, and notes what failed, by folder, and who holds which name."""

@@ -14,7 +14,8 @@ from service.registry.time_limit import LOADING, start
 
 FILL_BATCHES = 3  # full batches of each worker
 WARM_UPS, WARM_UP_ROWS = 4, 16  # steps of each size, and rows, at least: the first steps are slower
-ENOUGH_S = 1.0  # of steps of one size: a large model takes fewer of them, and no larger size
+SOON_S = 0.1  # of steps of one size, after which two are enough
+ENOUGH_S = 1.0  # of one step: it is not repeated, and there is no larger size
 
 
 def warm_up(
@@ -22,15 +23,16 @@ def warm_up(
 ) -> dict[int, float]:
     """Runs steps of growing batches, and decodes them; seconds of a step by rows.
 
-    It ends with the first size whose step takes ENOUGH_S: for larger ones the cost model has the proportional time,
-    which is too long rather than too short, and so no larger batch is chosen. Raises BundleError if a result has a
-    wrong shape or is not finite.
+    A size whose steps take long is measured by two of them. It ends with the first size whose step takes ENOUGH_S: for
+    larger ones the cost model has the proportional time, which is too long rather than too short, and so no larger
+    batch is chosen. Raises BundleError if a result has a wrong shape or is not finite.
     """
     curve: dict[int, float] = {}
     for rows in sorted({*(2**k for k in range(max_batch.bit_length())), max_batch}):
         inputs = first_step(bundle, rows)
         times_s: list[float] = []
-        while len(times_s) < max(WARM_UPS, WARM_UP_ROWS // rows) and sum(times_s) < ENOUGH_S:
+        most = max(WARM_UPS, WARM_UP_ROWS // rows)
+        while len(times_s) < most and sum(times_s) < (ENOUGH_S if len(times_s) < 2 else SOON_S):
             start_s = clock()
             x, _x0 = runtime.step(inputs)
             times_s.append(max(clock() - start_s, 1e-6))

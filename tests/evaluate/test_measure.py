@@ -11,13 +11,15 @@ import torch
 from PIL import Image
 
 from bundle.loading import load
+from bundle.manifest import MeasuredPoint
 from evaluate import classifier
 from evaluate.classifier import predict, trained
 from evaluate.judge import Judge
-from evaluate.measure import evaluate
+from evaluate.measure import Record, evaluate
 from evaluate.options import Settings
 from models import data
 from models.data import Dataset
+from models.families import Point
 from tests.conftest import REPOSITORY
 
 
@@ -98,13 +100,35 @@ def test_an_evaluation_asks_the_service_once_a_point_and_fills_manifest_and_repo
         assert [row["frechet_distance"] for row in csv.DictReader(file)] == [
             str(point.frechet_distance) for point in measured.points
         ]
-    for name in ("trilemma.png", "ddim.png"):
+    for name in ("trilemma-mnist.png", "ddim.png"):
         with Image.open(tmp_path / "docs" / "images" / name) as picture:
             picture.verify()
     settings.report.write_text(f"Words before.\n{report}Words after.\n")
     monkeypatch.setattr("evaluate.measure.measure", lambda *_: pytest.fail("it was measured again"))
     evaluate(settings)
     assert settings.report.read_text() == f"Words before.\n{report}Words after.\n"
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_record_keeps_the_larger_measurement_and_drops_those_of_another_judge(
+    settings: Settings, tmp_path: Path
+) -> None:
+    dataset = bars(100)
+    few, many = (Judge(dataset, dataset, 32, images, tmp_path / "judges") for images in (50, 90))
+    record = Record(load(settings.bundles / "ddim"))
+    record.begin(few)
+    assert record.measured.floor == few.of_training_images
+    point = Point("ddim", 4, {"eta": 0.0})
+    record.add(MeasuredPoint(solver="ddim", steps=4, settings={"eta": 0.0}, alone_ms=1, frechet_distance=2, images=50))
+    assert [record.has(point, images) for images in (49, 50, 51)] == [True, True, False]
+    record.begin(many)
+    record.begin(few)
+    assert record.measured.floor == many.of_training_images
+    assert record.has(point, 50)
+    few.name = "another"
+    record.begin(few)
+    assert (record.measured.judge, record.measured.floor) == ("another", few.of_training_images)
+    assert not record.has(point, 1)
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -18,6 +18,7 @@ from tests.deploy.conftest import free_port, running
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 320, "height": 700}
 OpenPage = Callable[..., Page]
+MNIST = "ddgan,ddim,latent,vdm"
 PATIENCE_MS = 120_000  # usual are two seconds
 
 expect.set_options(timeout=PATIENCE_MS)
@@ -44,9 +45,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[str]:
-    """The URL of the real server over the shipped bundles; its queue holds one request of 64 images, and no more."""
+    """The URL of the real server over the shipped models of MNIST; its queue holds one request of 64 images."""
     url = f"http://127.0.0.1:{(port := free_port())}"
-    command = [sys.executable, "-m", "service", "--port", str(port), "--max-queued-images", "64", "--threads", "1"]
+    command = [sys.executable, "-m", "service", "--port", str(port), "--max-queued-images", "64", "--methods", MNIST]
     with running([*command, *PATIENT, "--log-level", "warning"], f"{url}/readyz"):
         yield url
 

@@ -13,7 +13,7 @@ import yaml
 from playwright.sync_api import expect
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import write_bundle
+from tests.conftest import IN_COLOUR, SHAPE, write_bundle
 from tests.deploy.conftest import in_this_process, tool
 from tests.page.conftest import OpenPage
 
@@ -57,28 +57,63 @@ def test_every_method_races_with_one_seed_and_its_own_clock(service: str, opened
 
 
 def two_datasets(folder: Path) -> Path:
-    """Nine measured toys, five of digits and four of others, whose distances mean other things."""
+    """Nine measured toys, five of grey digits and four of others in colour, whose distances mean other things."""
     for number in range(9):
         name, digits = f"toy{number}", number < 5
         point = {"solver": "ddim", "steps": 2 + number, "settings": {"eta": 0.0}, "alone_ms": 10 + number}
+        shape = {"shape": SHAPE, "state_shape": SHAPE} if digits else IN_COLOUR
         write_bundle(
             folder / name,
             name=name,
-            classes=["3"] if digits else ["ship", "3"],
+            **shape,
+            classes=["3", "7"] if digits else ["ship", "automobile", "3"],
             dataset={"name": "digits" if digits else "things"},
             measured={"points": [{**point, "frechet_distance": 1.0 + number if digits else 100.0 + number}]},
         )
     return folder
 
 
+def test_the_page_begins_with_colour_and_shows_the_methods_of_one_data_set(tmp_path: Path, opened: OpenPage) -> None:
+    with in_this_process(two_datasets(tmp_path)) as (url, _):
+        page = opened(f"{url}/#generate", expected="429|ERR_")
+        cards = page.get_by_role("group", name="Method").locator("label")
+        image = page.locator("section:visible .tiles img")
+        expect(cards).to_contain_text([f"toy{number}" for number in range(5, 9)])
+        assert page.get_by_role("radio", name="things").is_checked()
+        expect(image).to_have_css("image-rendering", "auto")
+        page.get_by_role("radio", name="ship").check()
+        page.get_by_role("radio", name="digits").check()
+        expect(cards).to_contain_text([f"toy{number}" for number in range(5)])
+        assert re.search("method=toy0&class_label=7&", page.url)  # there is no ship
+        page.get_by_role("radio", name="digits").press("ArrowLeft")  # the focus has stayed
+        expect(page.get_by_role("radio", name="things")).to_be_focused()
+        page.get_by_role("radio", name="any").check()
+        page.get_by_role("radio", name="digits").check()
+        assert re.search("method=toy0&class_label=&", page.url)
+        page.get_by_role("button", name="Generate").click()
+        expect(page.get_by_text("1 image of no class by toy0")).to_be_visible()
+        expect(image).to_have_css("image-rendering", "pixelated")
+
+
+@pytest.mark.parametrize("view", ["generate", "race", "edit"])
+def test_an_address_with_a_class_alone_is_of_the_data_set_that_has_it(
+    tmp_path: Path, opened: OpenPage, view: str
+) -> None:
+    with in_this_process(two_datasets(tmp_path)) as (url, _):
+        for label, dataset in (("7", "digits"), ("automobile", "things"), ("3", "things")):
+            page = opened(f"{url}/#{view}?class_label={label}", expected="429|ERR_")
+            expect(page.locator("section:visible").get_by_role("radio", name=dataset)).to_be_checked()
+            expect(page.locator("section:visible").get_by_role("radio", name=label, exact=True)).to_be_checked()
+
+
 def test_race_and_frontier_compare_within_one_data_set(tmp_path: Path, opened: OpenPage) -> None:
     with in_this_process(two_datasets(tmp_path)) as (url, _):
         page = opened(f"{url}/#race?seed=1&n=1", expected="429|ERR_")  # it goes on asking when the server has ended
         lanes = page.locator("section:visible .lane:visible h3")
-        expect(lanes).to_have_text([f"toy{number}" for number in range(5)])
-        page.get_by_role("radio", name="things").check()
         expect(lanes).to_have_text([f"toy{number}" for number in range(5, 9)])
-        assert "dataset=things" in page.url
+        page.get_by_role("radio", name="digits").check()
+        expect(lanes).to_have_text([f"toy{number}" for number in range(5)])
+        assert "dataset=digits" in page.url
         page.goto(f"{url}/#frontier?dataset=things&class_label=ship&seed=7&max_ms=100")
         expect(page.locator("p.chosen:visible")).to_contain_text("Chosen: toy5, 7 steps")  # nearest of its data set
         expect(page.get_by_role("figure").first.get_by_role("link")).to_have_count(4)
@@ -93,7 +128,11 @@ def test_no_two_of_many_methods_look_alike(tmp_path: Path, opened: OpenPage) -> 
         page = opened(url, expected="429|ERR_")
         expect(page.get_by_role("button", name="Generate")).to_be_visible()
         cards = page.get_by_role("group", name="Method").locator("label")
-        colors = cards.evaluate_all("labels => labels.map((label) => label.style.getPropertyValue('--color'))")
+        get_colors = "labels => labels.map((label) => label.style.getPropertyValue('--color'))"
+        colors = cards.evaluate_all(get_colors)
+        page.get_by_role("radio", name="digits").check()
+        expect(cards).to_have_count(5)
+        colors += cards.evaluate_all(get_colors)
         assert (len(colors), len(set(colors))) == (9, 8)  # the ninth has another shape
         page.goto(f"{url}/#frontier?dataset=digits&seed=7")
         shapes = page.locator(".legend:visible li path").evaluate_all(

@@ -16,7 +16,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from models.ddim.plan import SOLVERS
-from tests.conftest import REPOSITORY, ToyRuntime, write_bundle
+from tests.conftest import IN_COLOUR, REPOSITORY, ToyRuntime, write_bundle
 from tests.service.conftest import generate, serve
 
 
@@ -174,6 +174,31 @@ def test_the_openapi_document_is_valid_and_has_the_answers(client: TestClient) -
     assert (
         document["info"]["version"] == tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
     )
+
+
+def test_auto_chooses_within_the_data_set_that_the_class_or_the_request_names(tmp_path: Path) -> None:
+    point = {"steps": 3, "solver": "ddim", "settings": {"eta": 1.0}, "alone_ms": 9.0}
+    digits = {"classes": ["3", "7"], "dataset": {"name": "digits"}}
+    things = {"classes": ["ship", "3"], "dataset": {"name": "things"}, **IN_COLOUR}
+    for name, distance, changes in (("grey", 9.0, digits), ("colour", 2.5, things)):
+        measured = {"points": [{**point, "frechet_distance": distance}]}
+        write_bundle(tmp_path / name, name=name, measured=measured, **changes)
+    auto = {"method": "auto", "max_ms": 60_000}
+    with serve(tmp_path, ToyRuntime()) as client:
+        client.post("/admin/reload")  # until both are served, however slow the machine is
+        for label, method in (("7", "grey"), ("ship", "colour")):
+            assert generate(client, **auto, class_label=label).json()["method"] == method
+        for name, method in (("digits", "grey"), ("things", "colour")):
+            for label in (None, "3", 0):
+                assert generate(client, **auto, class_label=label, dataset=name).json()["method"] == method
+        for label in (None, "3", 0):
+            refused = generate(client, **auto, class_label=label)
+            (error,) = refused.json()["errors"]
+            assert (refused.status_code, error["field"], error["allowed"]) == (422, "dataset", ["digits", "things"])
+        (error,) = generate(client, **auto, class_label="ship", dataset="digits").json()["errors"]
+        assert (error["field"], error["allowed"]) == ("dataset", ["things"])
+        openai = client.post("/v1/images/generations", json={"model": "auto", "prompt": "ship"})
+        assert (openai.status_code, openai.json()["error"]["code"]) == (404, "model_not_found")
 
 
 def test_auto_answers_as_the_method_it_chose_and_says_why(tmp_path: Path) -> None:

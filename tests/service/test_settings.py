@@ -22,6 +22,13 @@ def test_the_command_line_goes_before_the_environment(monkeypatch: pytest.Monkey
     assert (settings.port, settings.max_batch, settings.bundles) == (9001, 3, tmp_path)
 
 
+def test_methods_are_names_with_commas_between_them_and_an_empty_list_is_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, methods in (("", []), ("ddim", ["ddim"]), (" ddim, ddim-cifar10,", ["ddim", "ddim-cifar10"])):
+        monkeypatch.setenv("TRILEMMA_METHODS", text)
+        assert CliApp.run(Settings, cli_args=[]).methods == methods
+    assert CliApp.run(Settings, cli_args=["--methods", "vdm,latent"]).methods == ["vdm", "latent"]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

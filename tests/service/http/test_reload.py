@@ -72,6 +72,31 @@ def test_a_reload_that_fails_leaves_the_old_model_serving(tmp_path: Path, change
         assert after["model"] == before["model"]
 
 
+def test_only_the_named_methods_are_served_before_and_after_a_reload(tmp_path: Path) -> None:
+    for name in ("a", "b", "other"):
+        write_bundle(tmp_path / f"folder-of-{name}", name=name)
+    write_bundle(tmp_path / "damaged", name="damaged").joinpath("manifest.json").write_text("{")
+    with serve(tmp_path, ToyRuntime(), methods=["a", "b"]) as client:
+        assert client.post("/admin/reload").json()["methods"] == ["a", "b"]
+        refused = generate(client, method="other")
+        assert (refused.status_code, refused.json()["known"]) == (404, ["a", "b"])
+        shutil.rmtree(tmp_path / "folder-of-b")
+        write_bundle(tmp_path / "new", name="new")
+        ready = client.post("/admin/reload").json()
+        assert (ready["methods"], ready["failed_bundles"]) == (["a"], {})
+
+
+@pytest.mark.parametrize("methods", [["damaged"], ["a", "damaged"]])
+def test_a_named_bundle_that_is_damaged_is_refused_and_the_others_are_served(
+    tmp_path: Path, methods: list[str]
+) -> None:
+    write_bundle(tmp_path / "a", name="a")
+    write_bundle(tmp_path / "damaged", name="damaged").joinpath("manifest.json").write_text("{")
+    with serve(tmp_path, ToyRuntime(), methods=methods) as client:
+        ready = client.post("/admin/reload").json()
+        assert (ready["methods"], list(ready["failed_bundles"])) == (methods[:-1], ["damaged"])
+
+
 def test_a_changed_folder_is_loaded_by_itself_while_requests_go_on(tmp_path: Path) -> None:
     write_bundle(tmp_path / "toy")
     with serve(tmp_path, ToyRuntime(), watch_s=0.01, cache_bytes=0) as client:
