@@ -18,7 +18,6 @@ from service.engine.admission import Admission
 from service.engine.loop import Engine
 from service.engine.scheduler import Scheduler
 from service.http import (
-    auth,
     invert,
     likelihood,
     oip,
@@ -39,6 +38,7 @@ from service.http.security_headers import SecurityHeaders
 from service.registry.opening import OpenRuntime
 from service.registry.registry import Registry
 from service.requests.cache import Cache
+from service.requests.keys import Keyring
 from service.requests.state import ServiceState
 from service.resources import Resources
 from service.runtimes import choice
@@ -152,7 +152,7 @@ def guard(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
         metrics=metrics,
     )
     if settings.keys is not None:
-        app.add_middleware(KeyCheck, keys=auth.read(settings.keys), metrics=metrics)
+        app.add_middleware(KeyCheck, keys=Keyring(settings.keys), metrics=metrics)
     hosts = settings.trusted_hosts if settings.keys is None else [ANY]
     app.add_middleware(BrowserCheck, origins=settings.cors_origins, hosts=hosts, metrics=metrics)
     if settings.cors_origins:  # outside the keys: a browser asks for permission without one

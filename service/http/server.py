@@ -7,7 +7,7 @@ from fastapi import FastAPI
 
 from service.http.connection import Connection
 from service.http.connection_limit import ConnectionLimit
-from service.http.turns import Turns
+from service.requests.turns import Turns
 from service.settings import Settings
 
 
