@@ -1,6 +1,7 @@
 """The Open Inference Protocol's tensors in protobuf: a request's inputs in either form, and the images."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from service.engine.placement import Placement
@@ -68,18 +69,18 @@ def _require_supported(request: Any, allowed: tuple[str, ...]) -> None:
             raise InvalidRequest.of(name, f"there are {count}", {"maxItems": inference.MAX_TENSORS})
     if len(request.id) > inference.MAX_ID:
         raise InvalidRequest.of("id", f"it has {len(request.id)} characters", {"maxLength": inference.MAX_ID})
-    errors = [_unsupported("parameters", name) for name in request.parameters if name not in allowed]
-    for tensor in (*request.inputs, *request.outputs):
-        errors += [_unsupported(f"{tensor.name}.parameters", name) for name in tensor.parameters]
-        if len(errors) >= MAX_ERRORS:
-            break
-    errors += [
-        FieldError(field=f"outputs.{output.name}", detail="there is no such output", allowed=[inference.OUTPUT])
-        for output in request.outputs
-        if output.name != inference.OUTPUT
-    ]
-    if errors:
+    if errors := list(islice(_unsupported_parts(request, allowed), MAX_ERRORS)):  # of thousands
         raise InvalidRequest(errors)
+
+
+def _unsupported_parts(request: Any, allowed: tuple[str, ...]) -> Iterator[FieldError]:
+    yield from (_unsupported("parameters", name) for name in request.parameters if name not in allowed)
+    for tensor in (*request.inputs, *request.outputs):
+        yield from (_unsupported(f"{tensor.name}.parameters", name) for name in tensor.parameters)
+    for output in request.outputs:
+        if output.name != inference.OUTPUT:
+            detail = "there is no such output"
+            yield FieldError(field=f"outputs.{output.name}", detail=detail, allowed=[inference.OUTPUT])
 
 
 def _unsupported(place: str, name: str) -> FieldError:
