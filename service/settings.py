@@ -34,7 +34,7 @@ def setting(default: Any, description: str, change: str, **limits: Any) -> Any:
 
 
 class Settings(BaseSettings):
-    """Serve diffusion models over HTTP."""
+    """Serve diffusion models over HTTP, and gRPC."""
 
     model_config = SettingsConfigDict(env_prefix="TRILEMMA_", cli_kebab_case=True, cli_prog_name="./run serve")
 
@@ -137,8 +137,8 @@ class Settings(BaseSettings):
     )
     max_connections: PositiveInt = setting(
         default_connections(),
-        "largest number of connections at a time; default: from the limit of descriptors. At the limit the longest "
-        "idle one is closed, or a new one gets 503; probes are answered",
+        "largest number of connections at a time, and of calls over gRPC; default: from the limit of descriptors. At "
+        "the limit the longest idle one is closed, or a new one gets 503; probes are answered",
         "raise it with the limit of descriptors, for more callers at a time",
     )
     client_timeout_s: PositiveFloat = setting(

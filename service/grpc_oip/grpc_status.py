@@ -26,7 +26,7 @@ CODES = {
     HTTPStatus.INTERNAL_SERVER_ERROR: grpc.StatusCode.INTERNAL,
 }
 DOMAIN = "trilemma"
-MAX_TEXT, MAX_FIELDS = 2000, 2000  # bytes: clients take 8 KB of metadata by default, in which this is written longer
+MAX_TEXT, MAX_FIELDS = 1500, 1500  # bytes: clients take 8 KB of metadata by default, in which this is written longer
 
 Trailing = tuple[tuple[str, str | bytes], ...]
 

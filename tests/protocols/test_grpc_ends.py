@@ -3,6 +3,7 @@
 import math
 import os
 import queue
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -59,11 +60,12 @@ def test_the_calls_deadline_is_the_requests(tmp_path: Path, monkeypatch: pytest.
         client.infer("toy", [], client_timeout=10**6)  # beyond any deadline
         with stub(address) as calls:
             list(calls.ModelStreamInfer(iter([request(), request(seed=1)]), timeout=100))
+    assert len(jobs) == 7
     within_s = [job.deadline_s - job.submitted_s for job in jobs]
     assert within_s[0] == within_s[4] == math.inf
     assert 40 < within_s[2] < 50.1
-    assert all(80 < each < 100.1 for each in (within_s[1], within_s[3], *within_s[5:]))
-    assert len(within_s) == 7
+    others = [within_s[1], within_s[3], *within_s[5:]]
+    assert 80 < min(others) <= max(others) < 102  # gRPC writes a timeout in few digits
 
 
 def test_what_cannot_be_in_time_is_refused_at_once(tmp_path: Path) -> None:
@@ -171,9 +173,10 @@ def test_a_model_that_fails_is_an_error_of_the_servers_in_its_own_words(tmp_path
         assert calls.ModelInfer(request(class_label=0)).outputs
 
 
-def test_a_signal_ends_it_after_every_accepted_call_has_its_answer() -> None:
+def test_a_signal_ends_it_after_every_accepted_call_has_its_answer(tmp_path: Path) -> None:
+    shutil.copytree(SHIPPED, tmp_path / "ddim")
     url, port = f"http://127.0.0.1:{(http := free_port())}", free_port()
-    options = ["--port", str(http), "--grpc-port", str(port), "--bundles", str(SHIPPED.parent), *PATIENT]
+    options = ["--port", str(http), "--grpc-port", str(port), "--bundles", str(tmp_path), *PATIENT]
     command = [sys.executable, "-m", "service", *options, "--log-level", "warning"]
     answers: list[Any] = []
 
@@ -188,17 +191,17 @@ def test_a_signal_ends_it_after_every_accepted_call_has_its_answer() -> None:
         watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert next(watching).status == 1
         client.start_stream(note)  # stays open
-        client.async_stream_infer("ddim", tensors(steps=30, n=8), parameters={"preview_every": 30})
+        client.async_stream_infer("ddim", tensors(steps=10, n=3), parameters={"preview_every": 10})
         for seed in range(8):
-            client.async_infer("ddim", tensors(steps=30, n=4, seed=seed), note)
-        wait_until(lambda: accepted(url) == 8 + 8 * 4)
+            client.async_infer("ddim", tensors(steps=10, n=2, seed=seed), note)
+        wait_until(lambda: accepted(url) == 3 + 8 * 2)
         os.kill(process.pid, signal.SIGTERM)
         assert [response.status for response in watching] == [2]  # NOT_SERVING, then the end
         assert process.wait(120) == 0
         client.stop_stream()
     images = [answer.as_numpy("images") for answer in answers if not isinstance(answer, InferenceServerException)]
-    assert [len(each) for each in images if each is not None].count(4) == 8
-    assert [len(each) for each in images if each is not None].count(8) == 1
+    assert [len(each) for each in images if each is not None].count(2) == 8
+    assert [len(each) for each in images if each is not None].count(3) == 1
     (last,) = [answer for answer in answers if isinstance(answer, InferenceServerException)]
     assert last.status() == "StatusCode.UNAVAILABLE"
 
