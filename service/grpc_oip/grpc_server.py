@@ -56,7 +56,7 @@ class GrpcServer:
     async def start(self) -> None:
         """Raises RuntimeError if the port is taken."""
         settings = self.settings
-        rpcs = Rpcs(self.keys, settings.max_connections, self.state.metrics)
+        rpcs = Rpcs(self.keys, settings.max_connections, settings.trace, self.state.metrics)
         self._streams = InferStreams(self.state, rpcs, settings.client_timeout_s)
         self._health = Health(self.state.models)
         # Beyond the calls that are answered, half as many again that are told that there are too many, as over HTTP.

@@ -15,6 +15,7 @@ from service.errors import InvalidRequest, Problem
 from service.requests.validation import spelt_out
 
 CODES = {
+    HTTPStatus.OK: grpc.StatusCode.OK,
     HTTPStatus.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
     HTTPStatus.UNPROCESSABLE_ENTITY: grpc.StatusCode.INVALID_ARGUMENT,
     HTTPStatus.UNAUTHORIZED: grpc.StatusCode.UNAUTHENTICATED,
@@ -31,8 +32,12 @@ MAX_TEXT, MAX_FIELDS = 1500, 1500  # bytes: clients take 8 KB of metadata by def
 Trailing = tuple[tuple[str, str | bytes], ...]
 
 
-def code(problem: Problem) -> grpc.StatusCode:
-    return CODES.get(problem.status, grpc.StatusCode.INTERNAL)
+def code_of(status: HTTPStatus) -> Any:
+    return CODES.get(status, grpc.StatusCode.INTERNAL)
+
+
+def code(problem: Problem) -> Any:
+    return code_of(problem.status)
 
 
 async def abort(context: Any, problem: Problem) -> NoReturn:

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 import grpc
@@ -41,9 +42,10 @@ class Arrival:
 class Rpcs:
     """It belongs to the event loop."""
 
-    def __init__(self, keys: Keyring | None, most: int, metrics: Metrics) -> None:
+    def __init__(self, keys: Keyring | None, most: int, traces: bool, metrics: Metrics) -> None:
         self.keys = keys
         self.most = most
+        self.traces = traces
         self.metrics = metrics
         self.turns = Turns()
         self._active = 0
@@ -97,27 +99,30 @@ class Rpcs:
         """
         arrival = Arrival(request_id(context))
         correlation_id.set(arrival.id)
-        status = 500
-        try:
-            with tracing.call(path, metadata(context) if logged else None):
+        status = HTTPStatus.INTERNAL_SERVER_ERROR
+        with tracing.call(path, metadata(context) if logged and self.traces else None) as span:
+            try:
                 yield arrival
-            status = 200
-        except Problem as problem:
-            status = problem.status.value
-            self.metrics.refused(problem)
-            raise
-        except asyncio.CancelledError:
-            status = 409
-            raise
-        except Exception as error:
-            log.error("a call failed", exc_info=error)
-            raise Problem("an error of the server's own; its log has the request id of this answer") from error
-        finally:
-            seconds, method = time.perf_counter() - arrival.arrived_s, arrival.log_fields.get("method")
-            if method is not None:
-                self.metrics.request_seconds.labels(method, status).observe(seconds)
-            write = log.info if logged else log.debug
-            write("request", verb="gRPC", path=path, status=status, ms=round(1000 * seconds, 1), method=method)
+                status = HTTPStatus.OK
+            except Problem as problem:
+                status = problem.status
+                self.metrics.refused(problem)
+                raise
+            except asyncio.CancelledError:
+                status = HTTPStatus.CONFLICT
+                raise
+            except Exception as error:
+                log.error("a call failed", exc_info=error)
+                raise Problem("an error of the server's own; its log has the request id of this answer") from error
+            finally:
+                span.set_attribute("rpc.grpc.status_code", grpc_status.code_of(status).value[0])
+                self._note(arrival, path, status, log.info if logged else log.debug)
+
+    def _note(self, arrival: Arrival, path: str, status: HTTPStatus, write: Callable[..., Any]) -> None:
+        seconds, method = time.perf_counter() - arrival.arrived_s, arrival.log_fields.get("method")
+        if method is not None:
+            self.metrics.request_seconds.labels(method, status.value).observe(seconds)
+        write("request", verb="gRPC", path=path, status=status.value, ms=round(1000 * seconds, 1), method=method)
 
 
 def origin(arrival: Arrival, holder: Holder) -> Origin:

@@ -49,14 +49,20 @@ def record(job: Job, answered_s: float) -> None:
 
 
 @contextmanager
-def call(path: str, metadata: Mapping[str, str] | None) -> Iterator[None]:
-    """The span of a gRPC call, a child of its caller's `traceparent`; no metadata: none."""
+def call(path: str, metadata: Mapping[str, str] | None) -> Iterator[trace.Span]:
+    """The span of a gRPC call, a child of its caller's `traceparent`; no metadata: one that is not recorded."""
     if metadata is None:
-        yield
+        yield trace.INVALID_SPAN
         return
-    service, _, method = path.removeprefix("/").partition("/")
+    name = path.removeprefix("/")
+    service, _, method = name.partition("/")
     attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
     with tracer.start_as_current_span(
-        path.removeprefix("/"), propagate.extract(metadata), trace.SpanKind.SERVER, attributes
-    ):
-        yield
+        name,
+        propagate.extract(metadata),
+        trace.SpanKind.SERVER,
+        attributes,
+        record_exception=False,  # a refusal is no error
+        set_status_on_exception=False,
+    ) as span:
+        yield span
