@@ -32,7 +32,7 @@ def main() -> None:
         check_descriptors()
         listener = listen(settings.host, settings.port)  # before any model is loaded
         if settings.grpc_port is not None:
-            listen(settings.host, settings.grpc_port).close()  # gRPC listens by itself, later
+            bind(settings.host, settings.grpc_port).close()  # gRPC listens by itself, later
         app = create_app(settings)
     except (OSError, ValueError) as error:  # ValueError is pydantic's too
         print(f"./run serve: {explain(error)}", file=sys.stderr)
@@ -65,11 +65,15 @@ def check_descriptors() -> None:
         raise OSError(f"at most {most} files may be open; it takes {MIN_DESCRIPTORS} or more (ulimit -n)")
 
 
-def listen(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     """A socket that others can connect to. Raises OSError if the port is taken or the address is not this machine's."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, port), family=family)
-    shown = f"[{host}]" if family == socket.AF_INET6 else host
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Raises what `bind` raises."""
+    listener = bind(host, port)
+    shown = f"[{host}]" if ":" in host else host
     log.info("listening", url=f"http://{shown}:{listener.getsockname()[1]}")
     return listener
 

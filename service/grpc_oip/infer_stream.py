@@ -13,7 +13,7 @@ from service.errors import Problem, RequestTimeout, Unavailable
 from service.grpc_oip import grpc_status, grpc_tensors
 from service.grpc_oip.infer import begin, images
 from service.grpc_oip.messages import SERVICE, InferRequest, StreamInferResponse
-from service.grpc_oip.rpc import Context, Rpcs, origin, parsed
+from service.grpc_oip.rpc import Arrival, Context, Rpcs, origin, parsed, request_id
 from service.requests import inference, watched
 from service.requests.generation import Generation
 from service.requests.keys import Holder
@@ -36,6 +36,7 @@ class InferStreams:
         self.draining = asyncio.Event()
 
     async def handle(self, _: Any, context: Context) -> None:
+        arrival = Arrival(request_id(context))
         try:
             with self.rpcs.entered(context) as holder:
                 async with aclosing(self.messages(context)) as messages:
@@ -43,6 +44,7 @@ class InferStreams:
                         await self._answer(content, holder, context)
         except Problem as problem:
             self.rpcs.metrics.refused(problem)
+            self.rpcs.note(arrival, PATH, problem.status)
             await grpc_status.abort(context, problem)
 
     async def messages(self, context: Context) -> AsyncGenerator[bytes, None]:

@@ -59,7 +59,7 @@ class Rpcs:
             try:
                 observed, entered = self.observed(path, context, logged=not probes), self.entered(context, probes)
                 with observed as arrival, entered as holder:
-                    await self.turn()
+                    await self.turn(urgent=probes)
                     response = await answer(parsed(request_type, content), origin(arrival, holder), context)
                     message: bytes = response.SerializeToString()
                     return message
@@ -68,10 +68,10 @@ class Rpcs:
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
-    async def turn(self) -> None:
+    async def turn(self, urgent: bool = False) -> None:
         """What comes at once on many calls is done over many turns of the event loop."""
         mine = asyncio.get_running_loop().create_future()
-        self.turns.take(lambda: None if mine.done() else mine.set_result(None))
+        self.turns.take(lambda: None if mine.done() else mine.set_result(None), urgent)
         await mine
 
     @contextmanager
@@ -116,9 +116,10 @@ class Rpcs:
                 raise Problem("an error of the server's own; its log has the request id of this answer") from error
             finally:
                 span.set_attribute("rpc.grpc.status_code", grpc_status.code_of(status).value[0])
-                self._note(arrival, path, status, log.info if logged else log.debug)
+                self.note(arrival, path, status, log.info if logged else log.debug)
 
-    def _note(self, arrival: Arrival, path: str, status: HTTPStatus, write: Callable[..., Any]) -> None:
+    def note(self, arrival: Arrival, path: str, status: HTTPStatus, write: Callable[..., Any] = log.info) -> None:
+        """A request's end."""
         seconds, method = time.perf_counter() - arrival.arrived_s, arrival.log_fields.get("method")
         if method is not None:
             self.metrics.request_seconds.labels(method, status.value).observe(seconds)

@@ -173,6 +173,17 @@ def test_a_model_that_fails_is_an_error_of_the_servers_in_its_own_words(tmp_path
         assert calls.ModelInfer(request(class_label=0)).outputs
 
 
+def test_a_bug_of_the_servers_is_said_to_be_one_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bundle(tmp_path / "toy")
+    with served(tmp_path) as (_, address, app), stub(address) as calls:
+        monkeypatch.setattr(app.state.service.engine, "submit", lambda _: 1 // 0)
+        error = failure(calls.ModelInfer, request())
+        (streamed,) = calls.ModelStreamInfer(iter([request()]))
+    assert error.code() == CODE.INTERNAL
+    assert error.details() == streamed.error_message
+    assert "error of the server's own" in error.details()
+
+
 def test_a_signal_ends_it_after_every_accepted_call_has_its_answer(tmp_path: Path) -> None:
     shutil.copytree(SHIPPED, tmp_path / "ddim")
     url, port = f"http://127.0.0.1:{(http := free_port())}", free_port()
