@@ -44,7 +44,8 @@ WORKDIR /app
 # cuda: where there is no GPU, or a bundle has no engines, that is an error and not a slow answer.
 ENV PATH=/venv/bin:$PATH TRILEMMA_DEVICE=cuda TRILEMMA_HOST=0.0.0.0 TRILEMMA_LOG_FORMAT=json
 USER 10001:10001
-EXPOSE 8000
+# 9000 is gRPC, with TRILEMMA_GRPC_PORT=9000
+EXPOSE 8000 9000
 HEALTHCHECK --interval=5s --timeout=3s --start-period=120s \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/readyz', timeout=2)"]
 ENTRYPOINT ["python", "-m", "service"]
@@ -66,7 +67,8 @@ COPY bundles /app/bundles
 WORKDIR /app
 ENV PATH=/venv/bin:$PATH TRILEMMA_HOST=0.0.0.0 TRILEMMA_LOG_FORMAT=json
 USER 10001:10001
-EXPOSE 8000
+# 9000 is gRPC, with TRILEMMA_GRPC_PORT=9000
+EXPOSE 8000 9000
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/readyz', timeout=2)"]
 # The process itself is PID 1 and takes SIGTERM: it finishes what it accepted, then exits 0.

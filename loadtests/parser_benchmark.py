@@ -20,6 +20,7 @@ from loadtests.load.process_monitor import total
 from loadtests.low_load import added_ms
 from loadtests.machine import machine
 from loadtests.parser_server import PROTOCOLS
+from loadtests.quartiles import table
 from loadtests.server_process import serving
 from service.settings import SHIPPED_BUNDLES
 
@@ -42,7 +43,7 @@ def main() -> None:
             for name in (*PROTOCOLS[number % 3 :], *PROTOCOLS[: number % 3]):
                 for kind, ms in turn(urls[name], arguments.requests):
                     measured[kind, name].append(ms)
-    print(table(measured))
+    print(table("ms", list(PROTOCOLS), measured))
 
 
 def service(bundles: Path, protocol: str) -> AbstractContextManager[str]:
@@ -80,16 +81,6 @@ def malformed(address: str) -> int:
         connection._http_vsn_str = "HTTP/9.9.9"  # type: ignore[attr-defined]
         connection.request("GET", "/generate")
         return connection.getresponse().status
-
-
-def table(measured: dict[tuple[str, str], list[float]]) -> str:
-    """Medians and quartiles."""
-    lines = [f"| ms | {' | '.join(PROTOCOLS)} |", "|---|" + "--:|" * len(PROTOCOLS)]
-    for kind in dict.fromkeys(kind for kind, _ in measured):
-        quartiles = (statistics.quantiles(measured[kind, name], n=4) for name in PROTOCOLS)
-        cells = (f"{median:.2f} ({low:.2f} to {high:.2f})" for low, median, high in quartiles)
-        lines.append(f"| {kind} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pydantic_settings import CliApp
 
 from service import resources
 from service.app import create_app
-from service.http.server import options
+from service.http.server import Server, options
 from service.registry.time_limit import LOADING
 from service.settings import Settings
 from service.telemetry import logs
@@ -31,6 +31,8 @@ def main() -> None:
         logs.configure(settings)
         check_descriptors()
         listener = listen(settings.host, settings.port)  # before any model is loaded
+        if settings.grpc_port is not None:
+            bind(settings.host, settings.grpc_port).close()  # gRPC listens by itself, later
         app = create_app(settings)
     except (OSError, ValueError) as error:  # ValueError is pydantic's too
         print(f"./run serve: {explain(error)}", file=sys.stderr)
@@ -46,7 +48,7 @@ def main() -> None:
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))  # a terminal that is closed
     gc.freeze()  # what is imported stays: a full collection that looks at it stops the event loop for 30 to 60 ms
     listeners = [listener, *(listener.dup() for _ in range(ACCEPTED_A_TURN - 1))]
-    uvicorn.Server(uvicorn.Config(app, **options(app, settings))).run(sockets=listeners)
+    Server(uvicorn.Config(app, **options(app, settings)), app.state.also_ends).run(sockets=listeners)
 
 
 def end(*_: object) -> None:
@@ -63,11 +65,15 @@ def check_descriptors() -> None:
         raise OSError(f"at most {most} files may be open; it takes {MIN_DESCRIPTORS} or more (ulimit -n)")
 
 
-def listen(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     """A socket that others can connect to. Raises OSError if the port is taken or the address is not this machine's."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, port), family=family)
-    shown = f"[{host}]" if family == socket.AF_INET6 else host
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Raises what `bind` raises."""
+    listener = bind(host, port)
+    shown = f"[{host}]" if ":" in host else host
     log.info("listening", url=f"http://{shown}:{listener.getsockname()[1]}")
     return listener
 

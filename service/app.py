@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import structlog
 from asgi_correlation_id import CorrelationIdMiddleware
@@ -18,7 +19,6 @@ from service.engine.admission import Admission
 from service.engine.loop import Engine
 from service.engine.scheduler import Scheduler
 from service.http import (
-    auth,
     invert,
     likelihood,
     oip,
@@ -40,12 +40,16 @@ from service.registry import selection
 from service.registry.opening import OpenRuntime
 from service.registry.registry import Registry
 from service.requests.cache import Cache
+from service.requests.keys import Keyring
 from service.requests.state import ServiceState
 from service.resources import Resources
 from service.runtimes import choice
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import telemetry
+
+if TYPE_CHECKING:
+    from service.grpc_oip.grpc_server import GrpcServer
 
 log = structlog.get_logger()
 
@@ -99,24 +103,27 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None, limi
     engine = new_engine(settings, workers, metrics)
     registry = Registry(settings, engine, device, metrics, open_runtime)
     state = ServiceState(registry, engine, metrics, Cache(settings.cache_bytes))
+    keys = None if settings.keys is None else Keyring(settings.keys)
+    grpc = None if settings.grpc_port is None else new_grpc_server(state, settings, keys)
 
     app = FastAPI(
         title="Trilemma",
         version=VERSION,
         summary="Step-level continuous batching for diffusion models",
-        lifespan=lambda _: lifespan(registry, settings, limits),
+        lifespan=lambda _: lifespan(registry, settings, limits, grpc),
         openapi_url=None,  # openapi.py answers there
         docs_url=None,  # static.py has a page that loads nothing from another host
         redoc_url=None,
         telemetry=telemetry(settings.trace),
     )
     app.state.service = state
+    app.state.also_ends = [] if grpc is None else [grpc.stop]  # when HTTP does
     for module in (routes, invert, likelihood, oip, openai, openai_edits):
         app.include_router(module.router)
     openapi.install(app)
     app.router.routes.extend(static.ROUTES)
     problem_responses.install(app, metrics)
-    guard(app, settings, metrics)
+    guard(app, settings, keys, metrics)
     app.add_middleware(AccessLog, metrics=metrics)
     app.add_middleware(
         CorrelationIdMiddleware, header_name="X-Request-ID", update_request_header=False, validator=is_request_id
@@ -125,12 +132,23 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None, limi
 
 
 @asynccontextmanager
-async def lifespan(registry: Registry, settings: Settings, limits: Resources) -> AsyncIterator[None]:
+async def lifespan(
+    registry: Registry, settings: Settings, limits: Resources, grpc: "GrpcServer | None"
+) -> AsyncIterator[None]:
     """Loads the bundles, and finishes what is accepted at the end."""
+    if grpc is not None:
+        await grpc.start()
     loading = asyncio.create_task(load_or_exit(registry, limits, settings.cache_bytes))
     yield
     loading.cancel()
-    await asyncio.to_thread(registry.drain)
+    ends = [asyncio.to_thread(registry.drain), *([] if grpc is None else [grpc.stop()])]
+    await asyncio.gather(*ends)
+
+
+def new_grpc_server(state: ServiceState, settings: Settings, keys: Keyring | None) -> "GrpcServer":
+    from service.grpc_oip.grpc_server import GrpcServer  # here, as it takes memory and a part of a second
+
+    return GrpcServer(state, settings, keys, VERSION)
 
 
 def new_engine(settings: Settings, workers: int, metrics: Metrics) -> Engine:
@@ -143,7 +161,7 @@ def new_engine(settings: Settings, workers: int, metrics: Metrics) -> Engine:
     return engine
 
 
-def guard(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+def guard(app: FastAPI, settings: Settings, keys: Keyring | None, metrics: Metrics) -> None:
     """What stands between callers and handlers; the last added is met first."""
     app.add_middleware(HeadMethod)
     app.add_middleware(
@@ -153,9 +171,9 @@ def guard(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
         timeout_s=settings.client_timeout_s,
         metrics=metrics,
     )
-    if settings.keys is not None:
-        app.add_middleware(KeyCheck, keys=auth.read(settings.keys), metrics=metrics)
-    hosts = settings.trusted_hosts if settings.keys is None else [ANY]
+    if keys is not None:
+        app.add_middleware(KeyCheck, keys=keys, metrics=metrics)
+    hosts = settings.trusted_hosts if keys is None else [ANY]
     app.add_middleware(BrowserCheck, origins=settings.cors_origins, hosts=hosts, metrics=metrics)
     if settings.cors_origins:  # outside the keys: a browser asks for permission without one
         app.add_middleware(

@@ -16,7 +16,8 @@ from service.engine.jobs import MAX_IMAGES
 SHIPPED_BUNDLES = Path(__file__).parent.parent / "bundles"
 MAX_CONNECTIONS = 2048  # so many requests at once take half a second to read, and health answers after that
 MIN_CONNECTIONS = 8  # by default: with fewer a probe waits for callers
-OWN_DESCRIPTORS = 128  # for models, threads and the log
+GRPC_CONNECTIONS = 64  # each has many calls
+OWN_DESCRIPTORS = 128 + GRPC_CONNECTIONS  # for models, threads and the log, and for gRPC
 MAX_S = 1e7  # four months: a thread cannot wait for ever by a number
 MAX_THREADS = 1024  # of each kind
 
@@ -38,7 +39,7 @@ def split(names: Any) -> Any:
 
 
 class Settings(BaseSettings):
-    """Serve diffusion models over HTTP."""
+    """Serve diffusion models over HTTP, and gRPC."""
 
     model_config = SettingsConfigDict(env_prefix="TRILEMMA_", cli_kebab_case=True, cli_prog_name="./run serve")
 
@@ -48,6 +49,13 @@ class Settings(BaseSettings):
         "in a container, or behind a proxy on another machine",
     )
     port: int = setting(8000, "port to listen on; 0 takes a free one", "if the port is in use", ge=0, le=65535)
+    grpc_port: int | None = setting(
+        None,
+        "port for the Open Inference Protocol over gRPC; 0 takes a free one; without it there is no gRPC",
+        "for clients of gRPC, such as tritonclient.grpc",
+        ge=0,
+        le=65535,
+    )
     bundles: DirectoryPath = setting(SHIPPED_BUNDLES, "folder of bundles, one folder each", "to serve your own models")
     methods: Annotated[list[str], NoDecode, BeforeValidator(split)] = setting(
         [],
@@ -139,8 +147,8 @@ class Settings(BaseSettings):
     )
     max_connections: PositiveInt = setting(
         default_connections(),
-        "largest number of connections at a time; default: from the limit of descriptors. At the limit the longest "
-        "idle one is closed, or a new one gets 503; probes are answered",
+        "largest number of connections at a time, and of calls over gRPC; default: from the limit of descriptors. At "
+        "the limit the longest idle one is closed, or a new one gets 503; probes are answered",
         "raise it with the limit of descriptors, for more callers at a time",
     )
     client_timeout_s: PositiveFloat = setting(

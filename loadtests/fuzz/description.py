@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import schemathesis
 
-from service.http.oip_tensors import INPUTS
+from service.requests.inference import INPUTS
 
 METHODS = "FUZZ_METHODS"  # environment: what GET /methods says of the server
 CHECKS = [

@@ -12,7 +12,7 @@ from service.errors import Problem, RequestTimeout, Unavailable
 from service.http.connection_limit import GRACE_S, ConnectionLimit
 from service.http.parser import RequestParser
 from service.http.problem_responses import answer
-from service.http.turns import Turns
+from service.requests.turns import Turns
 from service.telemetry.metrics import Metrics
 from service.telemetry.probes import PROBES
 

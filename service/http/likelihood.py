@@ -9,13 +9,13 @@ from pydantic import BaseModel, ValidationError
 
 from service.errors import NotJson, quoted
 from service.http import responses
-from service.http.problem_responses import invalid
 from service.http.routes import BINARY, PROBLEM, RequestOrigin, State
 from service.http.schemas import BoundParts, LikelihoodResponse, ModelRef, ScoredImage
 from service.requests.encoding import MEDIA_TYPES
 from service.requests.etag import is_match
 from service.requests.generation import Result
 from service.requests.scoring import LikelihoodRequest, ScoreForm, Scoring, ScoringFields, table
+from service.requests.validation import invalid
 
 NPY = MEDIA_TYPES["npy"]
 ANSWERS = (NPY, responses.JSON)  # JSON for */*

@@ -9,7 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
 
 from service.engine.placement import Placement
-from service.errors import NotJson, UnknownVersion, quoted
+from service.errors import NotJson, quoted
 from service.http import oip_tensors, responses
 from service.http.oip_schemas import (
     Error,
@@ -26,14 +26,9 @@ from service.http.oip_schemas import (
     TensorMetadata,
 )
 from service.http.routes import RequestOrigin, State
-from service.requests.encoding import RAW
-from service.requests.generation import Generation
+from service.requests import inference
 
 EXTENSIONS = ["binary_tensor_data", "model_configuration"]
-PLATFORM = "onnxruntime_onnx"
-VERSION = "1"  # of each model: a bundle has one at a time, and its digest says which
-
-
 EVERY = IndexRequest()
 ERROR: dict[str, Any] = {"description": "An error", "model": Error}
 BODIES = ("application/json", "application/octet-stream")
@@ -66,24 +61,14 @@ async def ready(state: State, response: Response) -> Ready:
 @router.get("")
 async def server(request: Request) -> Server:
     """Name, version and extensions of the server."""
-    return Server(name="trilemma", version=request.app.version, extensions=EXTENSIONS)
+    return Server(name=inference.SERVER, version=request.app.version, extensions=EXTENSIONS)
 
 
 @router.post("/repository/index")
 async def index(state: State, body: IndexRequest = EVERY) -> list[IndexEntry]:
     """Every model of the bundle folder, also refused ones."""
-    readiness = state.models.readiness()
-    entries = [IndexEntry(name=name, version=VERSION, state="READY", reason="") for name in readiness.methods] + [
-        IndexEntry(
-            name=name, version=VERSION, state="UNAVAILABLE", reason="taken out of service after repeated failures"
-        )
-        for name in readiness.out_of_service
-    ]
-    refused = [
-        IndexEntry(name=name, version=VERSION, state="UNAVAILABLE", reason=reason)
-        for name, reason in readiness.failed_bundles.items()
-    ]
-    return [entry for entry in entries + refused if entry.state == "READY" or not body.ready]
+    entries = inference.index(state.models.readiness(), body.ready)
+    return [IndexEntry.model_validate(entry._asdict()) for entry in entries]
 
 
 async def find(state: State, model: str) -> Placement:
@@ -93,8 +78,7 @@ async def find(state: State, model: str) -> Placement:
 
 async def versioned(model: str, version: str) -> None:
     """Raises UnknownVersion."""
-    if version != VERSION:
-        raise UnknownVersion(model, version, [VERSION])
+    inference.require_version(model, version)
 
 
 Found = Annotated[Placement, Depends(find)]
@@ -106,25 +90,25 @@ async def metadata(model: Found) -> ModelMetadata:
     """Inputs, all optional, and output of a model."""
     return ModelMetadata(
         name=model.name,
-        versions=[VERSION],
-        platform=PLATFORM,
+        versions=[inference.VERSION],
+        platform=inference.PLATFORM,
         inputs=[
             TensorMetadata(name=name, datatype=datatypes[0], shape=[1])
-            for name, datatypes in oip_tensors.inputs(model).items()
+            for name, datatypes in inference.inputs(model).items()
         ],
-        outputs=[TensorMetadata(name=oip_tensors.OUTPUT, datatype="FP32", shape=[-1, *model.bundle.manifest.shape])],
+        outputs=[TensorMetadata(name=inference.OUTPUT, datatype="FP32", shape=inference.output_shape(model))],
     )
 
 
 @models.get("/config")
 async def config(model: Found) -> ModelConfig:
     """Inputs and output of a model, in Triton's form."""
-    types = {name: datatypes[0].replace("BYTES", "STRING") for name, datatypes in oip_tensors.inputs(model).items()}
-    images = TensorConfig(name=oip_tensors.OUTPUT, data_type="TYPE_FP32", dims=[-1, *model.bundle.manifest.shape])
+    types = {name: datatypes[0].replace("BYTES", "STRING") for name, datatypes in inference.inputs(model).items()}
+    images = TensorConfig(name=inference.OUTPUT, data_type="TYPE_FP32", dims=inference.output_shape(model))
     return ModelConfig(
         name=model.name,
-        platform=PLATFORM,
-        backend="onnxruntime",
+        platform=inference.PLATFORM,
+        backend=inference.BACKEND,
         input=[
             TensorConfig(name=name, data_type=f"TYPE_{type}", dims=[1], optional=True) for name, type in types.items()
         ],
@@ -135,7 +119,7 @@ async def config(model: Found) -> ModelConfig:
 @models.get("/ready", responses={503: {"model": ModelReady}})
 async def model_ready(state: State, model: Found, response: Response) -> ModelReady:
     """Readiness of one model."""
-    is_ready = model.digest not in state.engine.out_of_service
+    is_ready = inference.is_ready(state, model)
     response.status_code = 200 if is_ready else 503
     return ModelReady(name=model.name, ready=is_ready)
 
@@ -148,14 +132,13 @@ async def infer(request: Request, state: State, origin: RequestOrigin, model: Fo
         raise NotJson(f"the content type is {quoted(content_type)}; send {' or '.join(BODIES)}")
     header_length = request.headers.get(oip_tensors.HEADER_LENGTH)
     body, generate_request = oip_tensors.parse(model, await request.body(), header_length)
-    with responses.renaming(lambda field: field.removeprefix("settings.")):  # each is an input of its own
-        generation = Generation.begin(state, origin, generate_request, RAW)
-        result = await generation.result()
+    generation = inference.begin(state, origin, generate_request)
+    result = await inference.result(generation)
     shape = (generation.sampling.n, *model.bundle.manifest.shape)
     images = np.frombuffer(result.files[0], dtype="<f4").reshape(shape)
-    parameters = {"seed": generation.sampling.seed, "digest": generation.model.digest}
+    parameters = inference.parameters(generation)
     pieces, headers = await responses.written(
-        result.files, lambda: oip_tensors.answer(body, model.name, VERSION, origin.id, images, parameters)
+        result.files, lambda: oip_tensors.answer(body, model.name, origin.id, images, parameters)
     )
     return responses.InPieces(pieces, {**responses.result_headers(generation, result), **headers})
 

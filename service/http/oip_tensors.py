@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's tensors: a request's inputs as fields, the images as its output, in JSON and in binary.
+"""The Open Inference Protocol's tensors in JSON and in binary.
 
 Binary is https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md: the body
 is JSON, of the length that a header says, and behind it the bytes of those tensors that have a `binary_data_size`.
@@ -7,7 +7,6 @@ is JSON, of the length that a header says, and behind it the bytes of those tens
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import orjson
 from pydantic import ValidationError
 
@@ -15,33 +14,11 @@ from service.engine.placement import Placement
 from service.engine.runtime import Array
 from service.errors import MAX_ERRORS, FieldError, InvalidRequest, MalformedBody, quoted
 from service.http.oip_schemas import InferRequest, InputTensor
-from service.http.problem_responses import invalid
+from service.requests import inference
 from service.requests.request import GenerateRequest
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-INPUTS: dict[str, tuple[str, ...]] = {  # each optional, of shape [1]
-    "steps": ("INT32",),
-    "seed": ("UINT64",),
-    "class_label": ("INT32", "BYTES"),  # a number or a name
-    "n": ("INT32",),
-    "index": ("INT32",),
-    "solver": ("BYTES",),
-    "guidance": ("FP32",),
-    "deadline_ms": ("INT32",),
-    "priority": ("BYTES",),
-}
-DTYPES = {"INT32": "<i4", "UINT64": "<u8", "FP32": "<f4"}
-FP32_MAX = float(np.finfo(np.float32).max)
-OUTPUT = "images"
 PIECE = 2**16  # numbers, which take a few milliseconds
-HINTS = {"timeout": "the input deadline_ms is", "priority": "the input priority is"}
-
-
-def inputs(model: Placement) -> dict[str, tuple[str, ...]]:
-    """The datatypes of a model's inputs, by name; metadata has the first. Each setting of its solvers is an input."""
-    settings = [name for solver in model.bundle.solvers.values() for name in solver.settings]
-    own = {name: types for name, types in INPUTS.items() if name != "guidance" or model.bundle.manifest.guidance}
-    return {**dict.fromkeys(settings, ("FP32",)), **own}
 
 
 def parse(model: Placement, body: bytes, header_length: str | None) -> tuple[InferRequest, GenerateRequest]:
@@ -56,23 +33,17 @@ def parse(model: Placement, body: bytes, header_length: str | None) -> tuple[Inf
     except ValidationError as error:
         errors = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_ERRORS]
         raise InvalidRequest([_field_error(item["loc"], item["type"], item["msg"]) for item in errors]) from error
-    declared = {**inputs(model), **INPUTS}  # guidance of a model without is refused as in the other protocols
-    values = _values(request.inputs, declared, body[length:])
-    settings = {name: values.pop(name) for name in declared.keys() - INPUTS.keys() if name in values}
-    try:
-        return request, GenerateRequest(method=model.name, settings=settings, **values)
-    except ValidationError as error:
-        raise invalid(error.errors(), GenerateRequest) from error
+    return request, inference.as_request(model, _values(request.inputs, inference.declared(model), body[length:]))
 
 
 def answer(
-    request: InferRequest, model: str, version: str, id: str, images: Array, parameters: Mapping[str, Any]
+    request: InferRequest, model: str, id: str, images: Array, parameters: Mapping[str, Any]
 ) -> tuple[list[bytes], dict[str, str]]:
     """The answer's body, in pieces, and its headers; images (n, C, H, W)."""
-    output: dict[str, Any] = {"name": OUTPUT, "shape": images.shape, "datatype": "FP32"}
+    output: dict[str, Any] = {"name": inference.OUTPUT, "shape": images.shape, "datatype": "FP32"}
     response = {
         "model_name": model,
-        "model_version": version,
+        "model_version": inference.VERSION,
         "id": request.id or id,
         "parameters": parameters,
         "outputs": [output],
@@ -97,75 +68,27 @@ def _numbers(numbers: Array) -> Iterator[bytes]:
 
 def _field_error(place: tuple[int | str, ...], type: str, message: str) -> FieldError:
     if type == "extra_forbidden":
-        hint = HINTS.get(str(place[-1]))
+        hint = inference.HINTS.get(str(place[-1]))
         message = "it is not supported" if hint is None else f"it is not supported; {hint}"
     return FieldError(field=".".join(map(str, place)) or "body", detail=message)
 
 
-def _values(tensors: list[InputTensor], declared: Mapping[str, tuple[str, ...]], binary: bytes) -> dict[str, Any]:
+def _values(tensors: list[InputTensor], declared: inference.Declared, binary: bytes) -> dict[str, inference.Value]:
     """The inputs' values by name. Raises InvalidRequest naming the input and what it may be, or MalformedBody."""
-    values: dict[str, Any] = {}
+    values: dict[str, inference.Value] = {}
     for tensor in tensors:
         if tensor.name in values:
             raise InvalidRequest.of(tensor.name, "it is there twice", None)
-        _check(tensor, declared)
+        inference.require_input(tensor.name, tensor.shape, tensor.datatype, declared)
         size = tensor.parameters.binary_data_size
+        if (tensor.data is None) == (size is None):
+            raise InvalidRequest.of(tensor.name, "it needs either data or a binary_data_size", None)
         if size is None:
-            values[tensor.name] = _from_json(tensor)
-        else:
-            values[tensor.name], binary = _from_binary(tensor, binary[:size], size), binary[size:]
+            values[tensor.name] = inference.from_elements(tensor.name, tensor.datatype, tensor.data or [])
+            continue
+        if len(binary) < size:
+            raise MalformedBody(f"{tensor.name} has {len(binary)} bytes behind the JSON, not {size}")
+        values[tensor.name], binary = inference.from_bytes(tensor.name, tensor.datatype, binary[:size]), binary[size:]
     if binary:
         raise MalformedBody(f"{len(binary)} bytes behind the JSON belong to no input")
     return values
-
-
-def _check(tensor: InputTensor, declared: Mapping[str, tuple[str, ...]]) -> None:
-    if tensor.name not in declared:
-        raise InvalidRequest.of(tensor.name, "there is no such input", list(declared))
-    if tensor.shape != [1]:
-        raise InvalidRequest.of(tensor.name, f"its shape is {tensor.shape}", [1])
-    if tensor.datatype not in declared[tensor.name]:
-        raise InvalidRequest.of(tensor.name, f"its datatype is {tensor.datatype!r}", list(declared[tensor.name]))
-    if (tensor.data is None) == (tensor.parameters.binary_data_size is None):
-        raise InvalidRequest.of(tensor.name, "it needs either data or a binary_data_size", None)
-
-
-def _from_json(tensor: InputTensor) -> int | float | str:
-    if tensor.data is None or len(tensor.data) != 1:
-        raise InvalidRequest.of(tensor.name, f"it has {len(tensor.data or [])} elements", "one element")
-    (value,) = tensor.data
-    if tensor.datatype == "BYTES":
-        if isinstance(value, str):
-            return value
-        raise InvalidRequest.of(tensor.name, "its element is not a string", {"type": "string"})
-    if tensor.datatype == "FP32":
-        return _fp32(tensor.name, value)
-    limits = np.iinfo(DTYPES[tensor.datatype])
-    if isinstance(value, int) and limits.min <= value <= limits.max:
-        return value
-    allowed = {"type": "integer", "minimum": int(limits.min), "maximum": int(limits.max)}
-    raise InvalidRequest.of(tensor.name, f"its element is not of {tensor.datatype}", allowed)
-
-
-def _from_binary(tensor: InputTensor, content: bytes, size: int) -> int | float | str:
-    if len(content) != size:
-        raise MalformedBody(f"{tensor.name} has {len(content)} bytes behind the JSON, not {size}")
-    if tensor.datatype == "BYTES":  # each element has its length before it
-        if size < 4 or int.from_bytes(content[:4], "little") != size - 4:
-            raise InvalidRequest.of(tensor.name, "its bytes are not one element", "a length of 4 bytes, then the bytes")
-        try:
-            return content[4:].decode()
-        except UnicodeDecodeError:
-            raise InvalidRequest.of(tensor.name, "its bytes are not UTF-8", None) from None
-    dtype = np.dtype(DTYPES[tensor.datatype])
-    if size != dtype.itemsize:
-        raise InvalidRequest.of(tensor.name, f"it has {size} bytes", f"one {tensor.datatype}")
-    (value,) = np.frombuffer(content, dtype)
-    return _fp32(tensor.name, value) if tensor.datatype == "FP32" else int(value)
-
-
-def _fp32(name: str, value: Any) -> float:
-    """0.37 for the float32 nearest to it, so that it means the same as in a request that says 0.37."""
-    if isinstance(value, str) or not abs(value) <= FP32_MAX:
-        raise InvalidRequest.of(name, "its element is not a finite FP32", {"type": "number"})
-    return float(str(np.float32(value)))

@@ -22,6 +22,7 @@ from service.http.routes import RequestOrigin, State
 from service.http.schemas import Timing
 from service.requests.encoding import one_each
 from service.requests.generation import Generation, Origin, receive
+from service.requests.renaming import renaming
 from service.requests.request import MAX_GUIDANCE, MAX_INDEX, MAX_SEED, MIN_GUIDANCE, GenerateRequest
 from service.requests.state import ServiceState
 
@@ -138,7 +139,7 @@ async def answer(
     state: ServiceState, origin: Origin, body: ImageRequest, request: GenerateRequest, event: str = GENERATION
 ) -> Response:
     """The images, or a stream whose events are called `event`. Raises what Generation.begin and result do."""
-    with responses.renaming(lambda field: NAMES.get(field, field)):
+    with renaming(lambda field: NAMES.get(field, field)):
         uploads = await receive(state, request)
         generation = Generation.begin(state, origin, request, one_each(request.format), uploads)
         if body.stream:

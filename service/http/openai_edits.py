@@ -14,11 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from service.errors import InvalidRequest
-from service.http import openai, problem_responses
+from service.http import openai
 from service.http.openai import EDIT, ERROR, GENERATION, ImageRequest, ImagesResponse
 from service.http.routes import RequestOrigin, State
 from service.requests.decoding import from_base64, open_picture
 from service.requests.uploads import HALF
+from service.requests.validation import invalid
 
 FILES, FIELDS, FIELD_BYTES = 3, 40, 65536  # of a form at most
 SETTING = "settings["  # the package `openai` writes a member of an object as `settings[eta]`
@@ -83,7 +84,7 @@ async def answer(
     try:
         body = model.model_validate(fields)
     except ValidationError as error:
-        raise problem_responses.invalid(error.errors(), model) from error
+        raise invalid(error.errors(), model) from error
     openai.check(body, state.models.find(body.model))
     mask = await state.decoder.run(lambda: mask_of(body))
     more = {"image": body.image, "mask": mask, "strength": body.strength}

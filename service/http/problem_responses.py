@@ -3,8 +3,6 @@
 `/v1` answers as OpenAI does, `/v2` as the Open Inference Protocol has it, the rest in `application/problem+json`.
 """
 
-from collections.abc import Iterable, Mapping
-from functools import cache
 from http import HTTPStatus
 from itertools import islice
 from typing import Any
@@ -16,16 +14,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from service.errors import (
-    MAX_ERRORS,
-    FieldError,
-    FrameworkError,
-    InvalidRequest,
-    MalformedBody,
-    NotJson,
-    Problem,
-    quoted,
-)
+from service.errors import MAX_ERRORS, FrameworkError, InvalidRequest, NotJson, Problem, quoted
+from service.requests.validation import invalid, spelt_out
 from service.telemetry.metrics import Metrics
 
 JSON, PROBLEM = "application/json", "application/problem+json"
@@ -43,7 +33,7 @@ def openai(problem: Problem) -> dict[str, Any]:
     fields = problem.errors if isinstance(problem, InvalidRequest) else []
     kind = "server_error" if problem.status >= 500 else "invalid_request_error"
     error = {
-        "message": _spelt_out(problem),
+        "message": spelt_out(problem),
         "type": "rate_limit_error" if problem.status == HTTPStatus.TOO_MANY_REQUESTS else kind,
         "param": fields[0].field if fields else None,
         "code": OPENAI_CODES.get(reason, reason.replace("-", "_")),
@@ -53,7 +43,7 @@ def openai(problem: Problem) -> dict[str, Any]:
 
 def inference_protocol(problem: Problem) -> dict[str, Any]:
     """https://github.com/open-inference/open-inference-protocol, "Inference Response JSON Error Object"."""
-    return {"error": _spelt_out(problem)}
+    return {"error": spelt_out(problem)}
 
 
 def response(problem: Problem, path: str) -> Response:
@@ -71,8 +61,7 @@ def response(problem: Problem, path: str) -> Response:
 
 def answer(problem: Problem, path: str, metrics: Metrics) -> Response:
     """The problem's answer; a refusal, which is not the server's fault, is counted by reason."""
-    if problem.status != HTTPStatus.INTERNAL_SERVER_ERROR:
-        metrics.rejections.labels(problem.type.rpartition(":")[2]).inc()
+    metrics.refused(problem)
     return response(problem, path)
 
 
@@ -104,55 +93,11 @@ def install(app: FastAPI, metrics: Metrics) -> None:
         return response(Problem(detail, headers=headers), request.url.path)
 
 
-def invalid(errors: Iterable[Mapping[str, Any]], model: type[BaseModel]) -> Problem:
-    """Pydantic's errors on a body as fields with their allowed ranges, a field once; the first MAX_ERRORS."""
-    details: dict[str, list[str]] = {}
-    for item in islice(errors, MAX_ERRORS):
-        if item["type"] == "json_invalid":
-            return MalformedBody(f"the body is not JSON: {item['ctx']['error']}")
-        details.setdefault(str(item["loc"][0]) if item["loc"] else "body", []).append(item["msg"])
-    return InvalidRequest(
-        [
-            FieldError(field=field, detail=", or ".join(messages), allowed=allowed(field, model))
-            for field, messages in details.items()
-        ]
-    )
-
-
 def _body_model(request: Request) -> type[BaseModel]:
     """What the route's handler takes for its body."""
     model: type[BaseModel] = request.scope["route"].body_field.field_info.annotation
     return model
 
 
-def _spelt_out(problem: Problem) -> str:
-    """All in one line, for forms that have no place for what a field may be."""
-    if not isinstance(problem, InvalidRequest):
-        return problem.detail
-    return "; ".join(
-        f"{error.field}: {error.detail}"
-        + (f"; allowed: {orjson.dumps(error.allowed).decode()}" if error.allowed else "")
-        for error in problem.errors
-    )
-
-
 def _within(path: str, prefix: str) -> bool:
     return path == prefix or path.startswith(f"{prefix}/")
-
-
-def allowed(field: str, model: type[BaseModel]) -> Any:
-    """What `field` of a request may be, in JSON Schema's terms, or the known fields where there is no such field."""
-    properties = _properties(model)
-    if field not in properties:
-        return sorted(properties)
-    schema = properties[field]
-    members = [member for member in schema.get("anyOf", [schema]) if member.get("type") != "null"]
-    keys = ("type", "minimum", "maximum", "enum")
-    described = [{key: member[key] for key in keys if key in member} for member in members]
-    return described[0] if len(described) == 1 else described
-
-
-@cache  # a schema takes milliseconds to build, and a body may have thousands of unknown fields
-def _properties(model: type[BaseModel]) -> dict[str, Any]:
-    properties: dict[str, Any] = model.model_json_schema()["properties"]
-    return properties

@@ -4,8 +4,7 @@ import asyncio
 import base64
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
@@ -16,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.engine.jobs import Job
 from service.engine.placement import Placement
-from service.errors import InvalidRequest, NotAcceptable
+from service.errors import NotAcceptable
 from service.http.schemas import (
     GeneratedImage,
     GenerateResponse,
@@ -68,15 +67,6 @@ def negotiate(accept: str, answers: tuple[str, ...] = ANSWERS) -> str:
 def encoding_for(media_type: str, format: Format) -> Encoding:
     """How an answer of this media type holds its images; an event stream ends in the JSON answer."""
     return one_for_all(FORMATS[media_type]) if media_type in FORMATS else one_each(format)
-
-
-@contextmanager
-def renaming(name: Callable[[str], str]) -> Iterator[None]:
-    """Gives the fields of an InvalidRequest the names that a protocol has for them."""
-    try:
-        yield
-    except InvalidRequest as error:
-        raise error.renamed(name) from error
 
 
 def headers(generation: Generation) -> dict[str, str]:

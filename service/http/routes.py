@@ -1,11 +1,13 @@
 """The HTTP surface: thin handlers from a parsed request to the engine and back."""
 
 import asyncio
+from functools import partial
 from typing import Annotated, Any
 
 from asgi_correlation_id import correlation_id
 from fastapi import APIRouter, Depends, Header, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.types import Receive
 
 from service.errors import ProblemDetails
 from service.http import auth, problem_responses, responses, streaming
@@ -46,12 +48,18 @@ async def get_state(request: Request) -> ServiceState:
 State = Annotated[ServiceState, Depends(get_state)]
 
 
+async def disconnected(receive: Receive) -> None:
+    """Returns when the client goes away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 async def get_origin(request: Request) -> Origin:
     return Origin(
         id=correlation_id.get() or "",
         caller=auth.caller(request),
         budget=auth.budget(request),
-        receive=request.receive,
+        left=partial(disconnected, request.receive),
         arrived_s=request.state.arrived_s,
         log_fields=request.scope["state"],
     )

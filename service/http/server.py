@@ -1,14 +1,29 @@
-"""uvicorn's options for serving the application."""
+"""uvicorn, and its options for serving the application."""
 
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
+import uvicorn
 from fastapi import FastAPI
 
 from service.http.connection import Connection
 from service.http.connection_limit import ConnectionLimit
-from service.http.turns import Turns
+from service.requests.turns import Turns
 from service.settings import Settings
+
+
+class Server(uvicorn.Server):
+    """When it ends, `others` end too, at the same time."""
+
+    def __init__(self, config: uvicorn.Config, others: Sequence[Callable[[], Awaitable[None]]]) -> None:
+        super().__init__(config)
+        self.others = others
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await asyncio.gather(super().shutdown(sockets), *(end() for end in self.others))
 
 
 def options(app: FastAPI, settings: Settings) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from service.engine.jobs import Job, Progress
 from service.errors import Problem
 from service.http import responses
-from service.http.pending_steps import PendingSteps
 from service.http.schemas import Timing
+from service.requests import watched
 from service.requests.encoding import encode
 from service.requests.generation import Generation
+from service.requests.pending_steps import PendingSteps
 from service.requests.request import Format
 
 log = structlog.get_logger()
@@ -73,12 +74,7 @@ def event(name: str, data: dict[str, Any]) -> bytes:
 
 def respond(generation: Generation, encoder: EventEncoder, headers: Mapping[str, str]) -> EventSourceResponse:
     """Starts the job. A refusal is raised here, before the answer has begun; what fails later is an event."""
-    job, steps = generation.job(), PendingSteps()
-    loop = asyncio.get_running_loop()
-    job.watch = lambda progress: loop.call_soon_threadsafe(steps.put, progress)
-    accepted = generation.submit(job, generation.state.engine.submit)
-    ended = asyncio.create_task(generation.wait(accepted))
-    ended.add_done_callback(lambda _: steps.end())  # after the last step: the loop keeps the order
+    ended, steps = watched.start(generation)
     return EventSourceResponse(_events(generation, encoder, ended, steps), headers={**headers, **HEADERS})
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from starlette.types import Receive
 
 from bundle.manifest import AUTO
 from service.engine.jobs import Job, Priority
@@ -21,6 +20,7 @@ from service.errors import InvalidRequest, Unavailable
 from service.requests import auto
 from service.requests.encoding import Encoding
 from service.requests.etag import etag
+from service.requests.inflight import Left
 from service.requests.quota import Caller, WorkBudget
 from service.requests.request import GenerateRequest
 from service.requests.resolve import Sampling, job_of, resolve
@@ -31,12 +31,12 @@ from service.telemetry import tracing
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a request comes from: its id, who sent it when, and what tells when the client goes away."""
+    """Where a request comes from: its id, who sent it when, and what ends when the client goes away."""
 
     id: str
     caller: Caller
     budget: WorkBudget | None  # that its work is charged to
-    receive: Receive
+    left: Left
     arrived_s: float
     log_fields: dict[str, Any]  # of the request, for its latency's metric and its line in the log
 
@@ -113,7 +113,7 @@ class Computation(ABC):
 
     async def wait(self, ended: asyncio.Future[Job]) -> Job:
         """The finished job. Raises what InFlight.wait raises."""
-        return await self.state.in_flight.wait(self.origin.id, self.origin.caller, self.origin.receive, ended)
+        return await self.state.in_flight.wait(self.origin.id, self.origin.caller, self.origin.left, ended)
 
     async def files(self, job: Job) -> list[bytes]:
         """What the job came to, encoded off the event loop and kept in the cache."""

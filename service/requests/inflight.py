@@ -1,14 +1,15 @@
 """The requests under way: each can be cancelled by its id, and is when its client goes away."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
-
-from starlette.types import Receive
 
 from service.engine.jobs import Job
 from service.errors import Cancelled, UnknownRequest
 from service.requests.quota import Caller
+
+Left = Callable[[], Coroutine[Any, Any, None]]  # called once; what it returns ends when the client goes away
 
 
 @dataclass(eq=False)
@@ -23,14 +24,14 @@ class InFlight:
     def __init__(self) -> None:
         self._entries: dict[str, set[_Entry]] = {}
 
-    async def wait(self, id: str, caller: Caller, receive: Receive, job: asyncio.Future[Job]) -> Job:
-        """The finished job. Raises Cancelled if `cancel` names the id, or the client disconnects, before it ends.
+    async def wait(self, id: str, caller: Caller, left: Left, job: asyncio.Future[Job]) -> Job:
+        """The finished job. Raises Cancelled if `cancel` names the id, or the client goes away, before it ends.
 
         If this is cancelled or raises Cancelled, the future is cancelled too.
         """
         entry = _Entry(caller)
         self._entries.setdefault(id, set()).add(entry)
-        disconnected = asyncio.create_task(_disconnected(receive))
+        disconnected = asyncio.create_task(left())
         cancelled = asyncio.create_task(entry.cancelled.wait())
         try:
             futures: set[asyncio.Future[Any]] = {job, disconnected, cancelled}
@@ -52,8 +53,3 @@ class InFlight:
             raise UnknownRequest(id)
         for entry in own:
             entry.cancelled.set()
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

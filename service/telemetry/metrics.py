@@ -1,10 +1,12 @@
 """The metrics for Prometheus, in a registry for each app, so that two apps in one process do not mix."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 
 from service.engine.placement import Placement
+from service.errors import Problem
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 STEP_BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1)
@@ -133,6 +135,11 @@ class Metrics:
 
     def missed_deadline(self, method: str) -> None:
         self.missed_deadlines.labels(method).inc()
+
+    def refused(self, problem: Problem) -> None:
+        """Counts a refusal by reason; an error of the server's own is none."""
+        if problem.status != HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.rejections.labels(problem.type.rpartition(":")[2]).inc()
 
     def publish_models(self, models: Mapping[str, Placement]) -> None:
         """Replaces the published models by these, with all their measured figures."""

@@ -1,12 +1,14 @@
 """The parts of a request as OpenTelemetry spans, with `--trace`; without it they cost nothing.
 
-FastAPI creates the request's own span, and exports all spans to the collector at `OTEL_EXPORTER_OTLP_ENDPOINT`.
+FastAPI creates the span of a request over HTTP, and exports all spans to `OTEL_EXPORTER_OTLP_ENDPOINT`.
 """
 
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from fastapi.telemetry import TelemetryConfig
-from opentelemetry import trace
+from opentelemetry import propagate, trace
 
 from service.engine.jobs import Job
 from service.telemetry.probes import PROBES
@@ -44,3 +46,23 @@ def record(job: Job, answered_s: float) -> None:
     for name, start_s, end_s in zip(("queue", "steps", "encode"), moments, moments[1:], strict=False):
         span = tracer.start_span(name, start_time=round(1e9 * (start_s + since_epoch_s)))
         span.end(round(1e9 * (end_s + since_epoch_s)))
+
+
+@contextmanager
+def call(path: str, metadata: Mapping[str, str] | None) -> Iterator[trace.Span]:
+    """The span of a gRPC call, a child of its caller's `traceparent`; no metadata: one that is not recorded."""
+    if metadata is None:
+        yield trace.INVALID_SPAN
+        return
+    name = path.removeprefix("/")
+    service, _, method = name.partition("/")
+    attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+    with tracer.start_as_current_span(
+        name,
+        propagate.extract(metadata),
+        trace.SpanKind.SERVER,
+        attributes,
+        record_exception=False,  # a refusal is no error
+        set_status_on_exception=False,
+    ) as span:
+        yield span

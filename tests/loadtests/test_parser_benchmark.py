@@ -19,9 +19,3 @@ def test_a_turn_has_figures_of_each_kind(tmp_path: Path) -> None:
         "400, no such version of HTTP",
     ]
     assert figures["added to a request"] > 0
-
-
-def test_the_table_has_medians_and_quartiles() -> None:
-    measured = {("429", name): [1.0, 2.0, 3.0] for name in parser_benchmark.PROTOCOLS}
-    *_, line = parser_benchmark.table(measured).splitlines()
-    assert line == "| 429 | 2.00 (1.00 to 3.00) | 2.00 (1.00 to 3.00) | 2.00 (1.00 to 3.00) |"

@@ -18,8 +18,8 @@ from tritonclient.http import InferenceServerClient, InferInput
 from models import families
 from models.schedules import cosine_schedule
 from service.engine.runtime import HostStates, StepInputs
-from service.http.oip_tensors import INPUTS
 from service.requests.encoding import encode
+from service.requests.inference import INPUTS
 from service.requests.request import GenerateRequest
 from tests.conftest import ToyRuntime, write_bundle
 from tests.deploy.conftest import in_this_process

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.conftest import PATIENT, REPOSITORY
 from tests.deploy.conftest import wait_until
 
-FORBIDDEN = {"torch", "diffusers", "onnx", "onnxscript", "matplotlib", "safetensors", "export", "loadtests"}
+FORBIDDEN = {"torch", "diffusers", "onnx", "onnxscript", "matplotlib", "safetensors", "export", "loadtests", "grpc"}
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def accepted(metrics: str) -> float:
     return sum(s.value for s in samples if s.name in wanted)
 
 
-def test_the_service_imports_nothing_of_training_or_export() -> None:
+def test_the_service_imports_nothing_of_training_or_export_nor_grpc_unless_asked() -> None:
     script = "import sys, service.__main__; print(*{name.partition('.')[0] for name in sys.modules})"
     output = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, check=True, text=True)
     imported = set(output.stdout.split())

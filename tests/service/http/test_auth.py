@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from httpx import Response
 from PIL import Image
 
-from service.http.auth import read
+from service.requests.keys import read
 from tests.conftest import ToyRuntime, write_bundle
 from tests.service.conftest import serve
 from tests.service.engine.conftest import Held

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from service.http import connection_limit
-from service.http.turns import Turns
+from service.requests.turns import Turns
 from tests.deploy.conftest import wait_until
 from tests.service.conftest import Held
 from tests.service.http.sockets import CHUNKED, HEAD, PROBE, WHOLE, WITHIN_S, answer, ask, connect, connections, serving

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from service.errors import MAX_ERRORS
-from service.http import oip_tensors, openapi, problem_responses, responses, routes
+from service.http import oip_tensors, openapi, responses, routes
+from service.requests import validation
 from tests.conftest import ToyRuntime, write_bundle
 from tests.service.conftest import serve
 
@@ -139,7 +140,7 @@ def test_a_long_accept_is_not_said_back_whole(client: TestClient) -> None:
 def test_a_models_schema_is_built_once_however_much_is_wrong(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    problem_responses._properties.cache_clear()
+    validation._properties.cache_clear()
     built: list[type[BaseModel]] = []
     build = BaseModel.model_json_schema.__func__  # type: ignore[attr-defined]
 

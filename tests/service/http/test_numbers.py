@@ -9,8 +9,8 @@ from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.http.oip_tensors import DTYPES, INPUTS
 from service.http.openai import ImageRequest
+from service.requests.inference import DTYPES, INPUTS
 from service.requests.request import GenerateRequest
 from tests.conftest import ToyRuntime, write_bundle
 from tests.service.conftest import serve

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from service.app import create_app
 from service.engine.jobs import Progress
-from service.http import pending_steps, streaming
-from service.http.pending_steps import MAX_STEPS, PendingSteps
+from service.http import streaming
+from service.requests import pending_steps, watched
+from service.requests.pending_steps import MAX_STEPS, PendingSteps
 from service.settings import Settings
 from tests.conftest import ToyRuntime, write_bundle
 from tests.deploy.conftest import in_this_process
@@ -142,12 +143,12 @@ def test_a_stream_that_nobody_reads_holds_little_and_ends_in_the_images(tmp_path
             reads.set()
             await asking
 
-    def watched() -> PendingSteps:
+    def noted() -> PendingSteps:
         queues.append(PendingSteps())
         return queues[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streaming, "PendingSteps", watched)
+        patch.setattr(watched, "PendingSteps", noted)
         asyncio.run(play())
     names = [event.split(b"\n")[0] for event in sent]
     assert Counter(names) == {b"event: queued": 1, b"event: step": MAX_STEPS, b"event: completed": 1}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 from opentelemetry import trace
@@ -18,6 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from tests.conftest import ToyRuntime, write_bundle
 from tests.deploy.conftest import free_port, running
+from tests.protocols.grpc_calls import failure, request, served, stub
 from tests.service.conftest import generate, serve
 
 PARTS = ["queue", "steps", "encode"]
@@ -68,6 +70,21 @@ def test_a_callers_trace_goes_on_in_the_service(tmp_path: Path, exporter: InMemo
         client.get("/methods", headers={"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"})
     context = spans(exporter)["GET /methods"].context
     assert trace.format_trace_id(context.trace_id) == "a" * 32
+
+
+def test_a_call_over_grpc_is_a_span_of_its_callers_trace(tmp_path: Path, exporter: InMemorySpanExporter) -> None:
+    write_bundle(tmp_path / "toy")
+    metadata = [("traceparent", f"00-{'a' * 32}-{'b' * 16}-01")]
+    with served(tmp_path, trace=True) as (_, address, _), stub(address) as calls:
+        calls.ModelInfer(request(steps=3), metadata=metadata)
+        failure(calls.ModelInfer, request(steps=0), metadata=metadata)
+    asked, refused = (span for span in exporter.get_finished_spans() if span.name.startswith("inference."))
+    assert asked.name == "inference.GRPCInferenceService/ModelInfer"
+    assert trace.format_trace_id(asked.context.trace_id) == "a" * 32
+    parts = [spans(exporter)[name] for name in PARTS]
+    assert {part.parent.span_id for part in parts if part.parent} == {asked.context.span_id}
+    codes = [dict(span.attributes or {})["rpc.grpc.status_code"] for span in (asked, refused)]
+    assert codes == [grpc.StatusCode.OK.value[0], grpc.StatusCode.INVALID_ARGUMENT.value[0]]
 
 
 def test_without_the_setting_nothing_is_traced_and_the_images_are_the_same(

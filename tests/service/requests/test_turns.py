@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from service.http.turns import PIECES, Turns
+from service.requests.turns import PIECES, Turns
 
 
 def done(give: Callable[[Turns, Callable[[str], Callable[[], None]]], None]) -> list[list[str]]:
