@@ -10,6 +10,7 @@ A key is a secret that its holder sends as `Authorization: Bearer SECRET`. The f
 
 import hashlib
 import hmac
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from service.requests.quota import Caller, WorkBudget
 from service.telemetry.metrics import Metrics
 from service.telemetry.probes import PROBES
 
+MAX_FILE_BYTES = 2**24
 ADMIN = "/admin/"  # what begins so takes an administrator's key
 
 
@@ -42,12 +44,15 @@ class Key(BaseModel):
 
 def read(path: Path) -> dict[str, Key]:
     """The keys by name. Raises OSError or ValueError for a file that is not there or not as above."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_FILE_BYTES:  # a FIFO may keep it waiting for ever
+        raise ValueError(f"{path}: it is no regular file of at most {MAX_FILE_BYTES:,} bytes")
     try:
         return TypeAdapter(dict[str, Key]).validate_python(tomllib.loads(path.read_text()))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise ValueError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    except ValueError as error:  # of TOML, and of UTF-8
+    except (ValueError, RecursionError) as error:  # of TOML, and of UTF-8; of lists in lists
         raise ValueError(f"{path}: {error}") from error
 
 

@@ -51,13 +51,14 @@ def _escape(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """
     for name, value in event.items():
         if name == "exception":
-            event[name] = "\n".join(f"  {_printable(line)}" for line in value.split("\n"))
+            event[name] = "\n".join(f"  {printable(line)}" for line in value.split("\n"))
         elif isinstance(value, str):
-            event[name] = _printable(value)
+            event[name] = printable(value)
     return event
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    r"""What does not print as \x1b or \n."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

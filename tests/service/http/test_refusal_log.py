@@ -1,4 +1,4 @@
-"""Refusals of what is no request: a line with the client, and no more lines than some a minute, however many there are."""
+"""Refusals of what is no request: a line with the client, and only now and then, however many there are."""
 
 from pathlib import Path
 
