@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deploy import standins
 from deploy.standins import BUILD, COMPOSE, call
+from loadtests.server_process import is_loaded
 
 IMAGE = "localhost/trilemma:cpu"
 SERVICE, PROMETHEUS = "http://127.0.0.1:8000", "http://127.0.0.1:9090"
@@ -101,7 +102,9 @@ def wait_until(holds: Callable[[], Any]) -> None:
 
 
 def answers(url: str) -> bool:
-    return httpx.get(url).is_success
+    """Whether it is ready; the service is so only with all its models here."""
+    answer = httpx.get(url)
+    return answer.is_success and (not url.startswith(SERVICE) or is_loaded(answer))
 
 
 def expect(holds: bool, what: str) -> None:

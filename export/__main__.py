@@ -4,6 +4,7 @@ Each runs in an environment of its own: the first has PyTorch, the second Tensor
 """
 
 import argparse
+import signal
 from pathlib import Path
 
 from bundle.files import BundleError
@@ -32,6 +33,8 @@ def main() -> None:
         print(export_checkpoint(arguments) if arguments.output else export_engines(arguments))
     except (BundleError, Failure, OSError, ValueError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(128 + signal.SIGINT, f"{parser.prog}: stopped; nothing is changed\n")
 
 
 def export_checkpoint(arguments: argparse.Namespace) -> str:

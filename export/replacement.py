@@ -1,6 +1,8 @@
 """Replaces a folder that this program wrote by a new one, and no other folder."""
 
 import contextlib
+import fcntl
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,18 +18,40 @@ class NotOurs(ValueError):
 def replacing(target: Path, is_own: Callable[[Path], bool]) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `target` after the block; an exception keeps the old one.
 
-    Raises NotOurs as `check` does.
+    Raises NotOurs as `check` does, or if another process replaces it now.
     """
     check(target, is_own)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    with _alone(target.with_name(f".{target.name}.partial")) as partial:
+        old = _old(target)
+        if old.exists() and not target.exists():  # a swap was cut off between its two renames
+            old.rename(target)
+        try:
+            yield partial
+            check(target, is_own)  # it may have changed meanwhile
+            swap(partial, target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def _alone(partial: Path) -> Iterator[Path]:
+    """The folder, empty, and held for this process: the lock ends with it, however it ends. Raises NotOurs."""
+    partial.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.path.samestat(os.fstat(descriptor), partial.stat())  # else another process was done just now
+        except (BlockingIOError, FileNotFoundError):
+            held = False
+        if not held:
+            raise NotOurs(f"{partial}: another process is writing there: wait for it, or choose another folder")
+        for left in partial.iterdir():
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         yield partial
-        check(target, is_own)  # it may have changed meanwhile
-        swap(partial, target)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        os.close(descriptor)
 
 
 def check(target: Path, is_own: Callable[[Path], bool]) -> None:
@@ -46,10 +70,14 @@ def swap(new: Path, target: Path) -> None:
     """Puts `new` in the place of `target`. The old one is deleted only once the new one stands there, on the disk."""
     for path in (*new.rglob("*"), new):
         atomic.to_disk(path)
-    old = target.with_name(f".{target.name}.old")
+    old = _old(target)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
     new.rename(target)
     atomic.to_disk(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _old(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")

@@ -1,10 +1,14 @@
 """`./run import SOURCE [-o BUNDLE] [--card CARD] [--name NAME]`: from a published checkpoint to a bundle."""
 
 import argparse
+import re
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 from bundle.loading import Bundle
+from bundle.manifest import AUTO
 from export.step_module import StepModule
 from importers import bundle, cards, parity_report, reference
 from importers.importer import load
@@ -12,6 +16,7 @@ from importers.problems import ImportProblem
 from importers.storage import FROM_RECORDED, Storage
 
 PROGRAM = "./run import"
+NAME = r"[a-z0-9][a-z0-9_.-]{0,63}"  # as a manifest has it
 
 
 def main() -> None:
@@ -19,7 +24,10 @@ def main() -> None:
     try:
         print(run(arguments))
     except (ImportProblem, OSError, ValueError) as error:
-        raise SystemExit(f"{PROGRAM}: {' '.join(str(error).split())}") from error
+        raise SystemExit(f"{PROGRAM}: {ImportProblem(str(error))}") from error
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: stopped; nothing is changed", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,8 +59,12 @@ def parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> str:
     """Imports, and gives the line that says so. Raises ImportProblem, OSError or ValueError."""
     card = cards.load(arguments.card) if arguments.card else None
-    model = load(arguments.source, card)
     name = arguments.name or bundle.name_of(arguments.source)
+    if name == AUTO or not re.fullmatch(NAME, name):
+        raise ImportProblem(f"--name: {name!r} is none: take lower-case letters, digits, _ . and -, and not {AUTO!r}")
+    if arguments.reference and not arguments.reference.is_file():
+        raise ImportProblem(f"--reference: {arguments.reference} is no file")
+    model = load(arguments.source, card)
     target = arguments.output or Path("bundles") / name
 
     def report(written: Bundle, step: StepModule, storage: Storage) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Writes an imported model as a bundle: its graphs, its manifest, and how near they are to the network in PyTorch."""
 
 import re
-import shutil
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -145,12 +144,8 @@ def write(model: Imported, storage: Storage, source: Path, target: Path, name: s
     ImportProblem, and NotOurs for a folder in the way that is no bundle.
     """
     target = target.resolve()
-    replacement.check(target, is_of_bundle)
     chosen = sampling(model)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with replacement.replacing(target, is_of_bundle) as partial:
         write_graphs(model, partial)
         manifest, step = describe(model, chosen, name, source, partial), step_module(model)
         kept = report(Bundle(partial, manifest), step, Storage.FLOAT32)
@@ -160,8 +155,4 @@ def write(model: Imported, storage: Storage, source: Path, target: Path, name: s
             kept = {"before_rounding": kept, **report(Bundle(partial, manifest), step, storage)}
         manifest.checkpoint |= {"storage": storage, **kept}
         manifest.write(partial)
-        replacement.check(target, is_of_bundle)
-        replacement.swap(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return manifest

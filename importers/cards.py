@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from importers.formats import Format
 from importers.problems import ImportProblem
 
+MAX_BYTES = 10_000_000
 PUBLISHED = Path(__file__).parent / "published_cards"
 
 
@@ -56,8 +57,10 @@ def load(path: Path) -> Card:
     """The card in a TOML file, or in a JSON file by its name. Raises ImportProblem."""
     kind, read = ("JSON", json.loads) if path.suffix == ".json" else ("TOML", tomllib.loads)
     try:
+        if path.exists() and (not path.is_file() or path.stat().st_size > MAX_BYTES):
+            raise ImportProblem(f"{path.name}: no card: no regular file of at most {MAX_BYTES:,} bytes")
         table = read(path.read_text())
-    except (OSError, ValueError) as error:  # of the text's coding, and of both kinds' grammar
+    except (OSError, ValueError, RecursionError) as error:  # of the text's coding, and of both kinds' grammar
         raise ImportProblem(f"{path.name}: cannot be read as {kind} ({error})") from error
     return parse(table, Card, path.name)
 

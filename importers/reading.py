@@ -80,6 +80,8 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def open_file(path: Path) -> IO[bytes]:
     """The file's bytes, mapped: reading past its end gives fewer bytes and allocates nothing."""
     try:
+        if path.exists() and not path.is_file():  # a FIFO would keep it waiting for ever
+            raise ImportProblem(f"{path.name}: it is no regular file")
         with path.open("rb") as file:
             return cast(IO[bytes], mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:  # ValueError: an empty file

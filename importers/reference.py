@@ -163,10 +163,18 @@ def columns(**coefficients: float) -> NDArray[Any]:
     return np.array([getattr(Step(0.0, **coefficients), name) for name in COEFFICIENTS])
 
 
+def read(path: Path) -> Arrays:
+    """The arrays of a .npz file. Raises ImportProblem."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return dict(file)
+    except Exception as error:  # of a file cut short NumPy raises what the zip, the header or the data came to
+        raise ImportProblem(f"{path.name}: not a whole .npz file ({type(error).__name__}: {error})") from error
+
+
 def compare(bundle: Bundle, wiring: Wiring, options: Options) -> dict[str, Any]:
     """Prints a line a comparison, and gives what the manifest keeps. Raises ImportProblem if one is off."""
-    with np.load(options.file, allow_pickle=False) as file:
-        reference = Reference(bundle, wiring, dict(file))
+    reference = Reference(bundle, wiring, read(options.file))
     arrays, results = reference.arrays, []
     if {"x", "t", "out"} <= arrays.keys():
         expected = reference.states("out")

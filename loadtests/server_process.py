@@ -10,8 +10,10 @@ from pathlib import Path
 
 import httpx
 
+from service.registry.registry import NOT_YET
+
 REPOSITORY = Path(__file__).parent.parent
-START_TIMEOUT_S = 120
+START_TIMEOUT_S = 600  # far longer than it takes: it ends what hangs, also on a slow machine
 
 
 @contextlib.contextmanager
@@ -40,12 +42,21 @@ def free_port() -> int:
 
 
 def wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
-    """Returns when `/readyz` answers 200. Raises SystemExit if the service ends before, or is not ready in time."""
+    """Returns when `/readyz` answers 200, and nothing is tried any more.
+
+    Raises SystemExit if the service ends before, or is not ready in time.
+    """
     for _ in range(START_TIMEOUT_S * 10):
         if process.poll() is not None:
             raise SystemExit(f"the service ended with {process.returncode}")
         with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{url}/readyz").is_success:
+            if (answer := httpx.get(f"{url}/readyz")).is_success and is_loaded(answer):
                 return
         time.sleep(0.1)
     raise SystemExit(f"the service was not ready after {START_TIMEOUT_S} s")
+
+
+def is_loaded(answer: httpx.Response) -> bool:
+    """Whether every bundle was tried, by an answer of `/readyz`: it is ready with the first that can be served."""
+    body = answer.json()
+    return body["status"] != "starting" and NOT_YET not in body["failed_bundles"].values()

@@ -60,7 +60,7 @@ def load(path: Path, split: Split) -> Dataset:
     """
     if path.is_dir():
         return _from_idx(path, split) if any(path.glob("*-idx?-ubyte*")) else _from_folder(path, split)
-    if not zipfile.is_zipfile(path):
+    if not path.is_file() or not zipfile.is_zipfile(path):
         raise DataError(f"{path}: no such folder, and not a zip file")
     try:
         with zipfile.ZipFile(path) as archive:

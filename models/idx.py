@@ -24,6 +24,8 @@ def read(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
     """
     plain, packed = folder / name, folder / f"{name}.gz"
     path = packed if packed.exists() else plain
+    if path.exists() and not path.is_file():  # a FIFO would keep it waiting for ever
+        raise DataError(f"{path}: it is no regular file")
     try:
         with gzip.open(path) if path is packed else path.open("rb") as file:
             return _parse(cast(IO[bytes], file), path, dimensions)

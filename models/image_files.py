@@ -8,6 +8,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import count
 from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from models.pixels import REFUSED_SUFFIXES, SUFFIXES
 SPLITS = ("train", "test")
 MAX_FILE_BYTES = 2**27
 MAX_CLASS_NAME = 100  # characters
+MAX_LINKS = 10_000  # to folders
 # What Windows, macOS, Synology, QNAP, Linux and Python leave in folders, in lower case; what begins with "." besides.
 LITTER = {
     "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$recycle.bin", "system volume information",
@@ -71,8 +73,15 @@ class Selection(NamedTuple):
 
 
 def in_folder(folder: Path) -> list[File]:
-    """The files of both splits in the order of their paths. Links are followed, but not back to where they are."""
-    paths = sorted(path for split in SPLITS for path in _walk(folder / split, frozenset()))
+    """The files of both splits in the order of their paths. Links are followed, but not back to where they are.
+
+    Raises DataError where folders lie in each other without end, or nearly so.
+    """
+    links = count()
+    try:
+        paths = sorted(path for split in SPLITS for path in _walk(folder / split, frozenset(), links))
+    except RecursionError as error:
+        raise DataError(f"{folder}: its folders lie too deep in each other") from error
     return [_of_folder(folder, path) for path in paths]
 
 
@@ -134,14 +143,16 @@ def _check_class_name(name: str, file: File) -> None:
         )
 
 
-def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
-    """All that is no folder, below; `above` are the real paths of the folders on the way."""
+def _walk(folder: Path, above: frozenset[Path], links: Iterator[int]) -> Iterator[Path]:
+    """All that is no folder, below; `above` are the real paths of the folders on the way, and `links` counts links."""
     real = folder.resolve()
     if real in above or not folder.is_dir():
         return
     for path in folder.iterdir():
         if path.is_dir():
-            yield from _walk(path, above | {real})
+            if path.is_symlink() and next(links) >= MAX_LINKS:  # ten folders that lead to each other: millions of ways
+                raise DataError(f"{path}: more than {MAX_LINKS:,} links to folders: they lead to each other")
+            yield from _walk(path, above | {real}, links)
         else:
             yield path
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import threading
+from collections import defaultdict
 
 import structlog
 import uvicorn
@@ -14,27 +15,30 @@ from pydantic_settings import CliApp
 
 from service import resources
 from service.app import create_app
+from service.errors import shortened
 from service.http.server import Server, options
 from service.registry.time_limit import LOADING
-from service.settings import Settings
+from service.settings import PREFIX, Settings
 from service.telemetry import logs
 
 log = structlog.get_logger()
 
 ACCEPTED_A_TURN = 16  # connections: libuv accepts one of each listener, and a probe's waits behind a thousand others
 MIN_DESCRIPTORS = 64  # for those, the models, and a few connections
+OF_CLIENTS = {"URL", "KEY"}  # the client's command reads them from the same environment
 
 
 def main() -> None:
     try:
         settings = CliApp.run(Settings)
         logs.configure(settings)
+        check_environment()
         check_descriptors()
         listener = listen(settings.host, settings.port)  # before any model is loaded
         if settings.grpc_port is not None:
             bind(settings.host, settings.grpc_port).close()  # gRPC listens by itself, later
         app = create_app(settings)
-    except (OSError, ValueError) as error:  # ValueError is pydantic's too
+    except (OSError, ValueError, RecursionError) as error:  # ValueError is pydantic's too; of JSON it is the last
         print(f"./run serve: {explain(error)}", file=sys.stderr)
         sys.exit(2)
     # A worker that comes back from a step must not wait 5 ms for its turn while callers come in one after the other:
@@ -58,6 +62,20 @@ def end(*_: object) -> None:
     sys.exit(0)
 
 
+def check_environment() -> None:
+    """Names what looks like a setting and is none. Raises ValueError for one that is there in two spellings."""
+    spellings = defaultdict[str, list[str]](list)
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX):
+            spellings[name.upper().removeprefix(PREFIX)].append(name)
+    for names in spellings.values():
+        if len(names) > 1:
+            raise ValueError(f"{' and '.join(names)} are one setting: keep one of them")
+    known = OF_CLIENTS | {name.upper() for name in Settings.model_fields}
+    if unknown := [names[0] for setting, names in spellings.items() if setting not in known]:
+        log.warning("the environment has what is no setting", names=unknown)
+
+
 def check_descriptors() -> None:
     """Raises OSError where libuv would end the process without a word."""
     most = resources.read().open_files
@@ -78,12 +96,12 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def explain(error: OSError | ValueError) -> str:
+def explain(error: Exception) -> str:
     """What is wrong, on one line, with the names of the settings that it is about."""
     if not isinstance(error, ValidationError):
-        return str(error)
+        return logs.printable(shortened(str(error)))
     return "; ".join(
-        f"{name} (--{name.replace('_', '-')}): {each['msg']}, and it is {each['input']!r}"
+        f"{name} (--{name.replace('_', '-')}): {each['msg']}, and it is {shortened(repr(each['input']), 100)}"
         for each in error.errors()
         for name in [".".join(map(str, each["loc"]))]
     )

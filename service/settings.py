@@ -1,5 +1,7 @@
 """The service's settings: command line, then environment (`TRILEMMA_PORT=8000`), then these defaults.
 
+What is empty counts as absent: an empty host would be every interface, an empty folder the one that it is started in.
+
 `python -m docs.configuration` writes docs/configuration.md from them.
 """
 
@@ -20,6 +22,9 @@ GRPC_CONNECTIONS = 64  # each has many calls
 OWN_DESCRIPTORS = 128 + GRPC_CONNECTIONS  # for models, threads and the log, and for gRPC
 MAX_S = 1e7  # four months: a thread cannot wait for ever by a number
 MAX_THREADS = 1024  # of each kind
+MAX_BYTES = 2**60
+MAX_COUNT = 2**31
+PREFIX = "TRILEMMA_"
 
 
 def default_connections() -> int:
@@ -41,12 +46,15 @@ def split(names: Any) -> Any:
 class Settings(BaseSettings):
     """Serve diffusion models over HTTP, and gRPC."""
 
-    model_config = SettingsConfigDict(env_prefix="TRILEMMA_", cli_kebab_case=True, cli_prog_name="./run serve")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, cli_kebab_case=True, cli_prog_name="./run serve"
+    )
 
     host: str = setting(
         "127.0.0.1",
         "address to listen on; 0.0.0.0 for every interface",
         "in a container, or behind a proxy on another machine",
+        pattern="^[!-~]+$",
     )
     port: int = setting(8000, "port to listen on; 0 takes a free one", "if the port is in use", ge=0, le=65535)
     grpc_port: int | None = setting(
@@ -84,7 +92,7 @@ class Settings(BaseSettings):
         "memory that a graph of a new bundle may take when it is tried; one that takes more is refused",
         "raise it for a large model; lower it where memory is short",
         ge=2**24,
-        le=2**60,
+        le=MAX_BYTES,
     )
     workers: PositiveInt = setting(
         resources.read().workers,
@@ -109,19 +117,25 @@ class Settings(BaseSettings):
         "largest number of images due before a request; beyond it 429",
         "lower it to refuse early; raise it for bursts, if memory allows",
         ge=MAX_IMAGES,
+        le=MAX_COUNT,
     )
     max_backlog_s: PositiveFloat = setting(
         20,
         "predicted work due before a request, and its own, at most; beyond it 429",
         "lower it to refuse early; raise it if callers prefer to wait",
+        le=MAX_S,
     )
     max_request_s: PositiveFloat = setting(
         600,
         "predicted work of one request at most, on one worker; a larger request gets 422",
         "lower it so that no caller can ask for much at once",
+        le=MAX_S,
     )
     cache_bytes: NonNegativeInt = setting(
-        64 * 2**20, "memory for finished files, by ETag; 0: no cache", "raise it if callers repeat requests"
+        64 * 2**20,
+        "memory for finished files, by ETag; 0: no cache",
+        "raise it if callers repeat requests",
+        le=MAX_BYTES,
     )
     shutdown_s: PositiveInt = setting(
         120,
@@ -133,23 +147,27 @@ class Settings(BaseSettings):
         65536,
         "longest body of a request in JSON; a longer one gets 413",
         "rarely: pictures and arrays have a limit of their own",
+        le=MAX_BYTES,
     )
     max_upload_bytes: PositiveInt = setting(
         4 * 2**20,
         "longest body of a request with pictures or arrays; 16 that are longer than --max-body-bytes can be under way",
         "raise it for larger pictures; lower it where memory is short",
+        le=MAX_BYTES,
     )
     max_header_bytes: PositiveInt = setting(
         16384,
         "longest head of a request, its line and headers; a longer one gets 431",
         "raise it if a proxy adds long cookies or tokens",
         ge=512,
+        le=MAX_COUNT,
     )
     max_connections: PositiveInt = setting(
         default_connections(),
         "largest number of connections at a time, and of calls over gRPC; default: from the limit of descriptors. At "
         "the limit the longest idle one is closed, or a new one gets 503; probes are answered",
         "raise it with the limit of descriptors, for more callers at a time",
+        le=MAX_COUNT,
     )
     client_timeout_s: PositiveFloat = setting(
         30,

@@ -1,6 +1,7 @@
 """What the tests share: a toy model that needs no PyTorch, and the shipped one."""
 
 import hashlib
+import inspect
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import structlog
@@ -25,12 +27,16 @@ SHIPPED = REPOSITORY / "bundles" / "ddim"
 CHECKPOINT = REPOSITORY / "checkpoints" / "ddim"
 SHAPE = (1, 4, 4)
 IN_COLOUR = {"shape": (3, 4, 4), "state_shape": (3, 4, 4)}  # of a toy's manifest
+WITHIN_S = 600  # for whatever is waited for: far longer than anything takes, it ends what hangs, also on a slow machine
 # For a server of real models: whatever work is predicted, as on a slow machine, nothing is refused for it.
 PATIENT = ["--max-backlog-s", "1e6", "--max-request-s", "1e6"]
 
 # The same examples every time, and no clock.
 settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("same")
+# httpx gives up after 5 s, which is little on a machine that does much else.
+for each in ("connect", "read", "write", "pool"):
+    setattr(inspect.signature(httpx.get).parameters["timeout"].default, each, WITHIN_S)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and by the servers that tests start too
 
 

@@ -98,3 +98,15 @@ def test_a_set_up_that_fails_ends_at_once_and_leaves_nothing_that_holds_its_outp
         *_, line = process.stderr.read().splitlines()
     assert (line, process.returncode) == ("no such package", 1)
     assert not (tree / ".venv-serve" / "stamp").exists()
+
+
+def test_no_file_takes_the_place_of_a_stream_that_is_closed(tree: Path) -> None:
+    (tree / "go").touch()
+    list_open = '#!/bin/sh\nls -l /dev/fd/ >"$GO.open" 2>/dev/null\n'
+    ran(tree, ["serve"])
+    (tree / ".venv-serve" / "bin" / "python").write_text(list_open)
+    subprocess.run(["sh", "-c", 'exec "$0" serve <&- >&- 2>&-', tree / "run"], check=True)
+    listed = (tree / "go.open").read_text()
+    assert [number for number in "012" if re.search(rf" {number} -> (/dev/null|.*go\.open)$", listed, re.M)] == list(
+        "012"
+    )

@@ -7,7 +7,7 @@ guaranteed jobs, their work over their remaining time, is at most MAX_PROMISED_U
 import math
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import dropwhile
 
 from service.engine.jobs import Job
@@ -49,7 +49,7 @@ class Admission:
 
     def backlog_s(self) -> float:
         """Seconds that all accepted work takes."""
-        return self._seconds(self.scheduler.counts.steps_left)
+        return self._seconds(self.scheduler.counts.steps_left, self.scheduler.jobs)
 
     def _check_queue(self, job: Job, work_s: float, due_s: float) -> None:
         """Raises Overloaded if the jobs due before this one exceed a limit; it does not wait for the others."""
@@ -65,15 +65,17 @@ class Admission:
         steps_left = Counter[str]()
         for other in before:
             steps_left[other.model] += other.steps_left * other.rows
-        before_s = self._seconds(steps_left)
+        before_s = self._seconds(steps_left, before)
         if before and before_s + more_s > self.max_backlog_s:
             over_s = min(before_s, before_s + more_s - self.max_backlog_s)
             raise Overloaded(f"{before_s:.1f} s of work are queued; {more_s:.1f} s more are too much", over_s)
 
-    def _seconds(self, steps_left: Mapping[str, int]) -> float:
-        """Seconds of these row steps, by model, shared by the workers."""
+    def _seconds(self, steps_left: Mapping[str, int], jobs: Iterable[Job]) -> float:
+        """Seconds of these row steps, by model, and of the jobs' previews, shared by the workers."""
         scheduler = self.scheduler
-        return sum(n * scheduler.row_s(model) for model, n in steps_left.items()) / scheduler.workers
+        steps_s = sum(n * scheduler.row_s(model) for model, n in steps_left.items())
+        previews_s = sum(job.steps_left * scheduler.preview_s(job) for job in jobs if job.previews)
+        return (steps_s + previews_s) / scheduler.workers
 
     def _check_deadline(self, job: Job, work_s: float, now: float) -> None:
         least_s = ADMISSION_MARGIN * work_s
@@ -85,12 +87,15 @@ class Admission:
 
     def _promised_utilization(self, now: float) -> float:
         """The utilisation of the machine by guaranteed jobs until their deadlines."""
-        rows_per_s = defaultdict[str, float](float)  # by model
+        rows_per_s, previews = defaultdict[str, float](float), 0.0  # by model; workers that previews keep busy
         for job in self.scheduler.jobs:
             if job.deadline_s < math.inf:
                 least_s = job.longest_left * self.scheduler.costs.seconds(job.model, 1)  # a late job needs no more
-                rows_per_s[job.model] += job.steps_left * job.rows / max(job.deadline_s - now, least_s)
-        return sum(n * self.scheduler.row_s(model) for model, n in rows_per_s.items()) / self.scheduler.workers
+                left_s = max(job.deadline_s - now, least_s)
+                rows_per_s[job.model] += job.steps_left * job.rows / left_s
+                previews += job.steps_left * self.scheduler.preview_s(job) / left_s
+        steps = sum(n * self.scheduler.row_s(model) for model, n in rows_per_s.items())
+        return (steps + previews) / self.scheduler.workers
 
     def _broken(self, job: Job, due_s: float, now: float) -> list[Job]:
         """The jobs that might miss their deadlines: this one, or guaranteed ones that may end later because of it.

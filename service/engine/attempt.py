@@ -21,7 +21,8 @@ class StepResult:
     pixels: dict[Image, Array]  # of the images that finish with this step; states, where the job is not to decode them
     terms: dict[Lane, float]  # of bounds, for the rows that were such
     previews: dict[Image, Array]  # of the images whose callers want a preview of this step
-    seconds: float
+    seconds: float  # of the step, without its previews
+    preview_s: float  # of each preview
 
 
 def attempt(batch: Batch, runtime: Runtime, clock: Callable[[], float]) -> StepResult:
@@ -38,12 +39,12 @@ def attempt(batch: Batch, runtime: Runtime, clock: Callable[[], float]) -> StepR
         raise FloatingPointError("the step gives numbers that are not finite")
     terms = _terms(lanes, [rows[lane] for lane in lanes], runtime, x, x0) if lanes else {}
     kept = _with_known(x, rows, runtime)
-    previews = {}
-    for image in filter(_wants_preview, batch.images):
+    done_s, previews = clock(), {}
+    for image in (image for image in batch.images if image.wants_preview):
         with suppress(Exception):  # the image itself does not depend on its preview
             previews[image] = runtime.decode(x0.select([rows[image]]))[0]
-    seconds = clock() - start_s  # with the previews: to decode may take as long as the step, and everybody waits for it
-    return StepResult(kept, x0, pixels, terms, previews, seconds)
+    preview_s = (clock() - done_s) / max(len(previews), 1)
+    return StepResult(kept, x0, pixels, terms, previews, done_s - start_s, preview_s)
 
 
 def _terms(lanes: list[Lane], rows: list[int], runtime: Runtime, x: States, x0: States) -> dict[Lane, float]:
@@ -76,8 +77,3 @@ def _with_known(x: States, rows: dict[Image, int], runtime: Runtime) -> States |
     fetched = runtime.fetch(x.select([rows[image] for image in masked]))
     known = {rows[image]: image.keep_known(each, runtime) for image, each in zip(masked, fetched, strict=True)}
     return [known[row] if row in known else x[row] for row in range(x.shape[0])]
-
-
-def _wants_preview(image: Image) -> bool:
-    every = image.job.preview_every
-    return image.job.watch is not None and every > 0 and (image.step + 1) % every == 0

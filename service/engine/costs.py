@@ -1,4 +1,4 @@
-"""The cost model: seconds of a step by model and number of rows, measured at warm-up and kept current. Pure."""
+"""The cost model: seconds of a step by model and rows, and of a preview; measured at warm-up and kept current. Pure."""
 
 import math
 from bisect import bisect_left
@@ -26,8 +26,8 @@ class Curve:
         return self._by_rows[rows] if rows < len(self._by_rows) else self._by_rows[-1] * rows / self.rows[-1]
 
     def observe(self, rows: int, seconds: float) -> None:
-        """Moves all knots towards a measurement, the nearest ones most; the logarithmic error is clipped to ±1."""
-        error = WEIGHT * min(max(math.log(seconds / self.seconds(rows)), -1), 1)
+        """Moves all knots towards a measurement, the nearest ones most."""
+        error = _change(self.seconds(rows), seconds)
         left, right, share = self._place(rows)
         near = {left: 1 - share, right: share} if left < right else {right: 1.0}
         weights = (1 - LOCAL_SHARE + LOCAL_SHARE * near.get(knot, 0.0) for knot in range(len(self.rows)))
@@ -62,16 +62,27 @@ class Costs:
 
     def __init__(self) -> None:
         self._curves: dict[str, Curve] = {}
+        self._preview_s: dict[str, float] = {}
 
-    def set(self, model: str, curve: Mapping[int, float]) -> None:
-        """Sets a model's seconds a step by rows, as measured at warm-up; the smallest number of rows is 1."""
+    def set(self, model: str, curve: Mapping[int, float], preview_s: float = 0.0) -> None:
+        """Sets a model's seconds a step by rows, as measured at warm-up, and a preview's; the first rows are 1."""
         self._curves[model] = Curve(curve)
+        self._preview_s[model] = preview_s
 
     def observe(self, model: str, rows: int, seconds: float) -> None:
         """Updates a model's curve by a measured step; starts one for a model without."""
         if model not in self._curves:
             self.set(model, {1: seconds / rows, rows: seconds})
         self._curves[model].observe(rows, seconds)
+
+    def observe_preview(self, model: str, seconds: float) -> None:
+        """Updates the seconds of a preview by a measurement."""
+        before_s = self._preview_s.get(model) or seconds
+        self._preview_s[model] = before_s * math.exp(_change(before_s, seconds))
+
+    def preview_seconds(self, model: str) -> float:
+        """Seconds of decoding one image's state, beside its step."""
+        return self._preview_s.get(model, 0.0)
 
     def seconds(self, model: str, rows: int) -> float:
         """Seconds of one step of `rows` rows."""
@@ -80,3 +91,8 @@ class Costs:
     def efficient_batch_size(self, model: str, most: int) -> int:
         """The smallest batch of at most `most` rows with nearly the best throughput; `most` if not measured."""
         return self._curves[model].efficient_batch_size(most) if model in self._curves else most
+
+
+def _change(expected_s: float, measured_s: float) -> float:
+    """What a measurement adds to the logarithm of the seconds that are expected; the error is clipped to ±1."""
+    return WEIGHT * min(max(math.log(measured_s / expected_s), -1), 1)

@@ -100,6 +100,11 @@ class Job:
         return 1 if self.guidance == 1 else 2
 
     @property
+    def previews(self) -> float:
+        """Previews that each image asks for, a step: one every so many."""
+        return 1 / self.preview_every if self.watch is not None and self.preview_every else 0.0
+
+    @property
     def longest_left(self) -> int:
         """The largest number of steps left of any image."""
         return self.steps_left if self.n == 1 else max(image.steps_left for image in self.images)
@@ -200,6 +205,11 @@ class Image:
     @property
     def finished(self) -> bool:
         return self.steps_left == 0
+
+    @property
+    def wants_preview(self) -> bool:
+        """Whether its caller wants to see what its next step gives."""
+        return self.job.previews > 0 and (self.step + 1) % self.job.preview_every == 0
 
     @property
     def ready(self) -> bool:

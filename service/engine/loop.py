@@ -127,11 +127,11 @@ class Engine:
         with self._changed:
             return self.scheduler.work_s(job)
 
-    def install(self, model: str, runtime: Runtime, curve: dict[int, float]) -> None:
-        """Takes a loaded model into service; `curve` is its seconds a step by rows."""
+    def install(self, model: str, runtime: Runtime, curve: dict[int, float], preview_s: float = 0.0) -> None:
+        """Takes a loaded model into service; `curve` is its seconds a step by rows, `preview_s` those of a preview."""
         with self._changed:
             self.runtimes[model] = runtime
-            self.scheduler.costs.set(model, curve)
+            self.scheduler.costs.set(model, curve, preview_s)
             self._failures[model] = 0
             self.out_of_service.discard(model)
 
@@ -214,6 +214,8 @@ class Engine:
         """Gives the rows their new states, and ends the jobs that it finished."""
         self._failures[batch.model] = 0
         self.scheduler.costs.observe(batch.model, batch.rows, max(result.seconds, 1e-6))
+        if result.previews:
+            self.scheduler.costs.observe_preview(batch.model, max(result.preview_s, 1e-9))
         for lane, nats in result.terms.items():
             lane.nats.append(nats)
         for image in self.scheduler.advance(batch, result.x, result.x0):

@@ -114,7 +114,11 @@ class Scheduler:
             steps = min(left[:images])
             total_s += steps * self.costs.seconds(job.model, images * job.rows)
             left = [k for k in (*(k - steps for k in left[:images]), *left[images:]) if k > 0]
-        return total_s
+        return total_s + job.steps_left * self.preview_s(job)
+
+    def preview_s(self, job: Job) -> float:
+        """Seconds that the previews take which an image of the job asks for, a step."""
+        return job.previews * self.costs.preview_seconds(job.model)
 
     def row_s(self, model: str) -> float:
         """A row's share of a step, in seconds, if the workers share the model's unfinished images."""
@@ -135,7 +139,9 @@ class Scheduler:
         full_s = {model: self._step_s(model, rows) for model, rows in unfinished.items()}
         row_s = {model: self.row_s(model) for model in unfinished}
         running = self.counts.running.items()
-        now += max((self._step_s(model, rows) for model, rows in running if rows), default=0.0)
+        now += max(
+            (self._step_s(model, rows) + self._previews_s(model) for model, rows in running if rows), default=0.0
+        )
         before_s = 0.0
         slack_s = dict.fromkeys(unfinished, 0.0)  # by which a model's earlier steps may exceed their rows' shares
         last = max((i for i, job in enumerate(order) if job.deadline_s < math.inf), default=-1)
@@ -144,7 +150,7 @@ class Scheduler:
             if job.deadline_s < math.inf:
                 wait_s = (before_s + sum(slack_s.values()) - slack_s[model]) / self.workers
                 yield job, now + margin * (wait_s + self.work_s(job))
-            before_s += job.steps_left * job.rows * row_s[model]
+            before_s += job.steps_left * (job.rows * row_s[model] + self.preview_s(job))
             slack_s[model] = max(slack_s[model], job.longest_left * (full_s[model] - row_s[model]))
 
     def next_batch(self, now: float, idle: int = 1) -> Batch | None:
@@ -219,7 +225,7 @@ class Scheduler:
             return False  # due times without a deadline keep their order
         if next(job for job in self.jobs if job.model == fullest).deadline_s == math.inf:
             return False  # a guaranteed job does not wait for one that is not
-        step_s = self._step_s(fullest, rows)
+        step_s = self._step_s(fullest, rows) + self._previews_s(fullest)
         if first.longest_left * self.costs.seconds(first.model, 1) < MIN_YIELD_STEPS * step_s:
             return False
         ends = self.predicted_ends(self.jobs, self.counts.unfinished, now + step_s, YIELD_MARGIN)
@@ -244,15 +250,22 @@ class Scheduler:
         """
         own = sum(image.job is images[0].job for image in images)
         rows = [*accumulate(image.job.rows for image in images)]
+        preview_s = self.costs.preview_seconds(images[0].job.model)
+        previews = [*accumulate(image.job.previews > 0 for image in images)]
         guaranteed = [(n, image) for n, image in enumerate(images, start=1) if image.job.deadline_s < math.inf]
         if not guaranteed:
             return len(images)
 
         def keeps(count: int) -> bool:
-            step_s = self.costs.seconds(images[0].job.model, rows[count - 1])
+            step_s = self.costs.seconds(images[0].job.model, rows[count - 1]) + previews[count - 1] * preview_s
             return all(now + image.steps_left * step_s <= image.job.deadline_s for n, image in guaranteed if n <= count)
 
         return next((count for count in range(len(images), own - 1, -1) if keeps(count)), len(images))
+
+    def _previews_s(self, model: str) -> float:
+        """Seconds of the previews that a step of the model may have at most."""
+        images = sum(job.unfinished for job in self.jobs if job.model == model and job.previews)
+        return min(images, self.efficient_batch_size(model)) * self.costs.preview_seconds(model) if images else 0.0
 
     def _step_s(self, model: str, rows: int) -> float:
         """Seconds of a step of these rows, or of an efficient batch of them; one image may have two in any case."""

@@ -95,7 +95,8 @@ def simulate(
             idle -= 1
             seconds = truth.seconds(chosen.model, chosen.rows)
             seconds *= math.exp(noise * rng.standard_normal())
-            heappush(events, (now + seconds, next(order), (chosen, seconds)))
+            previews_s = sum(image.wants_preview for image in chosen.images) * truth.preview_seconds(chosen.model)
+            heappush(events, (now + seconds + previews_s, next(order), (chosen, seconds)))
     return accepted
 
 

@@ -12,6 +12,7 @@ from service.errors import Problem, RequestTimeout, Unavailable
 from service.http.connection_limit import GRACE_S, ConnectionLimit
 from service.http.parser import RequestParser
 from service.http.problem_responses import answer
+from service.http.refusal_log import RefusalLog
 from service.requests.turns import Turns
 from service.telemetry.metrics import Metrics
 from service.telemetry.probes import PROBES
@@ -72,6 +73,7 @@ class Connection(RequestParser):
         self,
         limit: ConnectionLimit,
         turns: Turns,
+        refusals: RefusalLog,
         max_header_bytes: int,
         timeout_s: float,
         metrics: Metrics,
@@ -81,6 +83,7 @@ class Connection(RequestParser):
         self.app = self._answer
         self.limit = limit
         self.turns = turns
+        self.refusals = refusals
         self.timeout_s = timeout_s
         self.metrics = metrics
         self.app_state = dict(self.app_state)  # of each of its requests
@@ -201,6 +204,7 @@ class Connection(RequestParser):
             self.cycle.disconnected = True
             self.cycle.waiting_for_100_continue = False  # else it would ask for more of the body
             self.cycle.message_event.set()
+        self.refusals.note(problem, self.client)
         response = answer(problem, path, self.metrics)
         lines = [f"HTTP/1.1 {problem.status.value} {problem.status.phrase}".encode(), b"connection: close"]
         lines += [name + b": " + value for name, value in response.raw_headers]

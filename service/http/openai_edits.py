@@ -12,6 +12,7 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartParser
 
 from service.errors import InvalidRequest
 from service.http import openai
@@ -22,6 +23,7 @@ from service.requests.uploads import HALF
 from service.requests.validation import invalid
 
 FILES, FIELDS, FIELD_BYTES = 3, 40, 65536  # of a form at most
+MultiPartParser.spool_max_size = 0  # no file on the disk, which may be full or read-only: the body is in memory already
 SETTING = "settings["  # the package `openai` writes a member of an object as `settings[eta]`
 
 

@@ -75,7 +75,11 @@ class RequestParser(HttpToolsProtocol):
                 self.ends = True
                 return
             cause = error.__context__
-            raise cause if isinstance(cause, Problem) else MalformedRequest(shortened(str(error))) from error
+            if isinstance(cause, Problem):
+                raise cause from error
+            if isinstance(error, httptools.HttpParserCallbackError):  # of uvicorn's, which parses the target
+                raise MalformedRequest("its target is neither a path nor a URL") from error
+            raise MalformedRequest(shortened(str(error))) from error
 
     def on_message_begin(self) -> None:
         if not self.is_answered():

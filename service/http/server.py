@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from service.http.connection import Connection
 from service.http.connection_limit import ConnectionLimit
+from service.http.refusal_log import RefusalLog
 from service.requests.turns import Turns
 from service.settings import Settings
 
@@ -32,6 +33,7 @@ def options(app: FastAPI, settings: Settings) -> dict[str, Any]:
         Connection,
         ConnectionLimit(settings.max_connections),
         Turns(),
+        RefusalLog(),
         settings.max_header_bytes,
         settings.client_timeout_s,
         app.state.service.metrics,

@@ -12,7 +12,7 @@ from service.engine.placement import Placement
 from service.engine.runtime import Runtime
 from service.registry.attempts import Attempt
 from service.registry.time_limit import TimeLimit, TimeLimitError
-from service.registry.warmup import fill, warm_up
+from service.registry.warmup import fill, time_preview, warm_up
 from service.runtimes.choice import CPU, Device
 from service.runtimes.sandbox import Sandbox
 from service.settings import Settings
@@ -70,9 +70,10 @@ class Opener:
         runtime = (self._open_runtime or self._device.open)(model, self._threads)
         curve = warm_up(runtime, model.bundle, self._tried.pop(model.digest, scheduler.max_batch))
         fill(runtime, model.bundle, max(curve), scheduler.workers)
+        preview_s = time_preview(runtime, model.bundle)
 
         def install() -> None:
-            self._engine.install(model.digest, runtime, curve)
+            self._engine.install(model.digest, runtime, curve, preview_s)
             log.info("model ready", method=model.name, digest=model.digest[:12], seconds_a_step=curve)
 
         return install

@@ -43,6 +43,17 @@ def warm_up(
     return curve
 
 
+def time_preview(runtime: Runtime, bundle: Bundle, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds that it takes to decode one image's state: next to none, but for a latent model."""
+    _, x0 = runtime.step(first_step(bundle, 1))
+    times_s = []
+    for _ in range(WARM_UPS):
+        start_s = clock()
+        runtime.decode(x0.select([0]))
+        times_s.append(clock() - start_s)
+    return min(times_s)
+
+
 def fill(runtime: Runtime, bundle: Bundle, rows: int, workers: int) -> None:
     """Full batches on every worker at once: the memory that they need is taken now, not later under load."""
     inputs = first_step(bundle, rows)

@@ -10,6 +10,7 @@ A key is a secret that its holder sends as `Authorization: Bearer SECRET`. The f
 
 import hashlib
 import hmac
+import stat
 import tomllib
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -17,6 +18,8 @@ from typing import Annotated, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from service.requests.quota import Caller, WorkBudget
+
+MAX_FILE_BYTES = 2**24
 
 
 class Key(BaseModel):
@@ -31,12 +34,15 @@ class Key(BaseModel):
 
 def read(path: Path) -> dict[str, Key]:
     """The keys by name. Raises OSError or ValueError for a file that is not there or not as above."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_FILE_BYTES:  # a FIFO may keep it waiting for ever
+        raise ValueError(f"{path}: it is no regular file of at most {MAX_FILE_BYTES:,} bytes")
     try:
         return TypeAdapter(dict[str, Key]).validate_python(tomllib.loads(path.read_text()))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise ValueError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    except ValueError as error:  # of TOML, and of UTF-8
+    except (ValueError, RecursionError) as error:  # of TOML, and of UTF-8; of lists in lists
         raise ValueError(f"{path}: {error}") from error
 
 

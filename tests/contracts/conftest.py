@@ -7,6 +7,7 @@ from typing import Any
 
 from httpx import ASGITransport, AsyncClient
 
+from loadtests.server_process import is_loaded
 from service.app import create_app
 from service.settings import Settings
 from tests.conftest import SHIPPED
@@ -20,9 +21,9 @@ async def serving(full_batches: bool = False, **changes: Any) -> AsyncIterator[A
         app.router.lifespan_context(app),
         AsyncClient(transport=ASGITransport(app), base_url="http://test") as client,
     ):
-        while (ready := await client.get("/readyz")).status_code == 503:
-            assert ready.json()["status"] == "starting", ready.text
+        while not is_loaded(ready := await client.get("/readyz")):
             await asyncio.sleep(0.01)
+        assert ready.is_success, ready.text
         if full_batches:  # whatever pays on this machine
             app.state.service.engine.scheduler.costs.efficient_batch_size = lambda model, most, share=1.0: most
         yield client

@@ -15,16 +15,15 @@ import pytest
 import uvicorn
 import yaml
 
-from loadtests.server_process import free_port
+from loadtests.server_process import free_port, is_loaded
 from service.app import create_app
 from service.http.server import options
 from service.registry.registry import OpenRuntime
 from service.settings import Settings
-from tests.conftest import REPOSITORY, ToyRuntime
+from tests.conftest import REPOSITORY, WITHIN_S, ToyRuntime
 
 DEPLOY = REPOSITORY / "deploy"
 UNPACKED = REPOSITORY / ".cache" / "debian"
-WITHIN_S = 600  # far longer than anything takes: it ends what hangs, also on a slow machine
 
 
 def tool(name: str) -> str:
@@ -59,10 +58,15 @@ def wait_until(holds: Callable[[], Any]) -> Any:
 def running(
     command: list[str], ready: str, environment: Mapping[str, str] | None = None
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """The process, once `ready` answers."""
+    """The process, once `ready` answers and, where that is the service's, every bundle was tried."""
+
+    def is_ready() -> bool:
+        answer = httpx.get(ready)
+        return answer.is_success and (not ready.endswith("/readyz") or is_loaded(answer))
+
     process = subprocess.Popen(command, cwd=REPOSITORY, env=environment)
     try:
-        wait_until(lambda: process.poll() is not None or httpx.get(ready).is_success)
+        wait_until(lambda: process.poll() is not None or is_ready())
         assert process.poll() is None, command
         yield process
     finally:
@@ -87,7 +91,7 @@ def serving(bundles: Path, open_runtime: OpenRuntime | None = None, **settings: 
     thread.start()
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_until(lambda: httpx.get(f"{url}/readyz").is_success)
+        wait_until(lambda: is_loaded(httpx.get(f"{url}/readyz")))
         yield url, app
     finally:
         server.should_exit = True
@@ -130,7 +134,7 @@ def prometheus(folder: Path, target: str, patience: bool = True) -> Iterator[htt
         f"--web.listen-address=127.0.0.1:{port}",
         "--log.level=warn",
     ]
-    with running(command, f"{url}/-/ready"), httpx.Client(base_url=url, timeout=30) as client:
+    with running(command, f"{url}/-/ready"), httpx.Client(base_url=url) as client:
         yield client
 
 

@@ -59,6 +59,7 @@ def test_a_container_that_is_broken_into_can_do_little(name: str) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["pids_limit"] <= 256
     assert service["mem_limit"]
+    assert {"max-size", "max-file"} <= set(service["logging"]["options"])
     assert not service["user"].startswith(("0", "root"))
     assert not {"privileged", "cap_add", "network_mode", "pid", "ipc", "userns_mode", "devices"} & set(service)
     writable = [mount for mount in service.get("volumes", []) if not mount.endswith(":ro")]

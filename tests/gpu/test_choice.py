@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from service.runtimes.cuda.driver import DriverError
 from service.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.gpu.fake import FakeDriver, InFakeMemory
+from tests.service.conftest import wait_until_loaded
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +134,6 @@ def test_what_cannot_run_on_this_gpu_is_refused_or_with_auto_goes_to_the_cpu(
     (bundle.folder / "cuda" / gpu_manifest.MANIFEST).write_text(before)
 
 
-def wait_until_ready(client: TestClient) -> None:
-    while client.get("/readyz").json()["status"] == "starting":
-        time.sleep(0.001)
-
-
 REQUESTS = [
     {"method": "latent", "seed": 1, "n": 3, "class_label": 3, "steps": 4},
     {"method": "latent", "seed": 2, "solver": "dpmpp_2m", "class_label": 7, "steps": 6},
@@ -161,7 +156,7 @@ def test_whole_requests_over_http_give_the_images_of_the_cpu_up_to_the_precision
     for device in ("cpu", "cuda"):
         settings = Settings(bundles=folder, device=device, max_batch=8, cache_bytes=0)  # type: ignore[arg-type]
         with TestClient(create_app(settings)) as client:
-            wait_until_ready(client)
+            wait_until_loaded(client)
             (method,) = client.get("/methods").json()
             metrics = client.get("/metrics").text
             where = "cpu" if device == "cpu" else f"a fake sm_00, cuda {ort.__version__} fp16, batches of 8"
@@ -183,8 +178,8 @@ def test_a_bundle_without_engines_is_refused_by_cuda_and_served_by_auto(
     )
     monkeypatch.setattr(choice, "open_driver", FakeDriver)
     with TestClient(create_app(Settings(bundles=tmp_path, device="cuda"))) as client:
-        wait_until_ready(client)
+        wait_until_loaded(client)
         assert "no engines for a GPU: ./run export" in client.get("/readyz").json()["failed_bundles"]["latent"]
     with TestClient(create_app(Settings(bundles=tmp_path, device="auto"))) as client:
-        wait_until_ready(client)
+        wait_until_loaded(client)
         assert client.get("/methods").json()[0]["device"] == "cpu"

@@ -92,7 +92,7 @@ def defaults(bundle: Bundle) -> Any:
 
 def array(url: str, **fields: Any) -> Float:
     body = {"method": "colour", "seed": SEED, "steps": STEPS, **fields}
-    answer = httpx.post(f"{url}/generate", json=body, headers={"Accept": "application/x-npy"}, timeout=60)
+    answer = httpx.post(f"{url}/generate", json=body, headers={"Accept": "application/x-npy"})
     images: Float = np.load(io.BytesIO(answer.raise_for_status().content), allow_pickle=False)
     return images
 
@@ -165,7 +165,7 @@ def test_every_protocol_has_its_images_in_their_size_and_colour(url: str) -> Non
 @pytest.mark.parametrize("accept", ["image/png", "image/jpeg", "image/webp"])
 def test_a_picture_of_several_is_a_grid_of_them(url: str, accept: str) -> None:
     body = {"method": "colour", "seed": SEED, "steps": 2, "n": 3}
-    answer = httpx.post(f"{url}/generate", json=body, headers={"Accept": accept}, timeout=60)
+    answer = httpx.post(f"{url}/generate", json=body, headers={"Accept": accept})
     picture = Image.open(io.BytesIO(answer.raise_for_status().content))
     assert (picture.mode, picture.size) == ("RGB", (2 * WIDTH, 2 * HEIGHT))
 

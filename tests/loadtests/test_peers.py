@@ -12,6 +12,7 @@ from service.app import create_app
 from service.requests.request import GenerateRequest
 from service.settings import Settings
 from tests.conftest import SHIPPED
+from tests.service.conftest import wait_until_loaded
 
 
 def test_the_others_pipeline_gives_the_bytes_of_the_service() -> None:
@@ -21,8 +22,7 @@ def test_the_others_pipeline_gives_the_bytes_of_the_service() -> None:
     ]
     pngs = Pipeline(threads=1)([GenerateRequest.model_validate(request) for request in requests])
     with TestClient(create_app(Settings(bundles=SHIPPED.parent))) as client:
-        while client.get("/readyz").json()["status"] == "starting":
-            pass
+        wait_until_loaded(client)
         for body, png in zip(requests, pngs, strict=True):
             assert client.post("/generate", json=body, headers={"Accept": "image/png"}).content == png
 

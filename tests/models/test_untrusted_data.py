@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -77,6 +78,35 @@ def test_links_are_followed_but_not_round_in_circles(tmp_path: Path) -> None:
     dataset = load(folder, "train")
     assert dataset.classes == ["bird", "cat", "dog"]
     assert len(dataset.images) >= 4
+
+
+def test_folders_whose_links_lead_to_each_other_are_refused_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_files, "MAX_LINKS", 500)  # of 12 folders there are a thousand million ways
+    folder = write(tmp_path, PETS) / "train"
+    names = [f"class{number}" for number in range(12)]
+    for name in names:
+        (folder / name).mkdir()
+        for other in names:
+            (folder / name / other).symlink_to(folder / other)
+    assert refusal(tmp_path).endswith("more than 500 links to folders: they lead to each other")
+
+
+def test_folders_that_lie_too_deep_in_each_other_are_refused(tmp_path: Path) -> None:
+    (write(tmp_path, PETS) / "train" / "cat" / "/".join("d" * 400)).mkdir(parents=True)
+    most = sys.getrecursionlimit()
+    sys.setrecursionlimit(400)
+    try:
+        assert refusal(tmp_path).endswith("its folders lie too deep in each other")
+    finally:
+        sys.setrecursionlimit(most)
+
+
+@pytest.mark.parametrize("name", ["data.zip", "train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"])
+def test_a_fifo_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    assert "file" in refusal(tmp_path / name if name == "data.zip" else tmp_path)
 
 
 def test_what_is_no_regular_file_is_left_out_and_not_waited_for(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -88,6 +89,12 @@ def settled(page: Page) -> None:
         expect(tiles).to_have_attribute("data-state", "finished")
     if page.locator("section[data-view=load]").is_visible():
         expect(page.locator("section[data-view=load] .legend b").last).to_be_visible()
+
+
+def hold_clock(page: Page) -> None:
+    """Lets no timer of the page's run from now on, so that what it shows for a moment stays."""
+    page.clock.install()
+    page.clock.pause_at(datetime.now(UTC) + timedelta(days=1))
 
 
 def rows(service: str) -> float:

@@ -22,7 +22,7 @@ VIEW = "#edit?method=ddim&class_label=3&steps=10&seed=7"
 def chosen(service: str, tmp_path: Path) -> tuple[Path, np.ndarray[Any, Any]]:
     """The file of an image of a 7, and its pixels."""
     body = {"method": "ddim", "steps": 6, "seed": 1, "class_label": 7, "solver": "dpmpp_2m"}
-    answer = httpx.post(f"{service}/generate", json=body, headers={"Accept": "image/png"}, timeout=60)
+    answer = httpx.post(f"{service}/generate", json=body, headers={"Accept": "image/png"})
     (tmp_path / "seven.png").write_bytes(answer.raise_for_status().content)
     return tmp_path / "seven.png", np.asarray(Image.open(tmp_path / "seven.png"))
 
@@ -75,7 +75,7 @@ def test_without_marks_all_of_it_changes_as_the_api_does(
     assert "strength=0.5" in page.url
     press(page, "Paint")
     body = {"method": "ddim", "class_label": 3, "steps": 10, "seed": 7, "image": png(pixels), "strength": 0.5}
-    answer = httpx.post(f"{service}/generate", json=body, headers={"Accept": "image/png"}, timeout=60)
+    answer = httpx.post(f"{service}/generate", json=body, headers={"Accept": "image/png"})
     expect(page.get_by_text("The picture as 3 by ddim")).to_be_visible()
     np.testing.assert_array_equal(picture_of(page), np.asarray(Image.open(io.BytesIO(answer.content))))
 
@@ -123,7 +123,7 @@ def test_a_slider_goes_from_one_seed_to_the_other(service: str, opened: OpenPage
     assert len(set(sources)) == 3
     for source, seed in ((sources[0], 1), (sources[2], 2)):
         body = {"method": "ddim", "class_label": 3, "steps": 10, "seed": seed}
-        answer = httpx.post(f"{service}/generate", json=body, timeout=60).json()
+        answer = httpx.post(f"{service}/generate", json=body).json()
         assert source == f"data:image/png;base64,{answer['images'][0]['data']}"
 
 

@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 
 from tests.conftest import PATIENT
 from tests.deploy.conftest import free_port, running, wait_until
-from tests.page.conftest import PHONE, OpenPage, rows
+from tests.page.conftest import PHONE, OpenPage, hold_clock, rows
 
 LINK = "#generate?method=ddim&class_label=3&steps=4&solver=ddim&eta=0&seed=7"
 BODY = {"method": "ddim", "class_label": 3, "steps": 4, "solver": "ddim", "eta": 0, "seed": 7}
@@ -21,7 +21,7 @@ BODY = {"method": "ddim", "class_label": 3, "steps": 4, "solver": "ddim", "eta":
 
 def picture(service: str, **body: Any) -> bytes:
     """The PNG that the API gives."""
-    answer = httpx.post(f"{service}/generate", json=body, headers={"Accept": "image/png"}, timeout=60)
+    answer = httpx.post(f"{service}/generate", json=body, headers={"Accept": "image/png"})
     return answer.raise_for_status().content
 
 
@@ -109,7 +109,9 @@ def test_a_setting_that_is_no_eta_is_sent_and_kept_in_the_link(service: str, ope
     assert shown(page) == expected
     assert "step_size=0.01" in page.url
     assert shown(opened(page.url)) == expected
+    hold_clock(page)
     press(page, "Copy as Python")
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
     assert '"settings": {"step_size":0.01}' in page.evaluate("navigator.clipboard.readText()")
 
 
@@ -131,11 +133,13 @@ def test_the_download_and_both_snippets_write_the_same_file(
         press(page, "Download PNG")
     expected = picture(service, **BODY, n=n)
     assert download.value.path().read_bytes() == expected
+    hold_clock(page)
     copied = page.get_by_role("button", name="Copied")
     for button, command in (("Copy as curl", ["bash", "-c"]), ("Copy as Python", [sys.executable, "-c"])):
-        expect(copied).to_have_count(0)
         press(page, button)
         expect(copied).to_be_visible()
+        page.clock.run_for(2000)
+        expect(copied).to_have_count(0)
         folder = tmp_path / button
         folder.mkdir()
         subprocess.run([*command, page.evaluate("navigator.clipboard.readText()")], cwd=folder, check=True)
@@ -219,19 +223,14 @@ def test_a_lost_server_is_looked_for_and_the_image_made_anew(opened: OpenPage) -
         "warning",
         *PATIENT,
     ]
+    body = {"method": "ddim", "steps": 1000, "n": 4, "seed": 7, "class_label": 3}
     with running(command, f"{url}/readyz"):
-        page = opened(f"{url}/#generate?method=ddim&steps=400&n=4&seed=7", expected="ERR_|503")
+        page = opened(f"{url}/#generate?method=ddim&steps=1000&n=4&seed=7", expected="ERR_|503")
         expect(page.locator(".tiles")).to_have_attribute("data-state", "forming")
     expect(page.get_by_role("status").first).to_contain_text("Connection lost.")
     with running(command, f"{url}/readyz"):
         finished(page)
-        assert shown(page, 3) == base64.b64decode(
-            httpx.post(
-                f"{url}/generate",
-                json={"method": "ddim", "steps": 400, "n": 4, "seed": 7, "class_label": 3},
-                timeout=60,
-            ).json()["images"][3]["data"]
-        )
+        assert shown(page, 3) == base64.b64decode(httpx.post(f"{url}/generate", json=body).json()["images"][3]["data"])
 
 
 def test_on_a_phone_the_image_is_in_view_once_it_is_asked_for(service: str, opened: OpenPage) -> None:

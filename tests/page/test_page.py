@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from models.ddgan.plan import large_steps
 from tests.conftest import write_bundle
 from tests.deploy.conftest import in_this_process
-from tests.page.conftest import PHONE, OpenPage, settled
+from tests.page.conftest import PHONE, OpenPage, hold_clock, settled
 from tests.service.http.test_auth import line
 
 VIEWS = {
@@ -184,6 +184,7 @@ def test_a_service_with_keys_asks_for_one(tmp_path: Path, opened: OpenPage) -> N
         page.get_by_role("button", name="Use this key").click()
         page.get_by_role("button", name="Generate").click()
         settled(page)
+        hold_clock(page)
         page.get_by_role("button", name="Copy as curl").click()
         expect(page.get_by_role("button", name="Copied")).to_be_visible()
         copied = page.evaluate("navigator.clipboard.readText()")

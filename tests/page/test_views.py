@@ -20,7 +20,7 @@ from tests.page.conftest import OpenPage
 
 def asked(service: str, **body: Any) -> dict[str, Any]:
     """The API's own answer."""
-    answer: dict[str, Any] = httpx.post(f"{service}/generate", json=body, timeout=60).raise_for_status().json()
+    answer: dict[str, Any] = httpx.post(f"{service}/generate", json=body).raise_for_status().json()
     return answer
 
 

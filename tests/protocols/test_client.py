@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, WITHIN_S
 from tests.protocols.conftest import KEY, OTHER_KEY, own
 from tests.protocols.test_openai import theirs
 from tests.service.conftest import Held
@@ -87,7 +87,7 @@ def test_a_full_queue_is_asked_again_after_as_long_as_it_says(
     with Client(url) as first, Client(url) as second:
         asking = threading.Thread(target=lambda: first.generate("toy", steps=2))
         asking.start()
-        assert runtime.entered.wait(60)
+        assert runtime.entered.wait(WITHIN_S)
 
         def sleep(seconds: float) -> None:
             waited.append(seconds)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import SHAPE, ToyRuntime, write_bundle
+from tests.conftest import SHAPE, WITHIN_S, ToyRuntime, write_bundle
 from tests.deploy.conftest import in_this_process
 from tests.picture_files import base64_of, half, noisy, png, written
 from tests.protocols.conftest import own
@@ -24,7 +24,7 @@ NOISE = np.random.default_rng(1).standard_normal(SHAPE).astype("<f4")
 
 
 def answer(url: str, path: str = "/generate", **fields: Any) -> httpx.Response:
-    return httpx.post(f"{url}{path}", json={"method": "toy", **fields}, timeout=60)
+    return httpx.post(f"{url}{path}", json={"method": "toy", **fields})
 
 
 def generated(url: str, **fields: Any) -> list[np.ndarray[Any, Any]]:
@@ -177,11 +177,10 @@ def test_such_requests_have_deadlines_and_are_cancelled(held: tuple[str, Held]) 
                 f"{url}{path}",
                 json={"method": "toy", "image": IMAGE, **more},
                 headers={"X-Request-ID": "it"},
-                timeout=60,
             )
             for path, more in (("/invert", {}), ("/generate", {"mask": MASK, "n": 9}))
         ]
-        assert runtime.entered.wait(60)
+        assert runtime.entered.wait(WITHIN_S)
         while not all(each.done() for each in requests):
             httpx.delete(f"{url}/requests/it")
         codes = {each.result().status_code for each in requests}

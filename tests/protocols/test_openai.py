@@ -12,6 +12,7 @@ import pytest
 from openai import OpenAI
 from PIL import Image
 
+from tests.conftest import WITHIN_S
 from tests.protocols.conftest import KEY, files, theirs
 from tests.service.conftest import Held
 
@@ -105,7 +106,7 @@ def test_a_full_queue_is_a_rate_limit_that_says_when_to_come_back(held: tuple[st
         OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
         client.images.generate(model="toy", prompt="one", stream=True),
     ):
-        assert runtime.entered.wait(60)
+        assert runtime.entered.wait(WITHIN_S)
         with pytest.raises(openai.RateLimitError) as refused:
             client.images.generate(model="toy", prompt="2", n=64)
     assert (refused.value.code, refused.value.type) == ("rate_limit_exceeded", "rate_limit_error")

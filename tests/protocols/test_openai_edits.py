@@ -2,6 +2,7 @@
 
 import base64
 import io
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,6 +71,14 @@ def test_a_stream_of_an_edit_has_the_events_of_an_edit(url: str, client: OpenAI)
     assert [base64.b64decode(completed.b64_json)] == theirs(
         url, **{**SAME, "steps": 9}, mask=png(HOLE), class_label="one"
     )
+
+
+def test_a_large_file_needs_no_place_on_the_disk(url: str, client: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    large = written(Image.fromarray(noisy(1200, 1200)))
+    assert len(large) > 2**20
+    edited = client.images.edit(model="toy", image=large, prompt="one", extra_body={**EXTRA, "strength": 1})
+    assert len(files(edited)) == 1
 
 
 GREY = written(Image.fromarray(HOLE))

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from loadtests.server_process import is_loaded
 from service.app import create_app
 from service.engine.runtime import HostStates, StepInputs
 from service.settings import Settings
-from tests.conftest import ToyRuntime, on_engine, write_bundle
+from tests.conftest import WITHIN_S, ToyRuntime, on_engine, write_bundle
 
 
 class Held(ToyRuntime):
@@ -27,7 +28,7 @@ class Held(ToyRuntime):
     def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
         if on_engine():
             self.entered.set()
-            assert self.go.wait(60)
+            assert self.go.wait(WITHIN_S)
         return super().step(inputs)
 
 
@@ -59,7 +60,7 @@ def serve(bundles: Path, runtime: ToyRuntime, **changes: Any) -> Iterator[TestCl
 
 
 def wait_until_loaded(client: TestClient) -> None:
-    while client.get("/readyz").json()["status"] == "starting":
+    while not is_loaded(client.get("/readyz")):
         time.sleep(0.001)
 
 

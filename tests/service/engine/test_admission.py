@@ -21,15 +21,16 @@ curves = st.sampled_from([{1: 0.01, 8: 0.08}, {1: 0.01, 8: 0.01}, {1: 0.01, 8: 0
 @st.composite
 def workloads(draw: st.DrawFn) -> tuple[Scheduler, list[Arrival]]:
     """A scheduler, and arrivals for it."""
-    model_costs = costs({"a": draw(curves), "b": draw(curves)})
+    model_costs = costs({"a": draw(curves)})
+    model_costs.set("b", draw(curves), preview_s=draw(st.sampled_from([0.0, 0.01, 0.05])))
     scheduler = Scheduler(draw(st.integers(1, 8)), model_costs, workers=draw(st.integers(1, 3)))
     now, arrivals = 0.0, []
     for _ in range(draw(st.integers(1, 12))):
         now += draw(st.floats(0, 0.2))
         within_s = draw(st.one_of(st.just(math.inf), st.floats(0.01, 2)))
         new = job(draw(st.sampled_from("ab")), draw(st.integers(1, 12)), draw(st.integers(1, 4)), now, now + within_s)
-        new = replace(new, guidance=draw(st.sampled_from([1.0, 2.0])))
-        new.priority = draw(st.sampled_from(["low", "normal", "high"]))
+        new = replace(new, guidance=draw(st.sampled_from([1.0, 2.0])), preview_every=draw(st.sampled_from([0, 1, 3])))
+        new.priority, new.watch = draw(st.sampled_from(["low", "normal", "high"])), lambda _: None
         arrivals.append(Arrival(now, new))
     return scheduler, arrivals
 

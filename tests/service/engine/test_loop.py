@@ -13,7 +13,7 @@ from service.engine.jobs import Batch, Image, Job
 from service.engine.runtime import Array, HostStates, States, StepInputs
 from service.engine.scheduler import Scheduler
 from service.errors import Overloaded, StepFailed, Unavailable
-from tests.conftest import ToyRuntime
+from tests.conftest import WITHIN_S, ToyRuntime
 from tests.service.engine.conftest import Held, alone, is_empty, job, new_engine, run, sample, toy_engine
 
 REQUESTS = [
@@ -113,7 +113,7 @@ def test_a_short_request_behind_a_running_long_one_is_in_the_next_step(toy: Bund
 
 
 def test_steps_run_on_all_workers_at_once(toy: Bundle) -> None:
-    together = threading.Barrier(3, timeout=60)
+    together = threading.Barrier(3, timeout=WITHIN_S)
 
     class Meeting(ToyRuntime):
         def step(self, inputs: StepInputs) -> tuple[HostStates, HostStates]:
@@ -229,7 +229,7 @@ def test_an_engine_that_was_not_started_accepts_nothing(toy: Bundle) -> None:
         asyncio.run(run(engine, job(toy)))
 
 
-def test_the_time_of_a_step_has_its_previews_in_it(toy: Bundle) -> None:
+def test_the_times_of_a_step_and_of_each_preview_are_measured_apart(toy: Bundle) -> None:
     class Clock(ToyRuntime):
         now = 0.0
 
@@ -241,12 +241,13 @@ def test_the_time_of_a_step_has_its_previews_in_it(toy: Bundle) -> None:
             self.now += 10.0 * states.shape[0]
             return super().decode(states)
 
-    def seconds(**changes: Any) -> float:
+    def seconds(**changes: Any) -> tuple[float, float]:
         runtime = Clock()
         queued = job(toy, steps=5, n=3, **changes)
         queued.watch = lambda _: None
-        return attempt(Batch(queued.images), runtime, lambda: runtime.now).seconds
+        result = attempt(Batch(queued.images), runtime, lambda: runtime.now)
+        return result.seconds, result.preview_s
 
-    assert seconds() == 1.0
-    assert seconds(preview_every=1) == 31.0
-    assert seconds(preview_every=2) == 1.0
+    assert seconds() == (1.0, 0.0)
+    assert seconds(preview_every=1) == (1.0, 10.0)
+    assert seconds(preview_every=2) == (1.0, 0.0)

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import write_bundle
+from tests.conftest import WITHIN_S, write_bundle
 from tests.deploy.conftest import in_this_process
 from tests.service.conftest import Held
 
@@ -17,7 +17,6 @@ WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 PROBE = b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 IN_CHUNKS = b"%x\r\n" % len(BODY) + BODY + b"\r\n0\r\n\r\n"
-WITHIN_S = 60
 READ = 256_000  # bytes that uvloop reads at a time
 
 

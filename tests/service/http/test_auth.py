@@ -13,7 +13,7 @@ from httpx import Response
 from PIL import Image
 
 from service.requests.keys import read
-from tests.conftest import ToyRuntime, write_bundle
+from tests.conftest import WITHIN_S, ToyRuntime, write_bundle
 from tests.service.conftest import serve
 from tests.service.engine.conftest import Held
 
@@ -121,7 +121,7 @@ def test_a_request_is_cancelled_by_its_own_key_or_an_administrators_and_by_no_ot
         headers = {**bearer("alice"), "X-Request-ID": "hers"}
         asking = threading.Thread(target=lambda: answers.append(client.post("/generate", json=BODY, headers=headers)))
         asking.start()
-        assert runtime.entered.wait(60)
+        assert runtime.entered.wait(WITHIN_S)
         assert client.delete("/requests/hers", headers=bearer("bob")).status_code == 404
         assert client.delete("/requests/hers", headers=bearer(canceller)).status_code == 204
         asking.join()

@@ -31,7 +31,7 @@ def test_an_answer_before_the_bodys_end_reaches_a_client_that_goes_on_sending(po
     [(b"", 0), (b"GET /heal", 408), (HEAD + b"Content-Length: 9\r\n\r\n{", 408), (CHUNKED + b"9\r\n{", 408)],
 )
 def test_a_client_that_is_too_slow_loses_its_connection(tmp_path: Path, sent: bytes, status: int) -> None:
-    with serving(tmp_path, client_timeout_s=0.2) as port, connect(port) as client:
+    with serving(tmp_path, client_timeout_s=1) as port, connect(port) as client:
         client.sendall(sent)
         assert answer(client)[0] == status
         assert client.recv(1) == b""
@@ -46,9 +46,9 @@ def test_a_client_is_not_slow_because_the_server_is(tmp_path: Path, monkeypatch:
             take(turns, work, urgent)
         else:
             waiting.append(work)
-            asyncio.get_running_loop().call_later(0.5, take, turns, work)
+            asyncio.get_running_loop().call_later(2, take, turns, work)
 
-    with serving(tmp_path, client_timeout_s=0.2) as port, connect(port) as client:
+    with serving(tmp_path, client_timeout_s=1) as port, connect(port) as client:
         monkeypatch.setattr(Turns, "take", late)
         client.sendall(WHOLE)
         assert answer(client)[0] == 200
@@ -56,7 +56,7 @@ def test_a_client_is_not_slow_because_the_server_is(tmp_path: Path, monkeypatch:
 
 
 def test_a_client_that_reads_nothing_loses_its_connection(tmp_path: Path) -> None:
-    with serving(tmp_path, client_timeout_s=0.2) as port, connect(port) as client:
+    with serving(tmp_path, client_timeout_s=1) as port, connect(port) as client:
         client.setblocking(False)
         request = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n"
         ended = select.poll()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.http.body_limit import MAX_UPLOADS
-from tests.conftest import SHAPE, ToyRuntime, write_bundle
+from tests.conftest import SHAPE, WITHIN_S, ToyRuntime, write_bundle
 from tests.service.conftest import Held, serve
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, *SHAPE)).astype(np.uint8)
@@ -224,7 +224,7 @@ def test_a_request_under_way_is_cancelled_by_its_id(tmp_path: Path) -> None:
 
         thread = threading.Thread(target=ask)
         thread.start()
-        assert runtime.entered.wait(60)
+        assert runtime.entered.wait(WITHIN_S)
         assert client.delete("/requests/mine").status_code == 204
         runtime.go.set()
         thread.join()

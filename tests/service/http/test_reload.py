@@ -11,7 +11,7 @@ import pytest
 
 from models.schedules import cosine_schedule
 from service.engine.loop import FAILURES
-from tests.conftest import REPOSITORY, ToyRuntime, write_bundle
+from tests.conftest import REPOSITORY, WITHIN_S, ToyRuntime, write_bundle
 from tests.service.conftest import Held, NotANumber, generate, serve
 from tests.service.http.test_routes import in_background
 
@@ -40,7 +40,7 @@ def test_a_reload_serves_the_new_model_and_what_runs_on_the_old_finishes_on_it(t
     old = Held()
     with serve(tmp_path, old) as client:
         asking, answers = in_background(client, steps=3)
-        assert old.entered.wait(60)
+        assert old.entered.wait(WITHIN_S)
         service: Any = client.app.state.service  # type: ignore[attr-defined]
         service.models._opener._open_runtime = lambda model, threads: ToyRuntime()
         shutil.rmtree(tmp_path / "toy")

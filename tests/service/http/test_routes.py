@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from service.engine.runtime import HostStates, StepInputs
-from tests.conftest import ToyRuntime, write_bundle
+from tests.conftest import WITHIN_S, ToyRuntime, write_bundle
 from tests.service.conftest import Held, generate, serve
 
 
@@ -96,7 +96,7 @@ def test_a_request_is_cancelled_by_its_id_and_gets_its_answer(held: tuple[TestCl
     body = {"method": "toy", "steps": 1000}
     asking = threading.Thread(target=lambda: answers.append(client.post("/generate", json=body, headers=headers)))
     asking.start()
-    assert runtime.entered.wait(60)
+    assert runtime.entered.wait(WITHIN_S)
     assert client.delete("/requests/other").status_code == 404
     assert client.delete("/requests/mine").status_code == 204
     asking.join()
@@ -164,7 +164,7 @@ def test_the_second_answer_comes_from_the_cache_with_the_same_bytes(tmp_path: Pa
 def test_identical_requests_in_flight_are_computed_once(held: tuple[TestClient, Held]) -> None:
     client, runtime = held
     leader, first = in_background(client, steps=3)
-    assert runtime.entered.wait(60)
+    assert runtime.entered.wait(WITHIN_S)
     follower, second = in_background(client, steps=3)
     while "trilemma_shared_total 1.0" not in client.get("/metrics").text:
         pass

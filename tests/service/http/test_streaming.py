@@ -187,7 +187,7 @@ def test_a_stream_that_waits_is_not_silent_and_tells_proxies_to_pass_it_on(
 ) -> None:
     url, _ = held
     monkeypatch.setattr(streaming, "PING_S", 0.01)
-    with httpx.stream("POST", f"{url}{path}", json=body, headers={"Accept": accept}, timeout=300) as stream:
+    with httpx.stream("POST", f"{url}{path}", json=body, headers={"Accept": accept}) as stream:
         assert stream.headers["cache-control"] == "no-store"
         assert stream.headers["x-accel-buffering"] == "no"
         lines = stream.iter_lines()
@@ -201,7 +201,7 @@ def test_steps_that_are_no_events_of_a_protocol_do_not_keep_the_pings_away(
     monkeypatch.setattr(streaming, "PING_S", 0.0)
     runtime.go.set()
     path, body, _ = OPENAI
-    with httpx.stream("POST", f"{url}{path}", json=body, timeout=300) as stream:
+    with httpx.stream("POST", f"{url}{path}", json=body) as stream:
         lines = [line for line in stream.iter_lines() if line]
     assert lines[0] == PING
     assert lines[-2] == "event: image_generation.completed"

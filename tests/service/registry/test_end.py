@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY, write_bundle
+from tests.conftest import REPOSITORY, WITHIN_S, write_bundle
 from tests.service.registry.graphs import slow, write
 
 HANGING = """if True:
@@ -43,7 +43,7 @@ def test_a_bundle_that_is_tried_ends_with_the_service(tmp_path: Path, signum: si
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signum)
-        assert process.wait(60) == (0 if signum == signal.SIGTERM else -signal.SIGKILL)
+        assert process.wait(WITHIN_S) == (0 if signum == signal.SIGTERM else -signal.SIGKILL)
     while any(is_running(trial) for trial in trials):
         time.sleep(0.01)
 
@@ -63,4 +63,4 @@ def test_a_runtime_that_hangs_does_not_keep_the_process_from_ending_with_0(tmp_p
         assert process.stdout is not None
         assert process.stdout.readline() == b"hanging\n"
         process.terminate()
-        assert process.wait(60) == 0
+        assert process.wait(WITHIN_S) == 0

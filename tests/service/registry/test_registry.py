@@ -12,7 +12,7 @@ from service.app import create_app
 from service.engine.placement import Placement
 from service.engine.runtime import HostStates, StepInputs
 from service.settings import Settings
-from tests.conftest import ToyRuntime, write_bundle
+from tests.conftest import WITHIN_S, ToyRuntime, write_bundle
 from tests.service.conftest import Held, NotANumber, generate, serve
 
 
@@ -23,7 +23,7 @@ def test_beyond_the_queue_it_answers_429_and_says_when_to_come_back(tmp_path: Pa
         first: list[Any] = []
         asking = threading.Thread(target=lambda: first.append(generate(client, n=60)))
         asking.start()
-        assert runtime.entered.wait(60)
+        assert runtime.entered.wait(WITHIN_S)
         refused = generate(client, n=60, seed=2)
         assert (refused.status_code, refused.json()["type"]) == (429, "urn:trilemma:overloaded")
         assert refused.headers["content-type"] == "application/problem+json"
@@ -52,7 +52,7 @@ def test_auto_counts_what_is_queued(tmp_path: Path) -> None:
         asking = [threading.Thread(target=lambda body=body: answers.append(generate(client, **body))) for body in queue]
         for count, thread in enumerate(asking, start=1):
             thread.start()
-            assert runtime.entered.wait(60)
+            assert runtime.entered.wait(WITHIN_S)
             while len(service.engine.jobs) < count:
                 time.sleep(0.001)
         runtime.go.set()
@@ -110,7 +110,7 @@ def test_until_the_models_are_loaded_it_is_alive_and_not_ready(tmp_path: Path, r
     release = threading.Event()
 
     def slow(model: Placement, threads: int) -> ToyRuntime:
-        assert release.wait(60)
+        assert release.wait(WITHIN_S)
         return runtime
 
     with TestClient(create_app(Settings(bundles=tmp_path), open_runtime=slow)) as client:

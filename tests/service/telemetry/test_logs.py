@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -75,3 +76,42 @@ def test_no_text_of_a_caller_acts_on_the_terminal_or_forges_a_line(log_format: s
     assert all("forged" in event for event in written[:3])
     assert all(line.startswith("  ") for line in written[4:])  # the traceback: JSON has it in its fourth line
     assert "forged" in written[-1]
+
+
+UNREAD = """if True:
+    import sys
+
+    import structlog
+
+    from service.settings import Settings
+    from service.telemetry import logs
+
+    logs.configure(Settings(log_format="json"))
+    log = structlog.get_logger()
+    for number in range(3000):
+        log.info("a line", number=number, long="x" * (5000 if number % 20 == 19 else 50))
+    print("not stopped", flush=True)
+    sys.stdin.read()
+    log.info("the last line")
+"""
+
+
+def test_a_log_that_nobody_reads_stops_nothing_and_says_later_what_is_lost() -> None:
+    command = [sys.executable, "-c", UNREAD]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=REPOSITORY, **pipes) as process:  # type: ignore[call-overload]
+        assert process.stdout.readline() == b"not stopped\n"
+        first = os.read(process.stderr.fileno(), 2**20)
+        _, rest = process.communicate()
+    lines = [json.loads(line) for line in (first + rest).splitlines() if line.endswith(b"}")]
+    read = [line["number"] for line in lines if "number" in line]
+    (lost,) = [line["event"] for line in lines if line["event"].endswith("lines of the log are lost: nobody read them")]
+    assert read == list(range(len(read)))
+    assert len(read) + int(lost.split()[0]) == 3000
+    assert lines[-1]["event"] == "the last line"
+
+
+def test_a_log_whose_reader_is_gone_stops_nothing() -> None:
+    script = f'"{sys.executable}" -c "$0" 2>&1 >&3 </dev/null | true'
+    ended = subprocess.run(["sh", "-c", f"{{ {script}; }} 3>&1", UNREAD], cwd=REPOSITORY, capture_output=True)
+    assert ended.stdout == b"not stopped\n"

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests.conftest import ToyRuntime, write_bundle
+from tests.conftest import WITHIN_S, ToyRuntime, write_bundle
 from tests.deploy.conftest import free_port, running
 from tests.protocols.grpc_calls import failure, request, served, stub
 from tests.service.conftest import generate, serve
@@ -121,9 +121,9 @@ def test_a_collector_gets_the_spans_of_the_real_service() -> None:
     try:
         command = [sys.executable, "-m", "service", "--port", str(port), "--trace", "true"]
         with running(command, f"{url}/readyz", {**os.environ, **environment}) as process:
-            assert httpx.post(f"{url}/generate", json={"method": "ddim", "steps": 2}, timeout=60).is_success
+            assert httpx.post(f"{url}/generate", json={"method": "ddim", "steps": 2}).is_success
             process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0
+            assert process.wait(WITHIN_S) == 0
     finally:
         collector.shutdown()
         thread.join()
