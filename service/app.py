@@ -19,6 +19,7 @@ from service.engine.loop import Engine
 from service.engine.scheduler import Scheduler
 from service.http import (
     auth,
+    balancing,
     invert,
     likelihood,
     oip,
@@ -43,6 +44,7 @@ from service.requests.state import ServiceState
 from service.resources import Resources
 from service.runtimes import choice
 from service.settings import Settings
+from service.telemetry.load_report import LoadCollector
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import telemetry
 
@@ -96,6 +98,7 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None, limi
     report(limits, workers, metrics)
     engine = new_engine(settings, workers, metrics)
     registry = Registry(settings, engine, device, metrics, open_runtime)
+    metrics.registry.register(LoadCollector(engine.forecast, registry.served))
     state = ServiceState(registry, engine, metrics, Cache(settings.cache_bytes))
 
     app = FastAPI(
@@ -109,7 +112,7 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None, limi
         telemetry=telemetry(settings.trace),
     )
     app.state.service = state
-    for module in (routes, invert, likelihood, oip, openai, openai_edits):
+    for module in (routes, balancing, invert, likelihood, oip, openai, openai_edits):
         app.include_router(module.router)
     openapi.install(app)
     app.router.routes.extend(static.ROUTES)

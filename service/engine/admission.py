@@ -80,17 +80,18 @@ class Admission:
         if job.deadline_s < now + least_s:
             detail = f"the deadline is shorter than the {1000 * least_s:.0f} ms that this request may take alone"
             raise Overloaded(detail, self.backlog_s())
-        if self._promised_utilization(now) > MAX_PROMISED_UTILIZATION:
+        if sum(self.promised_utilization(now).values()) > MAX_PROMISED_UTILIZATION:
             raise Overloaded("accepted deadlines already use the capacity of the machine", self.backlog_s())
 
-    def _promised_utilization(self, now: float) -> float:
-        """The utilisation of the machine by guaranteed jobs until their deadlines."""
+    def promised_utilization(self, now: float) -> dict[str, float]:
+        """The utilisation of the machine by guaranteed jobs until their deadlines, by model."""
         rows_per_s = defaultdict[str, float](float)  # by model
         for job in self.scheduler.jobs:
             if job.deadline_s < math.inf:
                 least_s = job.longest_left * self.scheduler.costs.seconds(job.model, 1)  # a late job needs no more
                 rows_per_s[job.model] += job.steps_left * job.rows / max(job.deadline_s - now, least_s)
-        return sum(n * self.scheduler.row_s(model) for model, n in rows_per_s.items()) / self.scheduler.workers
+        row_s, workers = self.scheduler.row_s, self.scheduler.workers
+        return {model: n * row_s(model) / workers for model, n in rows_per_s.items()}
 
     def _broken(self, job: Job, due_s: float, now: float) -> list[Job]:
         """The jobs that might miss their deadlines: this one, or guaranteed ones that may end later because of it.
