@@ -19,6 +19,7 @@ from service.engine.admission import Admission
 from service.engine.loop import Engine
 from service.engine.scheduler import Scheduler
 from service.http import (
+    balancing,
     invert,
     likelihood,
     oip,
@@ -45,6 +46,7 @@ from service.requests.state import ServiceState
 from service.resources import Resources
 from service.runtimes import choice
 from service.settings import Settings
+from service.telemetry.load_report import LoadCollector
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import telemetry
 
@@ -102,6 +104,7 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None, limi
     report(limits, workers, metrics)
     engine = new_engine(settings, workers, metrics)
     registry = Registry(settings, engine, device, metrics, open_runtime)
+    metrics.registry.register(LoadCollector(engine.forecast, registry.served))
     state = ServiceState(registry, engine, metrics, Cache(settings.cache_bytes))
     keys = None if settings.keys is None else Keyring(settings.keys)
     grpc = None if settings.grpc_port is None else new_grpc_server(state, settings, keys)
@@ -118,7 +121,7 @@ def create_app(settings: Settings, open_runtime: OpenRuntime | None = None, limi
     )
     app.state.service = state
     app.state.also_ends = [] if grpc is None else [grpc.stop]  # when HTTP does
-    for module in (routes, invert, likelihood, oip, openai, openai_edits):
+    for module in (routes, balancing, invert, likelihood, oip, openai, openai_edits):
         app.include_router(module.router)
     openapi.install(app)
     app.router.routes.extend(static.ROUTES)

@@ -82,20 +82,18 @@ class Admission:
         if job.deadline_s < now + least_s:
             detail = f"the deadline is shorter than the {1000 * least_s:.0f} ms that this request may take alone"
             raise Overloaded(detail, self.backlog_s())
-        if self._promised_utilization(now) > MAX_PROMISED_UTILIZATION:
+        if sum(self.promised_utilization(now).values()) > MAX_PROMISED_UTILIZATION:
             raise Overloaded("accepted deadlines already use the capacity of the machine", self.backlog_s())
 
-    def _promised_utilization(self, now: float) -> float:
-        """The utilisation of the machine by guaranteed jobs until their deadlines."""
-        rows_per_s, previews = defaultdict[str, float](float), 0.0  # by model; workers that previews keep busy
+    def promised_utilization(self, now: float) -> dict[str, float]:
+        """The utilisation of the machine by guaranteed jobs until their deadlines, by model."""
+        work = defaultdict[str, float](float)  # worker seconds a second: of steps, and of what previews keep busy
         for job in self.scheduler.jobs:
             if job.deadline_s < math.inf:
                 least_s = job.longest_left * self.scheduler.costs.seconds(job.model, 1)  # a late job needs no more
-                left_s = max(job.deadline_s - now, least_s)
-                rows_per_s[job.model] += job.steps_left * job.rows / left_s
-                previews += job.steps_left * self.scheduler.preview_s(job) / left_s
-        steps = sum(n * self.scheduler.row_s(model) for model, n in rows_per_s.items())
-        return (steps + previews) / self.scheduler.workers
+                step_s = job.rows * self.scheduler.row_s(job.model) + self.scheduler.preview_s(job)
+                work[job.model] += job.steps_left * step_s / max(job.deadline_s - now, least_s)
+        return {model: busy / self.scheduler.workers for model, busy in work.items()}
 
     def _broken(self, job: Job, due_s: float, now: float) -> list[Job]:
         """The jobs that might miss their deadlines: this one, or guaranteed ones that may end later because of it.

@@ -14,6 +14,7 @@ import structlog
 
 from service.engine.admission import Admission
 from service.engine.attempt import StepResult, attempt
+from service.engine.forecast import Forecast
 from service.engine.jobs import Batch, Job, Progress
 from service.engine.runtime import Runtime
 from service.engine.scheduler import Scheduler
@@ -115,6 +116,15 @@ class Engine:
             except Problem:
                 return False
             return True
+
+    def forecast(self) -> Forecast:
+        """What one more request would meet now. Raises Unavailable if the engine does not run."""
+        with self._changed:
+            if self._closed:
+                raise Unavailable("the engine is not running")
+            now = self.clock()
+            models = self.runtimes.keys() - self.out_of_service
+            return Forecast(self.scheduler, self.admission.promised_utilization(now), models, now)
 
     def cancel(self, job: Job) -> None:
         """Ends the job, unless it has ended."""

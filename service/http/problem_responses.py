@@ -79,7 +79,7 @@ def install(app: FastAPI, metrics: Metrics) -> None:
         content_type = request.headers.get("content-type", "absent")
         if "json" not in content_type and any(not item["loc"] for item in errors):
             return await problem(request, NotJson(f"the content type is {quoted(content_type)}; send application/json"))
-        return await problem(request, invalid(errors, _body_model(request)))
+        return await problem(request, invalid(errors, _model(request)))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -93,9 +93,11 @@ def install(app: FastAPI, metrics: Metrics) -> None:
         return response(Problem(detail, headers=headers), request.url.path)
 
 
-def _body_model(request: Request) -> type[BaseModel]:
-    """What the route's handler takes for its body."""
-    model: type[BaseModel] = request.scope["route"].body_field.field_info.annotation
+def _model(request: Request) -> type[BaseModel]:
+    """What the route's handler takes for its body or, without one, for its query."""
+    route = request.scope["route"]
+    field = route.body_field or route.dependant.query_params[0]
+    model: type[BaseModel] = field.field_info.annotation
     return model
 
 

@@ -12,7 +12,7 @@ from service.errors import MAX_ERRORS, FieldError, InvalidRequest, MalformedBody
 
 
 def invalid(errors: Iterable[Mapping[str, Any]], model: type[BaseModel]) -> Problem:
-    """Pydantic's errors on a body as fields with their allowed ranges, a field once; the first MAX_ERRORS."""
+    """Pydantic's errors on a body or query as fields with their allowed ranges, a field once; the first MAX_ERRORS."""
     details: dict[str, list[str]] = {}
     for item in islice(errors, MAX_ERRORS):
         if item["type"] == "json_invalid":

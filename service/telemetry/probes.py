@@ -3,4 +3,4 @@
 A proxy must not expose them.
 """
 
-PROBES = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
+PROBES = frozenset({"/healthz", "/readyz", "/metrics", "/load", "/v2/health/live", "/v2/health/ready"})

@@ -18,7 +18,8 @@ LOCKED_GROUPS = {
     "gpu": ["serve", "gpu", "tracing"],
     "load": ["load"],
     "sbom": ["sbom"],
-    "dev": [name for name in GROUPS if name not in ("gpu", "tensorrt", "sbom")],
+    "aiperf": ["aiperf"],
+    "dev": [name for name in GROUPS if name not in ("gpu", "tensorrt", "sbom", "aiperf")],
 }
 
 

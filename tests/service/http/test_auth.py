@@ -91,7 +91,7 @@ def test_a_file_of_keys_that_is_none_is_named_with_what_is_wrong(keys: Path, con
 
 def test_machines_that_watch_the_service_need_no_key(keys: Path) -> None:
     def test(client: TestClient) -> None:
-        assert [client.get(path).status_code for path in ("/healthz", "/readyz", "/metrics")] == [200] * 3
+        assert [client.get(path).status_code for path in ("/healthz", "/readyz", "/metrics", "/load")] == [200] * 4
 
     served(test, keys)
 

@@ -185,7 +185,17 @@ def test_nothing_on_the_way_to_a_handler_waits_for_a_thread(
         return await run_sync(call, *arguments, **options)
 
     monkeypatch.setattr(anyio.to_thread, "run_sync", noting)
-    get = ["/healthz", "/readyz", "/metrics", "/methods", "/v1/models", "/v1/models/toy", "/v2", "/v2/health/live"]
+    get = [
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/load",
+        "/methods",
+        "/v1/models",
+        "/v1/models/toy",
+        "/v2",
+        "/v2/health/live",
+    ]
     get += ["/v2/health/ready", *(f"/v2/models/toy{version}/ready" for version in ("", "/versions/1"))]
     assert {client.get(path).status_code for path in get} == {200}
     prompt = {"model": "toy", "prompt": "one"}

@@ -17,6 +17,7 @@ GET = [
     "/healthz",
     "/readyz",
     "/metrics",
+    "/load",
     "/methods",
     "/docs",
     "/openapi.json",
