@@ -30,6 +30,7 @@ CASES: dict[str, dict[str, Any]] = {
     "an image volume": {"bundles": {"source": "oci", "oci": {"reference": "r.example/bundles:1"}}},
     "a copied image": {"bundles": {"source": "oci", "oci": {"reference": "r.example/bundles:1", "mount": "copy"}}},
     "a gpu": {"gpu": {"enabled": True, "runtimeClassName": "nvidia"}, "image": {"tag": "gpu"}},
+    "grpc": {"grpc": {"enabled": True}},
     "keys and settings": {"keys": {"secret": "keys"}, "settings": SETTINGS, "shutdownSeconds": 3_000_000},
     "keda": {"autoscaling": {"kind": "keda", "prometheusAddress": "http://prometheus:9090"}},
     "hpa": {"autoscaling": {"kind": "hpa", "waitSeconds": 0.25}, "serviceMonitor": {"enabled": True}},
@@ -111,7 +112,7 @@ def test_the_service_accepts_its_environment(case: str, tmp_path: Path, monkeypa
 
 def test_every_setting_can_be_given_but_those_of_the_chart() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
-    own = {"host", "port", "bundles", "device", "keys", "shutdown_s"}
+    own = {"host", "port", "bundles", "device", "keys", "shutdown_s", "grpc_port"}
     assert set(schema["properties"]["settings"]["propertyNames"]["enum"]) == Settings.model_fields.keys() - own
 
 
@@ -161,6 +162,18 @@ def test_all_of_it_means_the_same_pods_and_the_same_port() -> None:
     probes = [container({})[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")]
     assert {probe["port"] for probe in probes} == {port["name"]}
     assert {probe["path"] for probe in probes} <= PROBES
+
+
+def test_grpc_is_a_second_port_of_the_pod_its_service_and_its_policy() -> None:
+    objects = rendered(**CASES["grpc"])
+    _, port = container(CASES["grpc"])["ports"]
+    assert environment(CASES["grpc"])["TRILEMMA_GRPC_PORT"] == str(port["containerPort"])
+    assert f"EXPOSE 8000 {port['containerPort']}" in (REPOSITORY / "Dockerfile").read_text()
+    _, served = objects["Service"]["spec"]["ports"]
+    _, allowed = objects["NetworkPolicy"]["spec"]["ingress"]
+    assert served["targetPort"] == port["name"]
+    assert allowed["ports"] == [{"port": port["name"], "protocol": "TCP"}]
+    assert "grpc" not in str(rendered())
 
 
 def test_an_autoscaler_sets_the_replicas_alone() -> None:

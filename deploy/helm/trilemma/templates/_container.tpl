@@ -1,6 +1,9 @@
 {{- define "trilemma.environment" -}}
 - {name: TRILEMMA_HOST, value: 0.0.0.0}
 - {name: TRILEMMA_PORT, value: "8000"}
+{{- if .Values.grpc.enabled }}
+- {name: TRILEMMA_GRPC_PORT, value: "9000"}
+{{- end }}
 - {name: TRILEMMA_LOG_FORMAT, value: {{ .Values.settings.log_format | default "json" }}}
 - {name: TRILEMMA_SHUTDOWN_S, value: {{ int .Values.shutdownSeconds | quote }}}
 - {name: TRILEMMA_DEVICE, value: {{ ternary "cuda" "cpu" .Values.gpu.enabled }}}
