@@ -14,7 +14,7 @@ from bundle import files, strict_json
 from bundle.files import BundleError, shown
 from bundle.folders import bundle_folders, without_the_name
 from bundle.graph import Graph
-from bundle.manifest import DECODE, ENCODE, FORMAT_VERSION, MANIFEST, STEP, WEIGHTS, Manifest
+from bundle.manifest import DECODE, ENCODE, FORMAT_VERSION, MANIFEST, STEP, WEIGHTS, Default, Manifest
 from bundle.sampling_check import check_sampling
 from models import families
 from models.bound import Bound
@@ -100,7 +100,18 @@ class Bundle:
 
     @property
     def default_solver(self) -> str:
+        """Of a request that says how it is sampled, but not by which solver."""
         return next(iter(self.solvers))
+
+    @property
+    def default(self) -> Default:
+        """How a request is sampled that says nothing of it."""
+        return self.manifest.default or Default(solver=self.default_solver, steps=self.manifest.recommended_steps)
+
+    def default_steps(self, solver: str) -> int:
+        """The steps of a request that names this solver and no steps."""
+        allowed = self.solvers[solver].steps or (self.manifest.recommended_steps,)
+        return self.manifest.recommended_steps if self.manifest.recommended_steps in allowed else allowed[-1]
 
     @cached_property
     def bound(self) -> Bound | None:
