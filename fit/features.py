@@ -1,83 +1,79 @@
-"""What the model itself sees in its images: activations of its own network, at each of its resolutions."""
+"""What tells images apart: activations of a small classifier of the teacher's own images, which needs no data.
 
-import math
+It has no part in `evaluate.judge`, whose classifier has seen the real images.
+"""
+
+from itertools import pairwise
 
 import numpy as np
-import onnx
+import torch
 from numpy.typing import NDArray
-from onnx import shape_inference
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, gelu
 
-from bundle.graph import Graph
-from bundle.loading import Bundle
-from bundle.manifest import STEP
-from fit.sampling import Sampler
-from models.step import Step
 from service.engine.runtime import Array
-from service.runtimes.onnx_session import open_session
 
-LEVEL = 0.15  # σ/α of the time at which the network looks at a clean image
-
-
-class Features:
-    """The network's residual stream for a clean state: at each resolution, averaged to the positions of the lowest."""
-
-    def __init__(self, bundle: Bundle, sampler: Sampler, row: Step, alpha: float) -> None:
-        """`row` is a step of a plan at the time of LEVEL, where a clean state has the factor `alpha`."""
-        graph = bundle.read(STEP)
-        model = onnx.load_from_string(graph.content)
-        tensors = sums(model)
-        del model.graph.output[:]
-        for name in tensors:
-            model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-        self._session = open_session(Graph(model.SerializeToString(), graph.weights_file, graph.weights), 1)
-        self._sampler, self._row, self._alpha, self._tensors = sampler, row, np.float32(alpha), tensors
-
-    def __call__(self, states: Array) -> list[NDArray[np.float32]]:
-        """For each resolution (n, numbers), of states (n, C, H, W) of the images 0, 1, …"""
-        labels = self._sampler.labels(len(states))
-        inputs = {each.name: each.shape for each in self._session.get_inputs()}
-
-        def batch(rows: slice) -> list[Array]:
-            count = len(labels[rows])
-            nothing = np.zeros((count, *states.shape[1:]), dtype=np.float32)
-            arrays = {
-                "x": self._alpha * states[rows],
-                "t": np.full(count, self._row.t, dtype=np.float32),
-                "y": labels[rows],
-                "noise": nothing,
-                "x0_prev": nothing,
-                "pair": np.arange(count),
-                "weights": np.tile(np.array([1, 0], dtype=np.float32), (count, 1)),
-                "coefficients": np.tile(np.array(self._row[1:], dtype=np.float32), (count, 1)),
-            }
-            arrays = {name: array for name, array in arrays.items() if name in inputs}
-            arrays["coefficients"] = arrays["coefficients"][:, : inputs["coefficients"][1]]
-            activations = self._session.run(self._tensors, arrays)
-            fewest = min(each.shape[-1] for each in activations)
-            return [pooled(each, fewest) for each in activations]
-
-        return [np.concatenate(each) for each in zip(*self._sampler.over_batches(batch, len(states)), strict=True)]
+EPOCHS, BATCH_SIZE, LEARNING_RATE = 20, 64, 3e-3
+MAX_SHIFT = 2  # pixels, drawn for each batch
+WIDTH, HIDDEN = 24, 96
+CELLS = 4  # positions a side at which the activations of the first level count; half of these at the next
 
 
-def pooled(activations: Array, side: int) -> Array:
-    """(n, C, H, W) → (n, C·side²), averages of blocks; what has no height and width as it is."""
-    if activations.ndim == 4:
-        n, channels, height, width = activations.shape
-        blocks = activations.reshape(n, channels, side, height // side, side, width // side)
-        activations = blocks.mean(axis=(3, 5))
-    return activations.reshape(len(activations), -1)
+class Classifier(nn.Module):
+    """Images (n, C, H, W) in [−1, 1] → logits (n, classes)."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        widths = [channels, WIDTH, 2 * WIDTH, 3 * WIDTH, 4 * WIDTH]
+        self.levels = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.BatchNorm2d(outputs), nn.GELU())
+            for inputs, outputs in pairwise(widths)
+        )
+        self.hidden = nn.Linear(widths[-1] * (CELLS // 2) ** 2, HIDDEN)
+        self.head = nn.Linear(HIDDEN, classes)
+
+    def activations(self, x: Tensor) -> list[Tensor]:
+        """Of the second and the third level, averaged over cells, and of the hidden layer, (n, numbers) each."""
+        levels = []
+        for level in self.levels:
+            x = level(x)
+            levels.append(x)
+        hidden = gelu(self.hidden(cells(x, CELLS // 2)))
+        return [cells(levels[1], CELLS), cells(levels[2], CELLS // 2), hidden]
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.activations(x)[-1])
+        return logits
 
 
-def sums(model: onnx.ModelProto) -> list[str]:
-    """At each number of positions, the middle one of the sums (rows, channels, height, width) or (rows, tokens, width).
+def cells(x: Tensor, side: int) -> Tensor:
+    """(n, C, H, W) → (n, C·side²), averages."""
+    return adaptive_avg_pool2d(x, side).flatten(1)
 
-    A residual stream is sums.
-    """
-    graph = shape_inference.infer_shapes(model).graph
-    shapes = {each.name: [d.dim_value for d in each.type.tensor_type.shape.dim] for each in graph.value_info}
-    by_positions: dict[int, list[str]] = {}
-    for name in (node.output[0] for node in graph.node if node.op_type == "Add"):
-        if len(shape := shapes.get(name, [])) > 2:
-            positions = math.prod(shape[2:]) if len(shape) == 4 else shape[1]
-            by_positions.setdefault(positions, []).append(name)
-    return [names[len(names) // 2] for _, names in sorted(by_positions.items())]
+
+def trained(images: Array, labels: NDArray[np.int64], seed: int) -> Classifier:
+    """A classifier of these images, in evaluation mode; the same for the same images and seed on one machine."""
+    rng = np.random.default_rng(seed)
+    x, y = torch.from_numpy(images), torch.from_numpy(labels)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        classifier = Classifier(x.shape[1], int(y.max()) + 1)
+    optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=1e-2)
+    batches = -(-len(x) // BATCH_SIZE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=EPOCHS * batches)
+    for _ in range(EPOCHS):
+        for rows in np.array_split(rng.permutation(len(x)), batches):
+            shift = rng.integers(-MAX_SHIFT, MAX_SHIFT + 1, size=2).tolist()
+            loss = cross_entropy(classifier(x[rows].roll(shift, dims=(2, 3))), y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return classifier.eval()
+
+
+@torch.no_grad()
+def features(classifier: Classifier, images: Array) -> list[Array]:
+    """The activations of each kind, (n, numbers), of images (n, C, H, W)."""
+    batches = [classifier.activations(batch) for batch in torch.from_numpy(images).split(200)]
+    return [torch.cat(kind).numpy() for kind in zip(*batches, strict=True)]

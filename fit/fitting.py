@@ -1,10 +1,6 @@
 """`./run fit BUNDLE`: from the teacher's images to plans in the bundle's manifest."""
 
-from collections.abc import Iterator
-
-from tqdm import tqdm
-
-from bundle.loading import Bundle, load
+from bundle.loading import load
 from fit.options import Settings
 from fit.study import Study
 from models import fitted
@@ -14,28 +10,15 @@ from models.step import Plan
 def fit(settings: Settings) -> None:
     """Fits a plan for each number of steps, and stores it at once if it wins. Raises BundleError and FitError."""
     study = Study(settings)
-    total = sum(study.evaluations(steps) for steps in settings.steps)
-    with tqdm(total=total, unit="run", smoothing=0.05) as bar:
-        for steps in settings.steps:
-            plan = study.fitted_plan(steps, bar.update)
-            distance = study.held_out_distance(plan)
-            others = {name: study.held_out_distance(other) for name, other in others_of(study.bundle, steps)}
-            best = min(others, key=lambda name: others[name])
-            if wins := distance < others[best]:
-                store(settings, plan)
-            verdict = "stored" if wins else "not stored"
-            bar.write(f"{steps} steps: distance {distance:.1f}; {others[best]:.1f} by {best}; {verdict}")
-
-
-def others_of(bundle: Bundle, steps: int) -> Iterator[tuple[str, Plan]]:
-    """Every other way of sampling with as many evaluations, at both ends of its settings."""
-    for name, solver in bundle.solvers.items():
-        for values in {tuple(getattr(s, end) for s in solver.settings.values()) for end in ("low", "high")}:
-            settings = dict(zip(solver.settings, values, strict=True))
-            for asked in () if name == fitted.NAME else {steps, (steps + 1) // 2}:  # Heun takes two a step
-                plan = solver.plan(bundle.manifest.noise_schedule, asked, **settings)
-                if len(plan) == steps:
-                    yield " ".join([name, *(f"{key}={value:g}" for key, value in settings.items())]), plan
+    for steps in settings.steps:
+        plan = study.fitted_plan(steps)
+        distance = study.held_out_distance(plan)
+        others = {name: study.held_out_distance(other) for name, other in study.others(steps)}
+        best = min(others, key=lambda name: others[name])
+        if wins := distance < others[best]:
+            store(settings, plan)
+        verdict = "stored" if wins else "not stored"
+        print(f"{steps} steps: distance {distance:.4f}; {others[best]:.4f} by {best}; {verdict}", flush=True)
 
 
 def store(settings: Settings, plan: Plan) -> None:

@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from bundle.loading import Bundle
 from models.step import HISTORY, Plan, Step, with_history
-from service.engine.runtime import Array, StepInputs
-from service.runtimes.cpu import OrtRuntime
+from service.engine.runtime import Array, HostStates, Runtime, StepInputs
 
-ROWS = 16  # of a batch
+ROWS = 25  # of a batch
 
 T = TypeVar("T")
 
@@ -27,9 +26,8 @@ class Trajectory(NamedTuple):
 class Sampler:
     """Image i has the class i modulo their number, or "no class" where the model has none."""
 
-    def __init__(self, bundle: Bundle, threads: int) -> None:
-        self.bundle = bundle
-        self._runtime = OrtRuntime(bundle, threads=1)
+    def __init__(self, bundle: Bundle, runtime: Runtime, threads: int) -> None:
+        self.bundle, self._runtime = bundle, runtime
         self._pool = ThreadPoolExecutor(threads)
 
     def labels(self, count: int) -> NDArray[np.int64]:
@@ -53,19 +51,39 @@ class Sampler:
             advance()
         return x
 
+    def images(self, states: Array) -> Array:
+        """(n, C, H, W), of these final states."""
+        return np.concatenate(
+            self.over_batches(lambda rows: self._runtime.decode(HostStates(states[rows])), len(states))
+        )
+
     def over_batches(self, work: Callable[[slice], T], count: int) -> list[T]:
         """The results of `work` for each batch of `count` rows, computed side by side."""
         return list(self._pool.map(work, [slice(start, start + ROWS) for start in range(0, count, ROWS)]))
+
+    def weighted(self, k: Step, x: Array, x0s: list[Array], seed: int, index: int) -> Array:
+        """x after step `index` of a plan, from its x and all x0 up to its own: no network is needed."""
+        own, *earlier = reversed(x0s)
+        step, mixture = with_history(k, earlier)
+        x_new = (
+            step.x_from_x * x + step.x_from_x0 * own + mixture + step.noise_std * self._fresh(k, seed, index, len(x))
+        )
+        return np.asarray(x_new, dtype=np.float32)
 
     def _noise(self, seed: int, stream: int, count: int) -> Array:
         """Of x_T in stream 0, and of a plan's step k in stream k + 1."""
         generator = np.random.Generator(np.random.Philox(key=[seed, stream]))
         return generator.standard_normal((count, *self.bundle.manifest.state_shape), dtype=np.float32)
 
+    def _fresh(self, k: Step, seed: int, index: int, count: int) -> Array:
+        """The noise of a plan's step; zeros where it takes none."""
+        shape = count, *self.bundle.manifest.state_shape
+        return self._noise(seed, index + 1, count) if k.noise_std else np.zeros(shape, dtype=np.float32)
+
     def _step(self, k: Step, x: Array, earlier: list[Array], seed: int, index: int) -> tuple[Array, Array]:
         """x_new and x0; `earlier` are the x0 before it, the last first."""
         labels = self.labels(len(x))
-        noise = self._noise(seed, index + 1, len(x)) if k.noise_std else np.zeros_like(x)
+        noise = self._fresh(k, seed, index, len(x))
         step, mixture = with_history(k, earlier)
         x0_prev = np.asarray(mixture, dtype=np.float32) if earlier else np.zeros_like(x)
         coefficients = np.array(step[1:], dtype=np.float32)

@@ -1,8 +1,8 @@
 """What all plans of a model are fitted with: its sampler, its teacher's images, and a folder of unfinished work."""
 
+import hashlib
 import os
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,25 +10,26 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from bundle.loading import load
-from bundle.manifest import STEP
-from fit.candidate import Candidate, candidates
-from fit.features import LEVEL, Features
+from fit.candidate import Candidate
+from fit.features import features, trained
 from fit.gauss_newton import GaussNewton
 from fit.options import Settings
 from fit.sampling import Sampler
 from fit.target import Target
-from fit.times import Times, cheapest, even, jump_costs
-from models import atomic
+from models import atomic, fitted
 from models.failures import FitError
 from models.schedules import Vector
-from models.solvers import ddim
-from models.step import Plan
+from models.step import Plan, Step
 from service.engine.runtime import Array
+from service.runtimes.cpu import OrtRuntime
 
+FINEST = "ddim"  # the solver whose plan of the most steps has a row for each time
 TEACHERS = ("ancestral", "ddim")  # the first that the model has, with fresh noise if it takes eta
-TEACHER_SEED, HELD_OUT_SEED, CURVATURE_SEED = 1, 2, 3
-FIRST_SEED = 1000  # a plan of n steps is fitted with seeds from n·FIRST_SEED on
-GRID, CURVES = 40, 40  # steps and images of the trajectories whose curvature is measured
+CLASSIFIER_SEED, HELD_OUT_SEED = 0, 1
+TEACHER_SEED = 7000  # of the first chunk, and one more of each other
+FIRST_SEED = 100_000  # a plan of n steps is fitted with seeds from n·FIRST_SEED on
+CHUNK = 400  # images of the teacher from one seed
+TRIED = 100  # images that choose the solver to begin from
 
 
 class Study:
@@ -36,84 +37,92 @@ class Study:
         """Raises BundleError, and FitError for a model that has no such plans."""
         self.settings, self.bundle = settings, load(settings.bundle)
         manifest = self.bundle.manifest
-        if manifest.z_dim or "dpmpp_2m" not in self.bundle.solvers:
-            raise FitError(f"{manifest.name}: it has no solver dpmpp_2m, so it cannot be fitted")
-        self.rows = self.bundle.solvers["dpmpp_2m"].plan(manifest.noise_schedule, self.bundle.max_steps)
-        if self.rows.signal is None:
-            raise FitError(f"{manifest.name}: its states are no α·x0 + σ·ε, so it cannot be fitted")
-        self.alpha: Vector = self.rows.signal[0]
-        self.work = settings.work / f"{manifest.name}-{manifest.files[STEP].sha256[:12]}"
+        if manifest.z_dim or FINEST not in self.bundle.solvers:
+            raise FitError(f"{manifest.name}: it has no solver {FINEST}, so it cannot be fitted")
+        if len(manifest.classes) < 2:
+            raise FitError(f"{manifest.name}: it has no classes, by which its images would be told apart")
+        self.finest = self.bundle.solvers[FINEST].plan(manifest.noise_schedule, self.bundle.max_steps, eta=0.0)
+        if any(k.x_from_out for k in self.finest):
+            raise FitError(f"{manifest.name}: its steps read the network's output past x0, so it cannot be fitted")
+        self.work = settings.work / f"{manifest.name}-{self._identity()}"
         self.work.mkdir(parents=True, exist_ok=True)
-        self.sampler = Sampler(self.bundle, os.cpu_count() or 1)
-        looking = int(np.abs(np.log(np.sqrt(1 - self.alpha**2) / self.alpha / LEVEL)).argmin())
-        self.features = Features(self.bundle, self.sampler, self.rows[looking], float(self.alpha[looking]))
-        self.target = Target(self.features(self.teacher()))
+        self.sampler = Sampler(self.bundle, OrtRuntime(self.bundle, threads=1), len(os.sched_getaffinity(0)))
+        images = self.sampler.images(self.teacher())
+        half = len(images) // 2  # the other half, which nothing is fitted to, decides in the end
+        self._held_out = len(images) - half
+        self._classifier = trained(images[:half], self.sampler.labels(half), CLASSIFIER_SEED)
+        self.target = Target(features(self._classifier, images))
+
+    def _identity(self) -> str:
+        """Of all that the work in the folder depends on, but the number of steps."""
+        manifest, settings = self.bundle.manifest, self.settings
+        files = sorted((name, file.sha256) for name, file in manifest.files.items())
+        schedule = {key: value for key, value in manifest.noise_schedule.items() if key != fitted.TABLES}
+        parts = (files, schedule, settings.teacher_steps, settings.images, settings.batch_size)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
     def teacher(self) -> Array:
-        """The teacher's final states, kept in the folder."""
-        steps, images = self.settings.teacher_steps, self.settings.images
-        path = self.work / f"teacher-{steps}-{images}.npz"
-        if path.exists():
-            return restored(path)["states"]
+        """The teacher's final states, kept in the folder, CHUNK images a file."""
         solver = self.bundle.solvers[next(name for name in TEACHERS if name in self.bundle.solvers)]
-        plan = solver.plan(self.bundle.manifest.noise_schedule, steps, **dict.fromkeys(solver.settings, 1.0))
-        with tqdm(total=len(plan), unit="step", desc="teacher", leave=False) as bar:
-            states = self.sampler.final(plan, TEACHER_SEED, images, bar.update)
-        save(path, states=states)
-        return states
+        settings = dict.fromkeys(solver.settings, 1.0)
+        plan = solver.plan(self.bundle.manifest.noise_schedule, self.settings.teacher_steps, **settings)
+        chunks = -(-self.settings.images // CHUNK)
+        with tqdm(total=chunks * len(plan), unit="step", desc="teacher", leave=False) as bar:
+            for chunk in range(chunks):
+                if (path := self.work / f"teacher-{chunk}.npz").exists():
+                    bar.update(len(plan))
+                else:
+                    save(path, states=self.sampler.final(plan, TEACHER_SEED + chunk, CHUNK, bar.update))
+        return np.concatenate([restored(self.work / f"teacher-{i}.npz")["states"] for i in range(chunks)])
 
-    def evaluations(self, steps: int) -> int:
-        """Runs of a plan that the fit of one with this many steps takes."""
-        return self.settings.iterations * GaussNewton.runs(steps)
-
-    def fitted_plan(self, steps: int, advance: Callable[[int], object]) -> Plan:
+    def fitted_plan(self, steps: int) -> Plan:
         """The plan after all iterations; a fit goes on from the last iteration that was kept."""
-        path = self.work / f"{steps}-{self.settings.batch_size}.npz"
-        done, candidate = self.restored(path) if path.exists() else (0, self.best_start(steps))
-        advance(min(done, self.settings.iterations) * GaussNewton.runs(steps))
-        method = GaussNewton(self.sampler, self.residuals, lambda: advance(1))
-        for iteration in range(done, self.settings.iterations):
-            candidate = method.step(candidate, steps * FIRST_SEED + iteration, self.settings.batch_size)
-            save(path, done=np.array(iteration + 1), solver=np.array(candidate.solver), times=candidate.times)
+        path, iterations = self.work / f"{steps}.npz", self.settings.iterations
+        done, candidate = self._restored(path) if path.exists() else (0, self.best_start(steps))
+        runs = GaussNewton.runs(candidate)
+        with tqdm(initial=done * runs, total=iterations * runs, unit="run", desc=f"{steps} steps", leave=False) as bar:
+            method = GaussNewton(self.sampler, self.residuals, bar.update)
+            for iteration in range(done, iterations):
+                candidate = method.step(candidate, steps * FIRST_SEED + iteration, self.settings.batch_size)
+                table = np.array(candidate.weights)
+                save(path, done=np.array(iteration + 1), places=np.array(candidate.places), weights=table)
         return candidate.plan()
 
-    def restored(self, path: Path) -> tuple[int, Candidate]:
+    def _restored(self, path: Path) -> tuple[int, Candidate]:
         state = restored(path)
-        return int(state["done"]), Candidate(self.rows, str(state["solver"]), state["times"])
+        weights = tuple(Step(*row) for row in state["weights"].tolist())
+        return int(state["done"]), Candidate(self.finest, tuple(state["places"].tolist()), weights)
 
     def best_start(self, steps: int) -> Candidate:
-        """The one of some solvers at some times that is nearest to the teacher."""
+        """The one of the model's own solvers that is nearest to the teacher, of those that read `out` for x0 alone."""
 
         def loss(candidate: Candidate) -> float:
-            states = self.sampler.final(candidate.plan(), steps * FIRST_SEED - 1, self.settings.batch_size)
+            states = self.sampler.final(candidate.plan(), steps * FIRST_SEED - 1, TRIED)
             return float(np.square(self.residuals(states)).sum())
 
-        return min(candidates(self.rows, [self.of_least_curvature(steps), even(self.alpha, steps)]), key=loss)
+        plans = (plan for _, plan in self.others(steps) if not any(k.x_from_out for k in plan))
+        return min((Candidate.near(self.finest, plan) for plan in plans), key=loss)
 
-    def of_least_curvature(self, steps: int) -> Times:
-        places, costs = self.curvature
-        return places[cheapest(costs, steps)]
-
-    @cached_property
-    def curvature(self) -> tuple[Times, Vector]:
-        """Places of a fine grid, and the cost of each jump between them."""
-        places = even(self.alpha, GRID)
-        abar_t = np.square(self.alpha[places])
-        abar_s = np.append(abar_t[1:], 1.0)
-        steps = zip(places, ddim(abar_t, abar_t, abar_s), strict=True)
-        columns = ("x_from_x", "x_from_x0")
-        plan = Plan(self.rows[i]._replace(**{c: getattr(k, c) for c in columns}, x_from_x0_prev=0.0) for i, k in steps)
-        trajectory = self.sampler.run(plan, CURVATURE_SEED, CURVES)
-        alpha = np.sqrt(np.append(abar_t, 1.0))
-        return places, jump_costs(np.stack(trajectory.x), np.stack(trajectory.x0), alpha, np.sqrt(1 - alpha**2))
+    def others(self, steps: int) -> Iterator[tuple[str, Plan]]:
+        """Every other way of sampling with as many evaluations, at both ends of its settings."""
+        for name, solver in self.bundle.solvers.items():
+            for values in {tuple(getattr(s, end) for s in solver.settings.values()) for end in ("low", "high")}:
+                settings = dict(zip(solver.settings, values, strict=True))
+                for asked in () if solver.steps else sorted({steps, (steps + 1) // 2}):  # Heun takes two a step
+                    plan = solver.plan(self.bundle.manifest.noise_schedule, asked, **settings)
+                    if len(plan) == steps:
+                        yield " ".join([name, *(f"{key}={value:g}" for key, value in settings.items())]), plan
 
     def residuals(self, states: Array) -> Vector:
-        return self.target.residuals(self.features(states))
+        return self.target.residuals(self._features(states))
 
     def held_out_distance(self, plan: Plan) -> float:
         """To images of the teacher that no fit saw, with noise that no fit saw."""
-        states = self.sampler.final(plan, HELD_OUT_SEED, self.settings.images // 2)
-        return self.target.distance(self.features(states))
+        states = self.sampler.final(plan, HELD_OUT_SEED, self._held_out)
+        return self.target.distance(self._features(states))
+
+    def _features(self, states: Array) -> list[Array]:
+        return features(self._classifier, self.sampler.images(states))
 
 
 def save(path: Path, **arrays: NDArray[np.generic]) -> None:

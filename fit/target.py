@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from evaluate.fidelity import frechet_distance
 from models.schedules import Vector
 
-DIMENSIONS = 64  # principal components of the features that count
+DIMENSIONS = 48  # principal components of the features that count
 
 Levels = Sequence[NDArray[np.float32]]
 
@@ -22,8 +22,9 @@ class Target:
         own, held_out = np.array_split(self._joined(features), 2)
         self._mean = own.mean(axis=0)
         _, deviations, basis = np.linalg.svd(own - self._mean, full_matrices=False)
-        self._variances = deviations[:DIMENSIONS] ** 2 / (len(own) - 1)
-        self._basis = basis[:DIMENSIONS].T
+        kept = slice(min(DIMENSIONS, len(own) - 1))  # the deviations from a mean have one dimension less
+        self._variances = deviations[kept] ** 2 / (len(own) - 1)
+        self._basis = basis[kept].T
         self._held_out = (held_out - self._mean) @ self._basis
 
     def residuals(self, features: Levels) -> Vector:

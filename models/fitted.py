@@ -4,13 +4,14 @@
 left out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.solvers import Solver
-from models.step import Plan, Step
+from models.step import HISTORY, Plan, Step
 
 NAME, TABLES = "fitted", "fitted"  # of the solver, and of the schedule's member
+TOLERANCE = 1e-9
 
 
 def solver(schedule: Mapping[str, Any]) -> Solver:
@@ -26,7 +27,19 @@ def plan(schedule: Mapping[str, Any], steps: int) -> Plan:
     rows = schedule[TABLES][str(steps)]
     if len(rows) != steps:
         raise ValueError(f"noise_schedule: the fitted plan of {steps} steps has {len(rows)} rows")
-    return Plan(Step(**row) for row in rows)
+    return checked([Step(**row) for row in rows])
+
+
+def checked(rows: Sequence[Step]) -> Plan:
+    """The rows as a plan. Raises ValueError unless the last one ends at a mean of the x0.
+
+    So a constant x0 comes out as itself, whatever the steps before did with it, and no noise is left.
+    """
+    fitted, last = Plan(rows), rows[-1]
+    mean = last.x_from_x0 + sum(getattr(last, name) for name in HISTORY)
+    if abs(mean - 1) > TOLERANCE or last.x_from_x or last.x_from_out or last.noise_std:
+        raise ValueError(f"the last step of a fitted plan is no mean of the x0: {last}")
+    return fitted
 
 
 def with_plan(schedule: Mapping[str, Any], fitted: Plan) -> dict[str, Any]:
