@@ -16,7 +16,7 @@ from bundle.folders import bundle_folders, without_the_name
 from bundle.graph import Graph
 from bundle.manifest import DECODE, ENCODE, FORMAT_VERSION, MANIFEST, STEP, WEIGHTS, Default, Manifest
 from bundle.sampling_check import check_sampling
-from models import families
+from models import families, fitted
 from models.bound import Bound
 from models.families import Family
 from models.inversion import inverse, is_invertible
@@ -72,6 +72,8 @@ class Bundle:
         if not self.takes_images or self.max_steps < 2:
             return None
         for name, solver in self.solvers.items():
+            if solver.steps:
+                continue
             settings = tuple((key, setting.low) for key, setting in solver.settings.items())
             if is_invertible(solver.plan(self.manifest.noise_schedule, 2, **dict(settings))):
                 return name, settings
@@ -130,7 +132,10 @@ class Bundle:
     def _signal(self, steps: int, solver: str, settings: SettingValues) -> NDArray[np.float32]:
         """α and σ of the state at the start of each step, float32 (steps, 2); `signal` is this, cached."""
         plan = self._plan(steps, solver, settings)
-        return np.array(self.family.signal(self.manifest.noise_schedule, plan), dtype=np.float32).T  # type: ignore[attr-defined]
+        alpha, sigma = self.family.signal(self.manifest.noise_schedule, plan)  # type: ignore[attr-defined]
+        if solver == fitted.NAME:
+            alpha, sigma = fitted.signal(plan, alpha[0], sigma[0])
+        return np.array([alpha, sigma], dtype=np.float32).T
 
     def _inverse_coefficients(self, steps: int) -> NDArray[np.float32]:
         """The plan from an image to x_T, two rows a step; `inverse_coefficients` is this, cached."""

@@ -99,7 +99,7 @@ class Sampler:
                 "coefficients": np.tile(coefficients, (count, 1)),
             }
             x_new, x0 = self._runtime.step(StepInputs(**inputs))
-            return x_new.array, x0.array
+            return self._runtime.fetch(x_new), self._runtime.fetch(x0)
 
         x_new, x0 = zip(*self.over_batches(batch, len(x)), strict=True)
         return np.concatenate(x_new), np.concatenate(x0)

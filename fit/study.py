@@ -50,7 +50,7 @@ class Study:
         images = self.sampler.images(self.teacher())
         half = len(images) // 2  # the other half, which nothing is fitted to, decides in the end
         self._held_out = len(images) - half
-        self._classifier = trained(images[:half], self.sampler.labels(half), CLASSIFIER_SEED)
+        self._classifier = trained(images[:half], np.resize(self.sampler.labels(CHUNK), half), CLASSIFIER_SEED)
         self.target = Target(features(self._classifier, images))
 
     def _identity(self) -> str:

@@ -7,6 +7,9 @@ left out.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from models.schedules import Vector
 from models.solvers import Solver
 from models.step import HISTORY, Plan, Step
 
@@ -40,6 +43,19 @@ def checked(rows: Sequence[Step]) -> Plan:
     if abs(mean - 1) > TOLERANCE or last.x_from_x or last.x_from_out or last.noise_std:
         raise ValueError(f"the last step of a fitted plan is no mean of the x0: {last}")
     return fitted
+
+
+def signal(plan: Plan, alpha: float, sigma: float) -> tuple[Vector, Vector]:
+    """α and σ of the state x = α·x0 + σ·ε at the start of each step, (steps,) each, from those of the first.
+
+    A fitted step may look at another time than that of its state, so they follow from the weights, for a constant x0.
+    """
+    levels = [(alpha, sigma)]
+    for k in plan[:-1]:
+        of_x0 = k.x_from_x0 + sum(getattr(k, name) for name in HISTORY)
+        levels.append((k.x_from_x * levels[-1][0] + of_x0, float(np.hypot(k.x_from_x * levels[-1][1], k.noise_std))))
+    alphas, sigmas = np.array(levels).T
+    return alphas, sigmas
 
 
 def with_plan(schedule: Mapping[str, Any], fitted: Plan) -> dict[str, Any]:
