@@ -110,7 +110,7 @@ class Dataset(BaseModel):
 
 
 class Default(BaseModel):
-    """How a request is sampled that says nothing of it."""
+    """How a request is sampled that says nothing of it, and begins at its seed's noise."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -82,7 +82,8 @@ def resolve(
 def _way(bundle: Bundle, request: GenerateRequest) -> tuple[str, int]:
     """The solver and the steps. Raises InvalidRequest for an unknown solver, and for steps that it does not take."""
     name = bundle.manifest.name
-    if all(field is None for field in (request.steps, request.solver, request.settings, request.eta)):
+    own = (request.steps, request.solver, request.settings, request.eta)
+    if all(field is None for field in (*own, request.image, request.noise)):  # /invert's noise is of the first solver
         return bundle.default.solver, bundle.default.steps
     solver = bundle.default_solver if request.solver is None else request.solver
     if request.steps is not None and request.steps > bundle.max_steps:

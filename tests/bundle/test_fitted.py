@@ -21,6 +21,8 @@ from tests.models.test_solvers import SCHEDULE
 THREE = discrete.unipc_plan(SCHEDULE, 3)
 FIVE = discrete.deis_plan(SCHEDULE, 5)
 
+FITTED: dict[str, Any] = fitted.with_plan(SCHEDULE, THREE)
+
 
 def bundle_with(folder: Path, *plans: Plan, **changes: Any) -> Bundle:
     schedule: dict[str, Any] = SCHEDULE
@@ -57,8 +59,22 @@ def test_a_fitted_default_changes_only_requests_that_say_nothing_of_how(tmp_path
     assert bundle.manifest.digest == plain.manifest.digest
     assert (resolved(bundle).solver, resolved(bundle).steps) == ("fitted", 3)
     ways: list[dict[str, Any]] = [{"steps": 3}, {"solver": "ddim"}, {"eta": 1.0}, {"settings": {"eta": 0.5}}]
+    ways += [{"image": "AAAA"}, {"noise": "AAAA"}]
     for way in ways:
         assert resolved(bundle, **way) == resolved(plain, **way)
+
+
+def test_what_begins_at_an_image_begins_at_the_level_of_the_states(tmp_path: Path) -> None:
+    """A solver's own table has the levels of its times."""
+    bundle = bundle_with(tmp_path / "toy", FIVE)
+    np.testing.assert_allclose(bundle.signal(5, "fitted", ()), bundle.signal(5, "deis", ()), rtol=1e-5)
+
+
+def test_a_fitted_plan_is_never_run_backwards(tmp_path: Path) -> None:
+    bundle = bundle_with(tmp_path / "toy", THREE)
+    assert bundle.inverter == bundle_with(tmp_path / "other").inverter
+    only = load(write_bundle(tmp_path / "heun", noise_schedule={**FITTED, "solvers": ["heun"]}))
+    assert only.inverter is None
 
 
 def test_a_model_without_fitted_plans_has_no_such_solver(toy: Bundle) -> None:
