@@ -24,6 +24,7 @@ from service.engine.runtime import Array
 from service.runtimes.cpu import OrtRuntime
 
 FINEST = "ddim"  # the solver whose plan of the most steps has a row for each time
+NEEDED = (FINEST, "deis")  # a model without deis cannot take a step that reads several earlier x0
 TEACHERS = ("ancestral", "ddim")  # the first that the model has, with fresh noise if it takes eta
 CLASSIFIER_SEED, HELD_OUT_SEED = 0, 1
 TEACHER_SEED = 7000  # of the first chunk, and one more of each other
@@ -37,8 +38,8 @@ class Study:
         """Raises BundleError, and FitError for a model that has no such plans."""
         self.settings, self.bundle = settings, load(settings.bundle)
         manifest = self.bundle.manifest
-        if manifest.z_dim or FINEST not in self.bundle.solvers:
-            raise FitError(f"{manifest.name}: it has no solver {FINEST}, so it cannot be fitted")
+        if missing := [name for name in NEEDED if name not in self.bundle.solvers]:
+            raise FitError(f"{manifest.name}: it has no solver {missing[0]}, so it cannot be fitted")
         if len(manifest.classes) < 2:
             raise FitError(f"{manifest.name}: it has no classes, by which its images would be told apart")
         self.finest = self.bundle.solvers[FINEST].plan(manifest.noise_schedule, self.bundle.max_steps, eta=0.0)

@@ -174,6 +174,7 @@ def test_held_out_seeds_are_none_that_a_plan_was_fitted_with(
             },
             "no solver ddim",
         ),
+        ({"noise_schedule": {**SCHEDULE, "solvers": ["ddim", "dpmpp_2m"]}}, "no solver deis"),
         ({"classes": []}, "no classes"),
     ],
 )
