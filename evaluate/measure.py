@@ -146,16 +146,15 @@ class Record:
 
     def choose_default(self) -> None:
         """Makes a fitted plan the default where one is nearer to the data than the first solver, in no more steps."""
-        solvers, steps = (
-            families.solvers(self.manifest.family, self.manifest.noise_schedule),
-            self.manifest.recommended_steps,
-        )
+        solvers = families.solvers(self.manifest.family, self.manifest.noise_schedule)
+        steps = self.manifest.recommended_steps
         name, first = next(iter(solvers.items()))
-        usual = next((p for p in self.measured.points if is_at(p, Point(name, steps, dict(first.defaults)))), None)
-        fitted = [p for p in self.measured.points if solvers[p.solver].steps and p.steps <= steps]
-        best = min(fitted, key=lambda point: point.frechet_distance, default=None)
-        wins = usual is not None and best is not None and best.frechet_distance < usual.frechet_distance
-        self.manifest.default = Default(solver=best.solver, steps=best.steps) if wins else None
+        self.manifest.default = None
+        if usual := next((p for p in self.measured.points if is_at(p, Point(name, steps, dict(first.defaults)))), None):
+            fitted = [p for p in self.measured.points if solvers[p.solver].steps and p.steps <= steps]
+            best = min([usual, *fitted], key=lambda point: point.frechet_distance)
+            if best is not usual:
+                self.manifest.default = Default(solver=best.solver, steps=best.steps)
         self.manifest.write(self.folder)
 
     def add_figures(self, figures: dict[str, Any]) -> None:

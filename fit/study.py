@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,8 +127,8 @@ class Study:
         return features(self._classifier, self.sampler.images(states))
 
 
-def save(path: Path, **arrays: NDArray[np.generic]) -> None:
-    """Writes the file in one step."""
+def save(path: Path, **arrays: Any) -> None:
+    """Writes the arrays as a file, in one step."""
 
     def write(partial: Path) -> None:
         with partial.open("wb") as file:
