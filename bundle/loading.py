@@ -14,9 +14,19 @@ from bundle import files, strict_json
 from bundle.files import BundleError, shown
 from bundle.folders import bundle_folders, without_the_name
 from bundle.graph import Graph
-from bundle.manifest import DECODE, ENCODE, FORMAT_VERSION, MANIFEST, SHARED, STEP, WEIGHTS, Manifest
+from bundle.manifest import (
+    DECODE,
+    ENCODE,
+    FORMAT_VERSION,
+    MANIFEST,
+    SHARED,
+    STEP,
+    WEIGHTS,
+    Default,
+    Manifest,
+)
 from bundle.sampling_check import check_sampling
-from models import families
+from models import families, fitted
 from models.bound import Bound
 from models.families import Family
 from models.inversion import inverse, is_invertible
@@ -72,6 +82,8 @@ class Bundle:
         if not self.takes_images or self.max_steps < 2:
             return None
         for name, solver in self.solvers.items():
+            if solver.steps:
+                continue
             settings = tuple((key, setting.low) for key, setting in solver.settings.items())
             if is_invertible(solver.plan(self.manifest.noise_schedule, 2, **dict(settings))):
                 return name, settings
@@ -100,7 +112,18 @@ class Bundle:
 
     @property
     def default_solver(self) -> str:
+        """Of a request that says how it is sampled, but not by which solver."""
         return next(iter(self.solvers))
+
+    @property
+    def default(self) -> Default:
+        """How a request is sampled that says nothing of it."""
+        return self.manifest.default or Default(solver=self.default_solver, steps=self.manifest.recommended_steps)
+
+    def default_steps(self, solver: str) -> int:
+        """The steps of a request that names this solver and no steps."""
+        allowed = self.solvers[solver].steps or (self.manifest.recommended_steps,)
+        return self.manifest.recommended_steps if self.manifest.recommended_steps in allowed else allowed[-1]
 
     @cached_property
     def bound(self) -> Bound | None:
@@ -119,7 +142,10 @@ class Bundle:
     def _signal(self, steps: int, solver: str, settings: SettingValues) -> NDArray[np.float32]:
         """α and σ of the state at the start of each step, float32 (steps, 2); `signal` is this, cached."""
         plan = self._plan(steps, solver, settings)
-        return np.array(self.family.signal(self.manifest.noise_schedule, plan), dtype=np.float32).T  # type: ignore[attr-defined]
+        alpha, sigma = self.family.signal(self.manifest.noise_schedule, plan)  # type: ignore[attr-defined]
+        if solver == fitted.NAME:
+            alpha, sigma = fitted.signal(plan, alpha[0], sigma[0])
+        return np.array([alpha, sigma], dtype=np.float32).T
 
     def _inverse_coefficients(self, steps: int) -> NDArray[np.float32]:
         """The plan from an image to x_T, two rows a step; `inverse_coefficients` is this, cached."""

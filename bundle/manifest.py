@@ -110,8 +110,17 @@ class Dataset(BaseModel):
     digest: Text = ""  # of the data, where it is known
 
 
+class Default(BaseModel):
+    """How a request is sampled that says nothing of it, and begins at its seed's noise."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    solver: Text
+    steps: Annotated[int, Field(ge=1)]
+
+
 class Manifest(BaseModel):
-    """`manifest.json`. All of it but `parity`, `checkpoint` and `measured` decides the images, and so the digest."""
+    """`manifest.json`. All of it that decides the images of a resolved request is in the digest."""
 
     model_config = ConfigDict(extra="forbid", validate_by_name=True)
 
@@ -124,7 +133,8 @@ class Manifest(BaseModel):
     # How many standard normal numbers z the network takes a step; 0: none.
     z_dim: Annotated[int, Field(ge=0, le=65_536, alias="latent")]
     noise_schedule: dict[str, Any]  # the family's own
-    recommended_steps: Annotated[int, Field(ge=1)]
+    recommended_steps: Annotated[int, Field(ge=1)]  # of a request that names a solver and no steps
+    default: Default | None = None  # null: the first solver, with the recommended steps
     guidance: bool = False  # whether the graph takes pairs of rows, one of a class and one of no class
     opset: Annotated[int, Field(ge=1, le=100)]
     dtype: Literal["float32"]
@@ -146,7 +156,7 @@ class Manifest(BaseModel):
     def digest(self) -> str:
         """SHA-256 of all that decides the images."""
         # Without what has its default, so that a manifest keeps its digest when a new field comes.
-        other = {"parity", "checkpoint", "dataset", "measured"}
+        other = {"parity", "checkpoint", "dataset", "measured", "default"}
         deciding = self.model_dump(mode="json", by_alias=True, exclude=other, exclude_defaults=True)
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 

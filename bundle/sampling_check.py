@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bundle.manifest import AUTO, DECODE, ENCODE, STEP, Manifest, MeasuredPoint
+from bundle.manifest import AUTO, DECODE, ENCODE, STEP, Default, Manifest, MeasuredPoint
 from models import families
 from models.families import Family
 from models.solvers import SettingValues, Solver
@@ -39,6 +39,8 @@ def check_sampling(manifest: Manifest) -> None:
     max_steps = check_plans(family, solvers, manifest.noise_schedule)
     if manifest.recommended_steps > max_steps:
         raise ValueError(f"recommended_steps: the noise schedule has plans of at most {max_steps} steps")
+    if manifest.default is not None:
+        check_default(manifest.default, solvers, max_steps)
     for point in manifest.measured.points:
         check_point(point, solvers, max_steps)
 
@@ -46,7 +48,8 @@ def check_sampling(manifest: Manifest) -> None:
 def check_plans(family: Family, solvers: Mapping[str, Solver], schedule: dict[str, Any]) -> int:
     """The largest number of steps. Raises ValueError, or what a plan raises, for one that a request could ask for.
 
-    Each solver is tried with 1 step and with the largest number, at its defaults and at both ends of its settings.
+    Each solver is tried with 1 step and with the largest number, at its defaults and at both ends of its settings; one
+    that has plans of some numbers of steps alone, with all of these.
     Among these are plans that visit all of the schedule and draw noise, which refuse one that does not fall or rise.
     """
     max_steps = family.max_steps(schedule)
@@ -54,11 +57,21 @@ def check_plans(family: Family, solvers: Mapping[str, Solver], schedule: dict[st
         raise ValueError(f"noise_schedule: it has plans of 1 to {max_steps} steps; the most are {MAX_STEPS}")
     with np.errstate(all="ignore"):  # a plan refuses what is not finite
         for name, solver in solvers.items():
+            if solver.steps and not 1 <= solver.steps[0] <= solver.steps[-1] <= max_steps:
+                raise ValueError(f"noise_schedule: {name} has plans of more steps than {max_steps}")
             for settings in _ends(solver):
-                for steps in {1, max_steps}:
+                for steps in solver.steps or {1, max_steps}:
                     if not _fits(solver.plan(schedule, steps, **dict(settings))):
                         raise ValueError(f"noise_schedule: float32 cannot hold the plan of {name} in {steps} steps")
     return max_steps
+
+
+def check_default(default: Default, solvers: Mapping[str, Solver], max_steps: int) -> None:
+    """Raises ValueError unless the model can be sampled so."""
+    if default.solver not in solvers:
+        raise ValueError(f"default: there is no solver {default.solver!r}")
+    if default.steps > max_steps or default.steps not in (solvers[default.solver].steps or [default.steps]):
+        raise ValueError(f"default: {default.solver} has no plan of {default.steps} steps")
 
 
 def check_point(point: MeasuredPoint, solvers: Mapping[str, Solver], max_steps: int) -> None:
@@ -67,6 +80,8 @@ def check_point(point: MeasuredPoint, solvers: Mapping[str, Solver], max_steps: 
         raise ValueError(f"measured: there is no solver {point.solver!r}")
     if point.steps > max_steps:
         raise ValueError(f"measured: {point.steps} steps, of at most {max_steps}")
+    if point.steps not in (solvers[point.solver].steps or [point.steps]):
+        raise ValueError(f"measured: {point.solver} has no plan of {point.steps} steps")
     settings = solvers[point.solver].settings
     for name, value in point.settings.items():
         if name not in settings or not settings[name].low <= value <= settings[name].high:

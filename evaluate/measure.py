@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bundle.loading import Bundle, load_all
-from bundle.manifest import Measured, MeasuredPoint
+from bundle.manifest import Default, Measured, MeasuredPoint
 from evaluate import report
 from evaluate.judge import Judge
 from evaluate.options import Settings
@@ -55,6 +55,7 @@ def evaluate(settings: Settings) -> None:
                     continue
                 record.add(measure(client, method["method"], point, judge, train.classes))
                 report.write(settings.report, settings.bundles)
+            record.choose_default()
             if not settings.steps and (figures := family_figures(method, settings, test)) is not None:
                 record.add_figures(figures)
             draw(client, method, report.images(settings.report))
@@ -103,14 +104,15 @@ def misfit(method: dict[str, Any], train: Dataset) -> str | None:
 
 
 def points(method: dict[str, Any]) -> list[Point]:
-    """The family's points by solvers that the method has, each with every setting of its solver."""
+    """The family's points by solvers that the method has, each with every setting of its solver; and fitted plans."""
     defaults = {
         solver["name"]: {name: limits["default"] for name, limits in solver["settings"].items()}
         for solver in method["solvers"]
     }
+    fitted = [Point(solver["name"], steps) for solver in method["solvers"] for steps in solver["steps"]]
     return [
         point._replace(settings={**defaults[point.solver], **point.settings})
-        for point in families.find(method["family"]).POINTS
+        for point in (*families.find(method["family"]).POINTS, *fitted)
         if point.solver in defaults
     ]
 
@@ -148,6 +150,19 @@ class Record:
         """Adds a point, in place of an older measurement of it."""
         point = Point(measured.solver, measured.steps, measured.settings)
         self.measured.points = [*(old for old in self.measured.points if not is_at(old, point)), measured]
+        self.manifest.write(self.folder)
+
+    def choose_default(self) -> None:
+        """Makes a fitted plan the default where one is nearer to the data than the first solver, in no more steps."""
+        solvers = families.solvers(self.manifest.family, self.manifest.noise_schedule)
+        steps = self.manifest.recommended_steps
+        name, first = next(iter(solvers.items()))
+        self.manifest.default = None
+        if usual := next((p for p in self.measured.points if is_at(p, Point(name, steps, dict(first.defaults)))), None):
+            fitted = [p for p in self.measured.points if solvers[p.solver].steps and p.steps <= steps]
+            best = min([usual, *fitted], key=lambda point: point.frechet_distance)
+            if best is not usual:
+                self.manifest.default = Default(solver=best.solver, steps=best.steps)
         self.manifest.write(self.folder)
 
     def add_figures(self, figures: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bundle.loading import load_all
-from bundle.manifest import Manifest, MeasuredPoint, Quality
+from bundle.manifest import Default, Manifest, MeasuredPoint, Quality
 from evaluate import plot
 from models import atomic, families
 from models.failures import EvaluateError
@@ -137,9 +137,10 @@ def is_best(point: MeasuredPoint, points: Iterable[MeasuredPoint]) -> bool:
 
 def is_default(manifest: Manifest, point: MeasuredPoint) -> bool:
     """Whether a request without steps and solver gets the point."""
-    name, solver = next(iter(families.find(manifest.family).SOLVERS.items()))
-    settings = {key: setting.default for key, setting in solver.settings.items()}
-    return (point.solver, point.settings, point.steps) == (name, settings, manifest.recommended_steps)
+    solvers = families.solvers(manifest.family, manifest.noise_schedule)
+    default = manifest.default or Default(solver=next(iter(solvers)), steps=manifest.recommended_steps)
+    settings = dict(solvers[default.solver].defaults)
+    return (point.solver, point.settings, point.steps) == (default.solver, settings, default.steps)
 
 
 def row(manifest: Manifest, point: MeasuredPoint, usual: int | None) -> str:

@@ -32,15 +32,15 @@ def emulated(bundle: Bundle, models: Mapping[str, onnx.ModelProto], precision: P
 
 def measure(bundle: Bundle, low: Bundle, threads: int) -> Accuracy:
     """The error of `low` against `bundle`, by solver: images of every class, from the same noise."""
-    steps = bundle.manifest.recommended_steps
     classes = [*range(len(bundle.manifest.classes)), None]
     labels = [classes[i % len(classes)] for i in range(IMAGES)]
     runtimes = [OrtRuntime(bundle, threads), OrtRuntime(low, threads)]
     by_solver = {}
     for solver in bundle.solvers:
+        steps = bundle.default_steps(solver)
         exact, rounded = (images(bundle, runtime, solver, steps, labels) for runtime in runtimes)
         by_solver[solver] = float(np.sqrt(np.square(exact - rounded).mean()))
-    return Accuracy(tolerance=TOLERANCE, images=IMAGES, steps=steps, by_solver=by_solver)
+    return Accuracy(tolerance=TOLERANCE, images=IMAGES, steps=bundle.manifest.recommended_steps, by_solver=by_solver)
 
 
 def images(bundle: Bundle, runtime: OrtRuntime, solver: str, steps: int, labels: Sequence[int | None]) -> Array:

@@ -4,6 +4,7 @@ Failure
 ├── DataError         a data set that cannot be read
 ├── CheckpointError   a checkpoint that cannot be read or begun from
 ├── EvaluateError     methods, data and a report that do not go together
+├── FitError          a model that no plans can be fitted to
 └── TrainError        a training that cannot begin or go on
     └── Interrupted   a training that was stopped by a signal, and saved
 """
@@ -25,6 +26,10 @@ class CheckpointError(Failure):
 
 class EvaluateError(Failure):
     """The message names the method or the file, and what does not fit."""
+
+
+class FitError(Failure):
+    """The message names the model and what it lacks."""
 
 
 class TrainError(Failure):

@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
+from models import fitted
 from models.bound import Bound
 from models.solvers import Solver
 from models.step import Plan
@@ -48,11 +49,13 @@ def find(name: str) -> Family:
 def solvers(name: str, schedule: Mapping[str, Any]) -> Mapping[str, Solver]:
     """What a model is sampled with: the family's solvers, or those of them that `schedule["solvers"]` names in order.
 
-    The first one is the default. `schedule["defaults"]` has, by solver, settings whose default is the model's own.
+    The first one is the default. `schedule["defaults"]` has, by solver, settings whose default is the model's own. Last
+    comes `fitted`, where the schedule has plans fitted to the model.
     Raises KeyError for a solver that the family does not have, and ValueError for a default out of its range.
     """
     own, defaults = find(name).SOLVERS, schedule.get("defaults", {})
-    return {each: own[each].with_defaults(defaults.get(each, {})) for each in schedule.get("solvers", own)}
+    solvers = {each: own[each].with_defaults(defaults.get(each, {})) for each in schedule.get("solvers", own)}
+    return {**solvers, fitted.NAME: fitted.solver(schedule)} if fitted.TABLES in schedule else solvers
 
 
 def bound(name: str, schedule: Mapping[str, Any]) -> Bound | None:

@@ -188,11 +188,15 @@ SettingValues = tuple[tuple[str, float], ...]
 
 
 class Solver(NamedTuple):
-    """A way of sampling: `plan(schedule, steps, **settings)`, a summary in one line, and the settings that it takes."""
+    """A way of sampling: `plan(schedule, steps, **settings)`, a summary in one line, and the settings that it takes.
+
+    `steps`: the only numbers of steps that it has plans for, rising; empty: any up to the schedule's most.
+    """
 
     plan: Callable[..., Plan]
     summary: str
     settings: Mapping[str, Setting] = {}
+    steps: tuple[int, ...] = ()
 
     @property
     def defaults(self) -> SettingValues:

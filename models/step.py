@@ -44,10 +44,11 @@ class Plan(tuple[Step, ...]):
     """
 
     start_std: float
+    signal: tuple[Any, Any] | None
 
     def __new__(cls, steps: Iterable[Step], start_std: float = 1.0, signal: tuple[Any, Any] | None = None) -> Self:
         plan = super().__new__(cls, steps)
-        plan.start_std = start_std
+        plan.start_std, plan.signal = start_std, signal
         if not plan:
             raise ValueError("a plan needs at least one step")
         for i, k in enumerate(plan):

@@ -57,6 +57,7 @@ def ran(tree: Path, arguments: Sequence[str]) -> str:
         (["export", "--help"], "export"),
         (["export", "bundles/x", "--target", "cuda", "--help"], "export"),
         (["evaluate", "--help"], "evaluate"),
+        (["fit", "--help"], "fit"),
     ],
 )
 def test_help_takes_the_services_environment_where_the_large_one_is_not_made(

@@ -5,7 +5,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,11 +185,17 @@ def list_likelihoods(client: Client, options: argparse.Namespace) -> None:
     Console().print(table)
 
 
+def in_words(solver: Mapping[str, Any]) -> str:
+    """A solver with its settings, and with its steps where it takes only some numbers of them."""
+    steps = f"({', '.join(map(str, solver['steps']))} steps)" if solver.get("steps") else ""
+    return " ".join([solver["name"], *solver["settings"], *filter(None, [steps])])
+
+
 def list_methods(client: Client, _: argparse.Namespace) -> None:
     table = Table("method", "family", "size", "steps", "default", "solvers and their settings", "classes")
     for method in client.methods():
         _channels, height, width = method["image_shape"]
-        steps, solvers = method["steps"], ", ".join(" ".join([s["name"], *s["settings"]]) for s in method["solvers"])
+        steps, solvers = method["steps"], ", ".join(map(in_words, method["solvers"]))
         size, limits = f"{width}×{height}", f"{steps['min']} to {steps['max']}"
         if guidance := method.get("guidance"):
             solvers += f"; guidance {guidance['min']:g} to {guidance['max']:g}"

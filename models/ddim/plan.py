@@ -19,7 +19,10 @@ def bound(schedule: Schedule) -> Bound:
 SOLVERS = solvers(default_eta=0.0)
 
 POINTS = [
-    *(Point("ddim", steps, {"eta": 0.0}) for steps in (4, 10, 20, 50, 100)),
+    *(Point("ddim", steps, {"eta": 0.0}) for steps in (3, 4, 10, 20, 50, 100)),
     *(Point("ddim", steps, {"eta": 1.0}) for steps in (4, 10, 20, 50)),
     *(Point("dpmpp_2m", steps) for steps in (4, 6, 10, 15, 20)),
+    *(Point("deis", steps) for steps in (3, 4, 6)),
+    *(Point("unipc", steps) for steps in (3, 5, 6, 8, 10)),
+    Point("heun", 10),
 ]

@@ -69,7 +69,7 @@ class Chain:
     def predicted(self, plan: Plan, abar_t: Vector) -> Plan:
         """A plan that reads no `out` but in x0, for this prediction type."""
         columns = zip(plan, *(column.tolist() for column in self.x0_columns(abar_t)), strict=True)
-        return Plan(step._replace(x0_from_x=p, x0_from_out=q) for step, p, q in columns)
+        return Plan((step._replace(x0_from_x=p, x0_from_out=q) for step, p, q in columns), signal=plan.signal)
 
     def rows(self, timesteps: Timesteps, abar_t: Vector, **columns: Vector) -> Plan:
         """A plan from the columns that a sampler has beside time and x0."""

@@ -30,5 +30,7 @@ POINTS = [
     *(Point("ddim", steps, {"eta": 0.0}) for steps in (4, 6, 10, 20, 50, 100)),
     *(Point("ddim", steps, {"eta": 1.0}) for steps in (4, 6, 10, 20, 50)),
     *(Point("dpmpp_2m", steps) for steps in (4, 10, 20)),
+    *(Point("unipc", steps) for steps in (4, 6, 10)),
+    Point("deis", 4),
     Point("langevin", 100),
 ]

@@ -100,4 +100,5 @@ SOLVERS = {
 POINTS = [
     *(Point("ancestral", steps) for steps in (4, 10, 20, 50, 100)),
     *(Point("dpmpp_2m", steps) for steps in (4, 10, 20)),
+    *(Point("unipc", steps) for steps in (4, 10)),
 ]

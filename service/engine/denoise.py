@@ -23,7 +23,7 @@ def default_job(
         method=bundle.manifest.name,
         model=bundle.manifest.digest,
         coefficients=bundle.coefficients(
-            steps or bundle.manifest.recommended_steps, solver, bundle.solvers[solver].defaults
+            steps or bundle.default_steps(solver), solver, bundle.solvers[solver].defaults
         ),
         shape=bundle.manifest.state_shape,
         z_dim=bundle.manifest.z_dim,

@@ -17,6 +17,7 @@ from service.engine.jobs import Job
 from service.engine.placement import Placement
 from service.errors import NotAcceptable
 from service.http.schemas import (
+    DefaultInfo,
     GeneratedImage,
     GenerateResponse,
     MethodInfo,
@@ -142,6 +143,7 @@ def describe(model: Placement) -> MethodInfo:
             name=name,
             summary=solver.summary,
             settings={s: Range(min=r.low, max=r.high, default=r.default) for s, r in solver.settings.items()},
+            steps=list(solver.steps),
         )
         for name, solver in bundle.solvers.items()
     ]
@@ -156,6 +158,7 @@ def describe(model: Placement) -> MethodInfo:
         steps=Steps(min=1, max=bundle.max_steps, default=bundle.manifest.recommended_steps),
         likelihood=None if bound is None else Steps(min=1, max=bound.most, default=min(DEFAULT_TERMS, bound.most)),
         solvers=solvers,
+        default=DefaultInfo(solver=bundle.default.solver, steps=bundle.default.steps),
         images=bundle.takes_images,
         inverts=bundle.inverter is not None,
         device=model.device,

@@ -78,12 +78,20 @@ class SolverInfo(BaseModel):
     name: str
     summary: str
     settings: dict[str, Range]
+    steps: list[int] = Field(description="the only numbers of steps that it takes; empty: any of the method's")
 
 
 class Steps(BaseModel):
     min: int
     max: int
     default: int
+
+
+class DefaultInfo(BaseModel):
+    """How a request is sampled that names neither steps nor solver nor settings."""
+
+    solver: str
+    steps: int
 
 
 class MethodInfo(BaseModel):
@@ -98,7 +106,8 @@ class MethodInfo(BaseModel):
     guidance: Range | None = Field(description="range of `guidance`; null: the model takes none")
     steps: Steps
     likelihood: Steps | None = Field(description="range of `terms` of `POST /likelihood`; null: it has no likelihood")
-    solvers: list[SolverInfo] = Field(description="solvers; the first is the default")
+    solvers: list[SolverInfo] = Field(description="solvers; the first is that of a request with steps alone")
+    default: DefaultInfo
     images: bool = Field(description="whether it takes an `image`: image-to-image and inpainting")
     inverts: bool = Field(description="whether `POST /invert` takes it")
     device: str = Field(description="device, runtime, precision and batch sizes")

@@ -3,7 +3,7 @@
 import { h, duration } from "./dom.js";
 import { choices, classes, methodOf, number, seed, slider } from "./controls.js";
 import { along, look } from "./methods.js";
-import { rangeOfGuidance, sameClass } from "./settings.js";
+import { rangeOfGuidance, sameClass, stepsOf } from "./settings.js";
 import { Steps } from "./steps.js";
 
 const GUIDANCE_STEP = 0.1;
@@ -105,7 +105,8 @@ export class Inspector {
 
   solve(name) {
     const solver = this.method.solvers.find((each) => each.name === name);
-    this.rebuild({ ...this.settings, solver: name, values: valuesOf(solver) });
+    const steps = stepsOf(solver, this.settings.steps);
+    this.rebuild({ ...this.settings, solver: name, values: valuesOf(solver), steps });
   }
 
   /** A solver's setting changes what was measured, so the steps' marks are drawn anew; the slider in hand stays. */

@@ -48,7 +48,9 @@ export function complete(params, methods) {
   const solver = method.solvers.find((each) => each.name === solverName);
   const ranges = Object.entries(solver.settings);
   const values = Object.fromEntries(ranges.map(([name, r]) => [name, number(name, r.default, r.min, r.max)]));
-  const steps = number("steps", method.steps.default, method.steps.min, method.steps.max, 1);
+  const count = number("steps", stepsOf(solver, method.steps.default), method.steps.min, method.steps.max, 1);
+  const steps = stepsOf(solver, count);
+  if (steps !== count) unknown.push(`steps=${count}`);
   const label = classOf(params.get("class_label"), method, unknown);
   const range = rangeOfGuidance(method, label);
   const guidance = range ? number("guidance", range.default, range.min, range.max) : undefined;
@@ -58,6 +60,12 @@ export function complete(params, methods) {
   if (asked !== null && !isSeed(asked)) unknown.push(`seed=${asked}`);
   const seed = asked !== null && isSeed(asked) ? asked : drawSeed();
   return { settings: { method: chosen, solver: solverName, values, steps, label, guidance, seed, n }, unknown };
+}
+
+/** The steps nearest to these that the solver takes: some have plans for a few numbers of steps alone. */
+export function stepsOf(solver, steps) {
+  const nearer = (a, b) => (Math.abs(b - steps) < Math.abs(a - steps) ? b : a);
+  return solver.steps.length ? solver.steps.reduce(nearer) : steps;
 }
 
 /** Guidance's range, or undefined: it needs a method that takes it, and a class. */

@@ -13,18 +13,20 @@ export class Steps {
     this.all = all;
     this.points = along(all, settings);
     this.color = look(methods, settings.method).color;
-    const { steps } = methods.find((each) => each.method === settings.method);
+    const { steps, solvers } = methods.find((each) => each.method === settings.method);
+    const only = solvers.find((each) => each.name === settings.solver).steps;
     const wanted = [...STOPS, ...this.points.map((point) => point.steps), steps.default, steps.max];
     const within = wanted.filter((value) => value >= steps.min && value <= steps.max);
-    this.stops = [...new Set(within)].sort((a, b) => a - b);
+    this.stops = only.length ? only : [...new Set(within)].sort((a, b) => a - b);
+    const allowed = (value) => !only.length || only.includes(value);
     this.number = h("input", { type: "number", id: "steps", min: steps.min, max: steps.max, required: true });
     this.range = h("input", { type: "range", min: 0, max: Math.max(1, this.stops.length - 1), "aria-label": "Steps" });
     this.readout = h("div", { class: "trade" });
     this.range.addEventListener("input", () => this.change(this.stops[this.range.valueAsNumber], onchange));
-    this.number.addEventListener(
-      "input",
-      () => this.number.checkValidity() && this.change(this.number.valueAsNumber, onchange),
-    );
+    this.number.addEventListener("input", () => {
+      this.number.setCustomValidity(allowed(this.number.valueAsNumber) ? "" : `One of ${only.join(", ")}`);
+      if (this.number.checkValidity()) this.change(this.number.valueAsNumber, onchange);
+    });
     this.element = h(
       "div",
       { class: "steps", style: { "--color": this.color } },

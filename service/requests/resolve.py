@@ -63,13 +63,7 @@ def resolve(
     """
     bundle = model.bundle
     name = bundle.manifest.name
-    steps = bundle.manifest.recommended_steps if request.steps is None else request.steps
-    if steps > bundle.max_steps:
-        detail = f"{name} takes at most {bundle.max_steps}"
-        raise InvalidRequest.of("steps", detail, {"min": 1, "max": bundle.max_steps})
-    solver = bundle.default_solver if request.solver is None else request.solver
-    if solver not in bundle.solvers:
-        raise InvalidRequest.of("solver", f"{name} has no solver {solver!r}", list(bundle.solvers))
+    solver, steps = _way(bundle, request)
     return Sampling(
         digest=model.digest,
         method=name,
@@ -83,6 +77,25 @@ def resolve(
         guidance=_guidance(bundle, request, served),
         **beginnings.resolve(bundle, request, uploads),
     )
+
+
+def _way(bundle: Bundle, request: GenerateRequest) -> tuple[str, int]:
+    """The solver and the steps. Raises InvalidRequest for an unknown solver, and for steps that it does not take."""
+    name = bundle.manifest.name
+    own = (request.steps, request.solver, request.settings, request.eta)
+    if all(field is None for field in (*own, request.image, request.noise)):  # /invert's noise is of the first solver
+        return bundle.default.solver, bundle.default.steps
+    solver = bundle.default_solver if request.solver is None else request.solver
+    if request.steps is not None and request.steps > bundle.max_steps:
+        detail = f"{name} takes at most {bundle.max_steps}"
+        raise InvalidRequest.of("steps", detail, {"min": 1, "max": bundle.max_steps})
+    if solver not in bundle.solvers:
+        raise InvalidRequest.of("solver", f"{name} has no solver {solver!r}", list(bundle.solvers))
+    steps = bundle.default_steps(solver) if request.steps is None else request.steps
+    allowed = bundle.solvers[solver].steps
+    if allowed and steps not in allowed:
+        raise InvalidRequest.of("steps", f"solver {solver!r} of {name} has no plan of {steps} steps", list(allowed))
+    return solver, steps
 
 
 def job_of(

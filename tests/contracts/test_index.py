@@ -19,7 +19,7 @@ from tests.contracts.conftest import serving
 from tests.service.engine.conftest import alone, job
 
 BUNDLES = [load(path.parent) for path in sorted(SHIPPED.parent.glob("*/manifest.json"))]
-WAYS = [(bundle, solver) for bundle in BUNDLES for solver in bundle.family.SOLVERS]
+WAYS = [(bundle, solver) for bundle in BUNDLES for solver in bundle.solvers]
 IMAGES = 5
 SAMPLING: dict[str, Any] = {
     "digest": "ab" * 32,
@@ -46,8 +46,9 @@ async def array(client: Any, **request: Any) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize(("bundle", "solver"), WAYS)
 def test_an_image_alone_is_that_image_of_the_larger_request(bundle: Bundle, solver: str) -> None:
-    highest = {name: setting.high for name, setting in bundle.family.SOLVERS[solver].settings.items()}  # the most noise
-    request = {"method": bundle.manifest.name, "steps": min(4, bundle.max_steps), "solver": solver, "seed": 7}
+    highest = {name: setting.high for name, setting in bundle.solvers[solver].settings.items()}  # the most noise
+    steps = (bundle.solvers[solver].steps or [min(4, bundle.max_steps)])[0]
+    request = {"method": bundle.manifest.name, "steps": steps, "solver": solver, "seed": 7}
     request |= {"settings": highest, "class_label": 3}
 
     async def ask() -> None:

@@ -43,17 +43,19 @@ def bundle(request: pytest.FixtureRequest) -> Bundle:
 
 
 def fitted(bundle: Bundle, *, way: int, steps: int, **request: Any) -> dict[str, Any]:
-    """A request to a model, no more steps than it takes, by one of its solvers with one of their settings."""
+    """A request to a model, steps that it takes, by one of its solvers with one of their settings."""
     ways = [
         {
             "solver": name,
             "settings": {key: low + share * (high - low) for key, (low, high, _) in solver.settings.items()},
         }
-        for name, solver in bundle.family.SOLVERS.items()
+        for name, solver in bundle.solvers.items()
         for share in SHARES
     ]
-    steps = min(steps, bundle.max_steps)
-    return {"method": bundle.manifest.name, "steps": steps, **ways[way % len(ways)], **request}
+    chosen = ways[way % len(ways)]
+    only = bundle.solvers[chosen["solver"]].steps
+    steps = only[steps % len(only)] if only else min(steps, bundle.max_steps)
+    return {"method": bundle.manifest.name, "steps": steps, **chosen, **request}
 
 
 @pytest.fixture(scope="module")
