@@ -3,23 +3,23 @@
 from functools import partial
 from typing import Any
 
-from fastapi import FastAPI
 
 from service.http.connection import Connection
 from service.http.connection_limit import ConnectionLimit
 from service.http.turns import Turns
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 
-def options(app: FastAPI, settings: Settings) -> dict[str, Any]:
-    """For `uvicorn.Config`, beside the application and where it listens."""
+def options(metrics: Metrics, settings: Settings) -> dict[str, Any]:
+    """For `uvicorn.Config`, beside the application and where it listens; what it refuses is counted in `metrics`."""
     connection = partial(
         Connection,
         ConnectionLimit(settings.max_connections),
         Turns(),
         settings.max_header_bytes,
         settings.client_timeout_s,
-        app.state.service.metrics,
+        metrics,
     )
     return {
         "http": connection,
