@@ -1,12 +1,15 @@
 """An ASGI application on a port and an event loop of its own, in a thread of a process that Ray started."""
 
+import asyncio
 import gc
 import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import uvicorn
+import uvloop
 from starlette.types import ASGIApp
 
 from service.http.server import options
@@ -20,11 +23,10 @@ SWITCH_S = 0.0001  # as in `./run serve`
 class Host:
     """Serves from the beginning until `stop`."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, settings: Settings, listener: socket.socket, lifespan: str) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, settings: Settings, listener: socket.socket) -> None:
         sys.setswitchinterval(SWITCH_S)
-        config = uvicorn.Config(app, lifespan=lifespan, **options(metrics, settings))
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="http", daemon=True)
+        self._server = uvicorn.Server(uvicorn.Config(app, lifespan="on", **options(metrics, settings)))
+        self._thread = threading.Thread(target=self._run, args=(listener,), name="http", daemon=True)
         self._thread.start()
         until_s = time.monotonic() + START_S
         while not self._server.started:
@@ -32,6 +34,17 @@ class Host:
                 raise RuntimeError("the server did not start")
             time.sleep(0.02)
         gc.freeze()
+
+    def _run(self, listener: socket.socket) -> None:
+        uvloop.run(self._serve(listener))
+
+    async def _serve(self, listener: socket.socket) -> None:
+        self._loop = asyncio.get_running_loop()
+        await self._server.serve(sockets=[listener])
+
+    def call_soon(self, call: Callable[[], object]) -> None:
+        """Has its event loop make the call."""
+        self._loop.call_soon_threadsafe(call)
 
     @property
     def alive(self) -> bool:
@@ -51,3 +64,10 @@ def listen(host: str, port: int) -> socket.socket:
     listener.bind((host, port))
     listener.listen(2048)
     return listener
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from yarl import URL
 
 from cluster import events
@@ -20,38 +20,43 @@ from cluster.call import Call
 from cluster.fleet import AWAY_S, Fleet, Replica
 from cluster.router_metrics import RouterMetrics
 from service.errors import Problem, Unavailable
+from service.http.body_limit import BodyLimit
 from service.http.problem_responses import response as problem_response
+from service.http.request_head import RequestHead
+from service.settings import Settings
 
 ASKED_ELSEWHERE = (429, 503)
 MAX_LOST = 3  # replicas that may be gone while they have a request: it may be what ends them
 WITHOUT_REPLICA_S = 30.0  # for which a request waits for a replica, unless its own time limit is shorter
 POLL_S = 0.05
+CONNECT_S = 2.0
 EVENTS = "text/event-stream"
 REPLICAS = "/cluster/replicas"
+
+
+def application(fleet: Fleet, metrics: RouterMetrics, settings: Settings) -> ASGIApp:
+    """The router behind the same limits of heads and bodies as the service has."""
+    limited = BodyLimit(
+        Router(fleet, metrics),
+        max_bytes=settings.max_body_bytes,
+        max_upload_bytes=settings.max_upload_bytes,
+        timeout_s=settings.client_timeout_s,
+        metrics=metrics,
+    )
+    return RequestHead(limited, max_bytes=settings.max_header_bytes, metrics=metrics)
 
 
 class Router:
     """ASGI application. The body of a request has been read whole (BodyLimit)."""
 
-    def __init__(self, fleet: Fleet, metrics: RouterMetrics, connect_s: float = 2.0) -> None:
+    def __init__(self, fleet: Fleet, metrics: RouterMetrics) -> None:
         self.fleet = fleet
         self.metrics = metrics
-        self.connect_s = connect_s
-        self._session: aiohttp.ClientSession | None = None
-
-    @property
-    def session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),  # shorter than a replica keeps its own
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.connect_s),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-            )
-        return self._session
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
         body = (await receive())["body"]
         call, task = Call.of(scope, body, time.perf_counter()), asyncio.current_task()
         assert task is not None
@@ -72,6 +77,21 @@ class Router:
         finally:
             gone.remove_done_callback(leave)
             gone.cancel()
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """Keeps connections to the replicas from the server's start to its end."""
+        await receive()
+        self.session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),  # shorter than a replica keeps its own
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+        )
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.session.close()
+        await send({"type": "lifespan.shutdown.complete"})
 
     async def _answer(self, call: Call, sink: Sink) -> None:
         if call.path == "/healthz":
