@@ -10,7 +10,8 @@ from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
-from cluster.directory import Directory, Reports, listeners
+from cluster import reports
+from cluster.directory import Directory
 from cluster.fleet import Fleet
 from cluster.hosting import Host, listen
 from cluster.replica import Replica
@@ -20,8 +21,12 @@ from service.settings import Settings
 from service.telemetry import logs
 
 STATS_S = 1.0  # between two looks at a replica's cost model
-HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 5.0}
-SCALING = {"policy": {"policy_function": "cluster.scaling:replicas"}, "upscale_delay_s": 10.0, "downscale_delay_s": 120.0}
+HEALTH = {"health_check_period_s": 2.0, "health_check_timeout_s": 10.0}  # a busy machine takes its time
+SCALING = {
+    "policy": {"policy_function": "cluster.scaling:replicas"},
+    "upscale_delay_s": 10.0,
+    "downscale_delay_s": 120.0,
+}
 POLL_S = 0.1
 
 
@@ -47,14 +52,14 @@ class Front:
         self.fleet, metrics = Fleet(), RouterMetrics()
         app = application(self.fleet, metrics, settings)
         self.host = Host(app, metrics, settings, listen(settings.host, settings.port))
-        listeners.append(self._update)
+        reports.listeners.append(self._update)
 
-    def _update(self, reports: Reports) -> None:
-        self.host.call_soon(partial(self.fleet.update, reports))
+    def _update(self, news: reports.Reports) -> None:
+        self.host.call_soon(partial(self.fleet.update, news))
 
     async def wait(self) -> None:
         """Returns when there is a replica. The first call by a handle has Serve tell about the replicas."""
-        await self.replicas.url_of.remote()
+        await self.replicas.ping.remote()
         while not self.fleet.replicas:
             await asyncio.sleep(POLL_S)
 
@@ -75,7 +80,9 @@ def build(args: dict[str, Any]) -> Application:
     common = {**HEALTH, "graceful_shutdown_timeout_s": shutdown_s, "ray_actor_options": {"num_cpus": 0}}
     count: dict[str, Any] = {"num_replicas": options.replicas}
     if options.max_replicas is not None:
-        count = {"autoscaling_config": {**SCALING, "min_replicas": options.replicas, "max_replicas": options.max_replicas}}
+        count = {
+            "autoscaling_config": {**SCALING, "min_replicas": options.replicas, "max_replicas": options.max_replicas}
+        }
     replicas = serve.deployment(
         Replica,
         request_router_config=RequestRouterConfig(

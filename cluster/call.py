@@ -111,7 +111,9 @@ class Call:
             self._write()
 
     def _read(self, headers: dict[bytes, bytes]) -> None:
-        self.key = hashlib.blake2b(self.target.encode() + headers.get(b"accept", b"") + self.body, digest_size=8).digest()
+        self.key = hashlib.blake2b(
+            self.target.encode() + headers.get(b"accept", b"") + self.body, digest_size=8
+        ).digest()
         try:
             document = orjson.loads(self.body)
         except orjson.JSONDecodeError:  # a form, an array, or what a replica will refuse

@@ -3,13 +3,9 @@
 Serve leaves a replica out before it stops it, and as soon as it sees that it died.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
-Reports = Mapping[str, Mapping[str, Any]]  # by id: what `Replica.record_routing_stats` says
-listeners: list[Callable[[Reports], object]] = []  # of this process; called on a thread of Serve's
+from cluster import reports
 
 
 class Directory(RequestRouter):
@@ -17,9 +13,9 @@ class Directory(RequestRouter):
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         super().update_replicas(replicas)
-        reports = {replica.replica_id.unique_id: replica.routing_stats for replica in replicas if replica.routing_stats}
-        for listener in listeners:
-            listener(reports)
+        news = {r.replica_id.unique_id: {**r.replica_metadata, **r.routing_stats} for r in replicas}
+        for listener in reports.listeners:
+            listener(news)
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None

@@ -25,7 +25,9 @@ class Replica:
     id: str
     url: str
     workers: int
-    methods: Mapping[str, Mapping[str, Any]]  # by name: seconds of a step alone, of a row in a full batch, default steps
+    methods: Mapping[
+        str, Mapping[str, Any]
+    ]  # by name: seconds of a step alone, of a row in a full batch, default steps
     under_way: dict[Call, tuple[float, float]] = field(default_factory=dict)  # when each is due, and its work
     away_until_s: float = 0.0
 

@@ -40,8 +40,8 @@ class Replica:
                 raise RuntimeError(f"the service is not ready: {status}")
             time.sleep(POLL_S)
 
-    def url_of(self) -> str:
-        return self.url
+    def ping(self) -> None:
+        """For a first call, by which a handle's process begins to hear of replicas."""
 
     def check_health(self) -> None:
         """Raises RuntimeError when Serve is to start another process in place of this one."""
@@ -60,6 +60,10 @@ class Replica:
                 "steps": model.bundle.manifest.recommended_steps,
             }
         return {"url": self.url, "workers": scheduler.workers, "methods": methods}
+
+    def record_replica_metadata(self) -> dict[str, Any]:
+        """The same when it began: Serve passes it on with the news that there is this replica."""
+        return self.record_routing_stats()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """The wait that its admission predicts for what comes now, and the share of time with work since the last."""

@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Any
 
-
 from service.http.connection import Connection
 from service.http.connection_limit import ConnectionLimit
 from service.http.turns import Turns

@@ -32,7 +32,9 @@ def test_work_is_read_from_each_protocol(path: str, body: dict[str, Any]) -> Non
     assert (request.method, request.steps(7), request.rows(), request.repeats) == ("ddim", 20, 3, True)
 
 
-@pytest.mark.parametrize("body", [b"", b"[1]", b"{", b"\xff", {"inputs": 3}, {"steps": "x", "n": None, "deadline_ms": []}])
+@pytest.mark.parametrize(
+    "body", [b"", b"[1]", b"{", b"\xff", {"inputs": 3}, {"steps": "x", "n": None, "deadline_ms": []}]
+)
 def test_a_body_that_a_replica_will_refuse_is_sent_as_it_is(body: object) -> None:
     for path in ("/generate", "/v2/models/m/infer"):
         request = call(path, body)
