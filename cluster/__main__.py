@@ -1,12 +1,13 @@
 """`./run cluster`: the service as replicas on this machine, by Ray Serve, until SIGTERM or SIGINT.
 
-SIGHUP replaces every process by a new one, with the code and the models as they are then. No request fails.
+SIGHUP replaces each replica by a new process, with the code and the models as they are then. No request fails.
 """
 
 import signal
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
+from queue import Empty, SimpleQueue
 
 import ray
 import structlog
@@ -14,7 +15,8 @@ from pydantic import Field, PositiveInt
 from pydantic_settings import CliApp, SettingsConfigDict
 from ray import serve
 
-from cluster.application import Options, build
+from cluster import application
+from cluster.application import REPLICAS, ROUTER, ReplicaOptions
 from cluster.hosting import free_port
 from service.__main__ import explain, listen
 from service.settings import Settings
@@ -22,8 +24,8 @@ from service.telemetry import logs
 
 log = structlog.get_logger()
 
-NAME = "trilemma"
 MIN_OBJECT_STORE = 80 * 2**20  # bytes; nothing is sent by it
+POLL_S = 0.2
 OWN = {"replicas", "max_replicas"}
 
 
@@ -55,33 +57,43 @@ def main() -> None:
         object_store_memory=MIN_OBJECT_STORE,
         logging_level="warning",
     )
-    signals = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    signals = SimpleQueue[int]()
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # in place of Ray's own
+        signal.signal(signum, lambda number, _: signals.put(number))
     try:
         serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
         deploy(options)
+        front = serve.run(application.router({"settings": options.settings}), name=ROUTER, route_prefix=None)
+        front.wait.remote().result()
         log.info("serving", url=f"http://{settings.host}:{options.settings['port']}", replicas=settings.replicas)
-        while signal.sigwait(signals) == signal.SIGHUP:
+        while next_of(signals) == signal.SIGHUP:
             deploy(options)
-            log.info("every process was replaced")
+            log.info("every replica was replaced")
     finally:
         serve.shutdown()
         ray.shutdown()
 
 
-def options_of(settings: ClusterSettings) -> Options:
-    """For `build`, with a port of its own and a share of the processors for each replica, unless they are given."""
+def next_of(signals: "SimpleQueue[int]") -> int:
+    """Waits in short turns: a signal that comes on one of Ray's threads wakes nobody."""
+    while True:
+        with suppress(Empty):
+            return signals.get(timeout=POLL_S)
+
+
+def options_of(settings: ClusterSettings) -> ReplicaOptions:
+    """For both applications, with a port and a share of the processors for each replica, unless they are given."""
     own = settings.model_dump(mode="json", exclude=OWN)
     own["port"] = settings.port or free_port()
     if "workers" not in settings.model_fields_set:
         own["workers"] = max(1, settings.workers // settings.replicas)
-    return Options(settings=own, replicas=settings.replicas, max_replicas=settings.max_replicas, local=True)
+    return ReplicaOptions(settings=own, replicas=settings.replicas, max_replicas=settings.max_replicas, local=True)
 
 
-def deploy(options: Options) -> None:
-    """Returns when all processes are new ones, and serve."""
+def deploy(options: ReplicaOptions) -> None:
+    """Returns when all replicas are new ones, and serve."""
     new = options.model_copy(update={"rollout": str(time.time_ns())})
-    serve.run(build(new.model_dump()), name=NAME, route_prefix=None).wait.remote().result()
+    serve.run(application.replicas(new.model_dump()), name=REPLICAS, route_prefix=None)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The service as a Ray Serve application: `build` is what `./run cluster` and the config file of a cluster name."""
+"""The service as two Ray Serve applications, which `./run cluster` and the config file of a cluster name."""
 
 import asyncio
 from functools import partial
@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
-from ray.serve.handle import DeploymentHandle
 
 from cluster import reports
 from cluster.directory import Directory
@@ -20,6 +19,7 @@ from cluster.router_metrics import RouterMetrics
 from service.settings import Settings
 from service.telemetry import logs
 
+ROUTER, REPLICAS = "router", "replicas"  # names of the applications
 STATS_S = 1.0  # between two looks at a replica's cost model
 HEALTH = {"health_check_period_s": 2.0, "health_check_timeout_s": 10.0}  # a busy machine takes its time
 SCALING = {
@@ -30,25 +30,29 @@ SCALING = {
 POLL_S = 0.1
 
 
-class Options(BaseModel):
-    """What an application is built of."""
+class RouterOptions(BaseModel):
+    """What the router's application is built of: the service's settings by name."""
 
     model_config = ConfigDict(extra="forbid")
 
-    settings: dict[str, Any] = {}  # of the service, by name, for the router and each replica
+    settings: dict[str, Any] = {}
+
+
+class ReplicaOptions(RouterOptions):
+    """What the replicas' application is built of."""
+
     replicas: PositiveInt = 1
     max_replicas: PositiveInt | None = None  # None: always `replicas`
-    local: bool = False  # on one machine: replicas listen where nobody else can reach them
-    rollout: str = ""  # another one replaces all processes, one after the other
+    local: bool = False  # on one machine: they listen where nobody else can reach them
+    rollout: str = ""  # another one replaces all replicas, one after the other
 
 
 class Front:
     """The router, on the address that callers know."""
 
-    def __init__(self, options: dict[str, Any], rollout: str, replicas: DeploymentHandle[Any]) -> None:
+    def __init__(self, options: dict[str, Any]) -> None:
         settings = Settings(**options)
         logs.configure(settings)
-        self.replicas = replicas
         self.fleet, metrics = Fleet(), RouterMetrics()
         app = application(self.fleet, metrics, settings)
         self.host = Host(app, metrics, settings, listen(settings.host, settings.port))
@@ -59,7 +63,7 @@ class Front:
 
     async def wait(self) -> None:
         """Returns when there is a replica. The first call by a handle has Serve tell about the replicas."""
-        await self.replicas.ping.remote()
+        await serve.get_deployment_handle("Replica", REPLICAS).ping.remote()
         while not self.fleet.replicas:
             await asyncio.sleep(POLL_S)
 
@@ -73,22 +77,25 @@ class Front:
             await asyncio.to_thread(self.host.stop)
 
 
-def build(args: dict[str, Any]) -> Application:
-    """The application of Options: the router, and its replicas. Ray Serve's proxies are not used."""
-    options = Options.model_validate(args)
-    shutdown_s = Settings(**options.settings).shutdown_s
-    common = {**HEALTH, "graceful_shutdown_timeout_s": shutdown_s, "ray_actor_options": {"num_cpus": 0}}
+def router(args: dict[str, Any]) -> Application:
+    """The application of RouterOptions. Ray Serve's own proxies are not used."""
+    options = RouterOptions.model_validate(args)
+    return serve.deployment(Front, num_replicas=1, **common(options)).bind(options.settings)
+
+
+def replicas(args: dict[str, Any]) -> Application:
+    """The application of ReplicaOptions. It is another one than the router's, which stays when these are replaced."""
+    options = ReplicaOptions.model_validate(args)
     count: dict[str, Any] = {"num_replicas": options.replicas}
     if options.max_replicas is not None:
-        count = {
-            "autoscaling_config": {**SCALING, "min_replicas": options.replicas, "max_replicas": options.max_replicas}
-        }
-    replicas = serve.deployment(
-        Replica,
-        request_router_config=RequestRouterConfig(
-            request_router_class=Directory, request_routing_stats_period_s=STATS_S
-        ),
-        **count,
-        **common,
-    ).bind(options.settings, options.local, options.rollout)
-    return serve.deployment(Front, num_replicas=1, **common).bind(options.settings, options.rollout, replicas)
+        limits = {"min_replicas": options.replicas, "max_replicas": options.max_replicas}
+        count = {"autoscaling_config": {**SCALING, **limits}}
+    routing = RequestRouterConfig(request_router_class=Directory, request_routing_stats_period_s=STATS_S)
+    deployment = serve.deployment(Replica, request_router_config=routing, **count, **common(options))
+    return deployment.bind(options.settings, options.local, options.rollout)
+
+
+def common(options: RouterOptions) -> dict[str, Any]:
+    """What both deployments say of themselves."""
+    shutdown_s = Settings(**options.settings).shutdown_s
+    return {**HEALTH, "graceful_shutdown_timeout_s": shutdown_s, "ray_actor_options": {"num_cpus": 0}}

@@ -25,16 +25,16 @@ from loadtests.server_process import REPOSITORY, free_port, serving
 
 BUNDLE = "latent"
 REPLICAS, CLIENTS, REPEATED, SAMPLES = 2, 8, 50, 2000
-FAULT_S, STOPPED_S, START_S, WITHIN_S = 15.0, 1.0, 600.0, 300.0
-REPLICA = "ray::ServeReplica:trilemma:Replica"
+STOPPED_S, START_S, WITHIN_S = 1.0, 600.0, 300.0
+REPLICA = "ray::ServeReplica:replicas:Replica"
 JSON = {"Content-Type": "application/json"}
 
 
 class Chaos:
     """The requests, the faults, and what came of each."""
 
-    def __init__(self, url: str, cluster: psutil.Process, requests: int) -> None:
-        self.url, self.cluster = url, cluster
+    def __init__(self, url: str, cluster: psutil.Process, requests: int, fault_s: float) -> None:
+        self.url, self.cluster, self.fault_s = url, cluster, fault_s
         self.left = iter(range(requests))
         self.share = min(1.0, SAMPLES / requests)
         self.outcomes: Counter[str] = Counter()
@@ -126,9 +126,9 @@ class Chaos:
         return str(answer.status)
 
     async def _break(self, session: aiohttp.ClientSession) -> None:
-        """A fault every FAULT_S, once all replicas are there again."""
+        """A fault every `fault_s`, once all replicas are there again."""
         for fault in itertools.cycle(("kill", "stop", "reload", "kill", "replace")):
-            await asyncio.sleep(FAULT_S)
+            await asyncio.sleep(self.fault_s)
             await self._whole(session)
             replica = self.random.choice(replicas(self.cluster))
             self.faults[fault] += 1
@@ -211,14 +211,16 @@ def wait_for(process: "subprocess.Popen[bytes]", ready: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="./run chaos", description=__doc__)
     parser.add_argument("--requests", type=int, default=1_000_000, help="number of requests")
+    parser.add_argument("--fault-s", type=float, default=15.0, help="time between two faults")
     parser.add_argument("--log", type=Path, default=Path("chaos.log"), help="file for the cluster's log")
     options = parser.parse_args()
     port = free_port()
     command = [str(REPOSITORY / "run"), "cluster", "--replicas", str(REPLICAS), "--port", str(port), "--workers", "1"]
+    command += ["--log-level", "info"]
     with options.log.open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
             wait_for(process, options.log)
-            chaos = Chaos(f"http://127.0.0.1:{port}", psutil.Process(process.pid), options.requests)
+            chaos = Chaos(f"http://127.0.0.1:{port}", psutil.Process(process.pid), options.requests, options.fault_s)
             asyncio.run(chaos.run())
         finally:
             process.terminate()
