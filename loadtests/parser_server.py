@@ -29,7 +29,7 @@ def main() -> None:
 
 def options(name: str, app: FastAPI, settings: Settings) -> dict[str, Any]:
     """As the service's own."""
-    own = server.options(app, settings)
+    own = server.options(app.state.service.metrics, settings)
     return {**own, "http": UVICORNS.get(name, own["http"])}
 
 

@@ -52,7 +52,9 @@ def main() -> None:
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))  # a terminal that is closed
     gc.freeze()  # what is imported stays: a full collection that looks at it stops the event loop for 30 to 60 ms
     listeners = [listener, *(listener.dup() for _ in range(ACCEPTED_A_TURN - 1))]
-    Server(uvicorn.Config(app, **options(app, settings)), app.state.also_ends).run(sockets=listeners)
+    Server(uvicorn.Config(app, **options(app.state.service.metrics, settings)), app.state.also_ends).run(
+        sockets=listeners
+    )
 
 
 def end(*_: object) -> None:

@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
 
 from service.http.connection import Connection
 from service.http.connection_limit import ConnectionLimit
 from service.http.refusal_log import RefusalLog
 from service.requests.turns import Turns
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 
 class Server(uvicorn.Server):
@@ -27,8 +27,8 @@ class Server(uvicorn.Server):
         await asyncio.gather(super().shutdown(sockets), *(end() for end in self.others))
 
 
-def options(app: FastAPI, settings: Settings) -> dict[str, Any]:
-    """For `uvicorn.Config`, beside the application and where it listens."""
+def options(metrics: Metrics, settings: Settings) -> dict[str, Any]:
+    """For `uvicorn.Config`, beside the application and where it listens; what it refuses is counted in `metrics`."""
     connection = partial(
         Connection,
         ConnectionLimit(settings.max_connections),
@@ -36,7 +36,7 @@ def options(app: FastAPI, settings: Settings) -> dict[str, Any]:
         RefusalLog(),
         settings.max_header_bytes,
         settings.client_timeout_s,
-        app.state.service.metrics,
+        metrics,
     )
     return {
         "http": connection,

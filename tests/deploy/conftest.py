@@ -86,7 +86,7 @@ def serving(bundles: Path, open_runtime: OpenRuntime | None = None, **settings: 
     """The URL of a server in a thread, and its application; it runs the bundles' own graphs unless `open_runtime`."""
     chosen = Settings(bundles=bundles, port=(port := free_port()), **settings)
     app = create_app(chosen, open_runtime)
-    server = uvicorn.Server(uvicorn.Config(app, port=port, **options(app, chosen)))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, **options(app.state.service.metrics, chosen)))
     thread = threading.Thread(target=server.run)
     thread.start()
     url = f"http://127.0.0.1:{port}"
