@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 MIN_OBJECT_STORE = 80 * 2**20  # bytes; nothing is sent by it
 POLL_S = 0.2
-OWN = {"replicas", "max_replicas"}
+OWN = {"replicas"}
 
 
 class ClusterSettings(Settings):
@@ -35,9 +35,6 @@ class ClusterSettings(Settings):
     model_config = SettingsConfigDict(env_prefix="TRILEMMA_", cli_kebab_case=True, cli_prog_name="./run cluster")
 
     replicas: PositiveInt = Field(2, description="processes that serve; default for workers: the processors shared")
-    max_replicas: PositiveInt | None = Field(
-        None, description="so many at most, as utilisation and predicted wait demand; default: always --replicas"
-    )
 
 
 def main() -> None:
@@ -87,7 +84,7 @@ def options_of(settings: ClusterSettings) -> ReplicaOptions:
     own["port"] = settings.port or free_port()
     if "workers" not in settings.model_fields_set:
         own["workers"] = max(1, settings.workers // settings.replicas)
-    return ReplicaOptions(settings=own, replicas=settings.replicas, max_replicas=settings.max_replicas, local=True)
+    return ReplicaOptions(settings=own, replicas=settings.replicas, local=True)
 
 
 def deploy(options: ReplicaOptions) -> None:

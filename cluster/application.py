@@ -22,11 +22,6 @@ from service.telemetry import logs
 ROUTER, REPLICAS = "router", "replicas"  # names of the applications
 STATS_S = 1.0  # between two looks at a replica's cost model
 HEALTH = {"health_check_period_s": 2.0, "health_check_timeout_s": 10.0}  # a busy machine takes its time
-SCALING = {
-    "policy": {"policy_function": "cluster.scaling:replicas"},
-    "upscale_delay_s": 10.0,
-    "downscale_delay_s": 120.0,
-}
 POLL_S = 0.1
 
 
@@ -42,7 +37,6 @@ class ReplicaOptions(RouterOptions):
     """What the replicas' application is built of."""
 
     replicas: PositiveInt = 1
-    max_replicas: PositiveInt | None = None  # None: always `replicas`
     local: bool = False  # on one machine: they listen where nobody else can reach them
     rollout: str = ""  # another one replaces all replicas, one after the other
 
@@ -51,19 +45,20 @@ class Front:
     """The router, on the address that callers know."""
 
     def __init__(self, options: dict[str, Any]) -> None:
+        replicas = serve.get_deployment_handle("Replica", REPLICAS)  # raises where they are not; Serve tries again
         settings = Settings(**options)
         logs.configure(settings)
         self.fleet, metrics = Fleet(), RouterMetrics()
         app = application(self.fleet, metrics, settings)
         self.host = Host(app, metrics, settings, listen(settings.host, settings.port))
         reports.listeners.append(self._update)
+        self.first = replicas.ping.remote()  # the first call by a handle has Serve tell about the replicas
 
     def _update(self, news: reports.Reports) -> None:
         self.host.call_soon(partial(self.fleet.update, news))
 
     async def wait(self) -> None:
-        """Returns when there is a replica. The first call by a handle has Serve tell about the replicas."""
-        await serve.get_deployment_handle("Replica", REPLICAS).ping.remote()
+        """Returns when there is a replica."""
         while not self.fleet.replicas:
             await asyncio.sleep(POLL_S)
 
@@ -86,12 +81,10 @@ def router(args: dict[str, Any]) -> Application:
 def replicas(args: dict[str, Any]) -> Application:
     """The application of ReplicaOptions. It is another one than the router's, which stays when these are replaced."""
     options = ReplicaOptions.model_validate(args)
-    count: dict[str, Any] = {"num_replicas": options.replicas}
-    if options.max_replicas is not None:
-        limits = {"min_replicas": options.replicas, "max_replicas": options.max_replicas}
-        count = {"autoscaling_config": {**SCALING, **limits}}
     routing = RequestRouterConfig(request_router_class=Directory, request_routing_stats_period_s=STATS_S)
-    deployment = serve.deployment(Replica, request_router_config=routing, **count, **common(options))
+    deployment = serve.deployment(
+        Replica, num_replicas=options.replicas, request_router_config=routing, **common(options)
+    )
     return deployment.bind(options.settings, options.local, options.rollout)
 
 

@@ -28,7 +28,6 @@ class Replica:
         listener = listen(host, 0)
         self.url = f"http://{host}:{listener.getsockname()[1]}"
         self.state: ServiceState = app.state.service
-        self.busy_s, self.at_s = 0.0, time.monotonic()
         self.host = Host(app, self.state.metrics, settings, listener)
         self._wait()
 
@@ -64,14 +63,6 @@ class Replica:
     def record_replica_metadata(self) -> dict[str, Any]:
         """The same when it began: Serve passes it on with the news that there is this replica."""
         return self.record_routing_stats()
-
-    def record_autoscaling_stats(self) -> dict[str, float]:
-        """The wait that its admission predicts for what comes now, and the share of time with work since the last."""
-        busy_s = self.state.metrics.registry.get_sample_value("trilemma_busy_seconds_total") or 0.0
-        now = time.monotonic()
-        utilization = (busy_s - self.busy_s) / (now - self.at_s)
-        self.busy_s, self.at_s = busy_s, now
-        return {"wait_s": self.state.engine.admission.backlog_s(), "utilization": utilization}
 
     async def __del__(self) -> None:
         """Serve calls it when the router has been told not to send more."""
