@@ -87,6 +87,7 @@ def test_an_evaluation_asks_the_service_once_a_point_and_fills_manifest_and_repo
         ("ddim", 4, {"eta": 1.0}),
         ("dpmpp_2m", 4, {}),
         ("deis", 4, {}),
+        ("fitted", 4, {}),
     ]
     for point in measured.points:
         assert point.images == 30
@@ -94,14 +95,14 @@ def test_an_evaluation_asks_the_service_once_a_point_and_fills_manifest_and_repo
         assert None not in (point.precision, point.recall, point.class_agreement, point.class_coverage)
     report = settings.report.read_text()
     lines = [line.split(" | ")[0] for line in report.splitlines() if line.startswith("| ddim")]
-    solvers = ["ddim eta=0", "ddim eta=1", "deis", "dpmpp_2m"]
-    assert lines[-4:] == [f"| ddim, {solver}, 4" for solver in solvers]
-    assert lines[:-4]
-    assert {*lines[:-4]} <= {*lines[-4:]}  # the Pareto front, above all points
+    solvers = ["ddim eta=0", "ddim eta=1", "deis", "dpmpp_2m", "fitted"]
+    assert lines[-5:] == [f"| ddim, {solver}, 4" for solver in solvers]
+    assert lines[:-5]
+    assert {*lines[:-5]} <= {*lines[-5:]}  # the Pareto front, above all points
     with (settings.report.parent / "raw" / "quality.csv").open(newline="") as file:
-        assert [row["frechet_distance"] for row in csv.DictReader(file)] == [
-            str(point.frechet_distance) for point in measured.points
-        ]
+        assert {(row["solver"].split()[0], row["frechet_distance"]) for row in csv.DictReader(file)} == {
+            (point.solver, str(point.frechet_distance)) for point in measured.points
+        }
     for name in ("trilemma-mnist.png", "ddim.png"):
         with Image.open(tmp_path / "docs" / "images" / name) as picture:
             picture.verify()
