@@ -52,7 +52,7 @@ def test_an_image_alone_is_that_image_of_the_larger_request(bundle: Bundle, solv
     request |= {"settings": highest, "class_label": 3}
 
     async def ask() -> None:
-        async with serving() as client:
+        async with serving(methods=[bundle.manifest.name]) as client:
             together = await array(client, n=IMAGES, **request)
             singly = [await array(client, index=index, **request) for index in range(IMAGES)]
             some = await array(client, index=1, n=3, **request)
@@ -76,7 +76,7 @@ def test_parts_of_a_seed_fit_together_wherever_they_begin(
 
 def test_a_part_has_an_etag_a_job_and_indices_of_its_own() -> None:
     async def ask() -> None:
-        async with serving() as client:
+        async with serving(methods=["ddim"]) as client:
             request = {"method": "ddim", "steps": 2, "seed": 7, "n": 2}
             answers = [
                 await client.post("/generate", json={**request, "index": index}, headers={"Accept": "application/json"})

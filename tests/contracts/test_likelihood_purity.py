@@ -38,11 +38,11 @@ async def score(client: Any, request: dict[str, Any]) -> bytes:
 
 def test_images_have_the_same_bytes_alone_and_in_a_batch_beside_requests_for_images() -> None:
     async def alone() -> list[bytes]:
-        async with serving(workers=1, max_batch=1, max_backlog_s=3600) as client:
+        async with serving(methods=["vdm", "ddim"], workers=1, max_batch=1, max_backlog_s=3600) as client:
             return [await score(client, request) for request in asked()]
 
     async def together() -> list[bytes]:
-        async with serving(full_batches=True, workers=2, threads=2, max_backlog_s=3600) as client:
+        async with serving(full_batches=True, methods=["vdm", "ddim"], workers=2, threads=2, max_backlog_s=3600) as client:
             images = [
                 client.post("/generate", json={"method": method, "steps": 5, "n": 8}) for method in ("vdm", "ddim")
             ]

@@ -59,11 +59,11 @@ async def digests(client: Any, at_once: int) -> list[str]:
 
 def test_requests_with_pictures_give_the_bytes_that_each_gives_alone() -> None:
     async def alone() -> list[str]:
-        async with serving(workers=1, max_batch=1, max_backlog_s=3600) as client:
+        async with serving(methods=[*WAYS], workers=1, max_batch=1, max_backlog_s=3600) as client:
             return await digests(client, at_once=1)
 
     async def together() -> list[str]:
-        async with serving(full_batches=True, workers=2, threads=2, max_backlog_s=3600) as client:
+        async with serving(full_batches=True, methods=[*WAYS], workers=2, threads=2, max_backlog_s=3600) as client:
             return await digests(client, at_once=64)
 
     found = asyncio.run(together())
@@ -76,7 +76,7 @@ def test_an_image_that_another_model_made_goes_to_its_noise_and_back(method: str
     """50 steps each: within a root mean square error of 0.02 of the range."""
 
     async def errors() -> list[float]:
-        async with serving(max_backlog_s=3600) as client:
+        async with serving(methods=["ddgan", method], max_backlog_s=3600) as client:
             made = await client.post("/generate", json={"method": "ddgan", "seed": 3, "n": 4, "class_label": 5})
             found = []
             for image in made.json()["images"]:

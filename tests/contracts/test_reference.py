@@ -40,7 +40,7 @@ def served() -> list[NDArray[np.float32]]:
     request = {"method": "ddim", "steps": STEPS, "seed": SEED, "class_label": LABEL, "n": IMAGES}
 
     async def ask() -> list[bytes]:
-        async with serving() as client:
+        async with serving(methods=["ddim"]) as client:
             posts = [
                 client.post("/generate", json={**request, **solver}, headers={"Accept": "application/x-npy"})
                 for solver in SOLVERS
