@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from tests.contracts.conftest import serving
 
+METHODS = ["vdm", "ddim"]
 IMAGES = 12
 
 
 def asked() -> list[dict[str, Any]]:
     """A request for each image alone, and for all of them, by either model."""
-    whole = [{"method": method, "index": 0, "count": IMAGES} for method in ("vdm", "ddim")]
+    whole = [{"method": method, "index": 0, "count": IMAGES} for method in METHODS]
     return whole + [{**one, "index": index, "count": 1} for one in whole for index in range(IMAGES)]
 
 
@@ -38,14 +39,12 @@ async def score(client: Any, request: dict[str, Any]) -> bytes:
 
 def test_images_have_the_same_bytes_alone_and_in_a_batch_beside_requests_for_images() -> None:
     async def alone() -> list[bytes]:
-        async with serving(methods=["vdm", "ddim"], workers=1, max_batch=1, max_backlog_s=3600) as client:
+        async with serving(methods=METHODS, workers=1, max_batch=1, max_backlog_s=3600) as client:
             return [await score(client, request) for request in asked()]
 
     async def together() -> list[bytes]:
-        async with serving(full_batches=True, methods=["vdm", "ddim"], workers=2, threads=2, max_backlog_s=3600) as client:
-            images = [
-                client.post("/generate", json={"method": method, "steps": 5, "n": 8}) for method in ("vdm", "ddim")
-            ]
+        async with serving(full_batches=True, methods=METHODS, workers=2, threads=2, max_backlog_s=3600) as client:
+            images = [client.post("/generate", json={"method": method, "steps": 5, "n": 8}) for method in METHODS]
             scored, _ = await asyncio.gather(
                 asyncio.gather(*(score(client, request) for request in asked())), asyncio.gather(*images)
             )
