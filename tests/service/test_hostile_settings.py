@@ -8,7 +8,8 @@ from pydantic_settings import CliApp
 from structlog.testing import capture_logs
 
 from service.__main__ import check_environment, explain
-from service.http import auth
+from service.app import create_app
+from service.requests import keys
 from service.settings import PREFIX, Settings
 
 VALUES = {
@@ -18,7 +19,7 @@ VALUES = {
     "a star": "*", "half a character": "\udcff", "a list of a number": '["*", 5]', "lists": "[" * 100_000,
     "an escape": "\x1b[31m",
 }  # fmt: skip
-AS_THEY_ARE = {"host", "keys"}  # names, which are found or not
+AS_THEY_ARE = {"host", "keys", "methods"}  # names, which are found or not
 
 
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
@@ -31,6 +32,16 @@ def test_a_value_that_cannot_be_meant_is_one_short_line(value: str, monkeypatch:
         assert len(line) < 400
         assert line.isprintable()
         monkeypatch.delenv(f"{PREFIX}{name.upper()}")
+
+
+@pytest.mark.parametrize("value", [value for value in VALUES.values() if value.strip()], ids=ascii)
+def test_a_method_that_is_not_there_is_one_short_line(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{PREFIX}METHODS", value)
+    with pytest.raises(ValueError, match="--methods") as refused:
+        create_app(Settings())
+    line = explain(refused.value)
+    assert len(line) < 400
+    assert line.isprintable()
 
 
 def test_what_is_empty_counts_as_absent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,4 +70,4 @@ def test_a_file_of_keys_that_would_never_end_is_refused(tmp_path: Path) -> None:
     (tmp_path / "deep").write_text("a = " + "[" * 100_000)
     for path in (tmp_path / "fifo", tmp_path / "large", Path("/dev/zero"), tmp_path, tmp_path / "deep"):
         with pytest.raises(ValueError, match=str(path)):
-            auth.read(path)
+            keys.read(path)
