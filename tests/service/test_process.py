@@ -139,7 +139,7 @@ def test_a_signal_before_it_listens_ends_it_at_once(signum: signal.Signals) -> N
         (["--bundles", __file__], "--bundles"),
         (["--host", "192.0.2.1", "--port", "0"], "192.0.2.1"),  # of no machine: RFC 5737
         (["--prot", "1"], "--prot"),
-        (["--port", "0", "--methods", "ddim,nowhere,vdm"], "has no nowhere; it has ddgan, ddim, "),
+        (["--port", "0", "--methods", "ddim,nowhere,vdm"], "has no nowhere; it has ddgan, ddgan-cifar10, ddim, "),
         (["--port", "0", "--keys", "/nowhere"], "/nowhere"),
     ],
 )
