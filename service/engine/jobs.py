@@ -212,6 +212,13 @@ class Image:
         return self.job.previews > 0 and (self.step + 1) % self.job.preview_every == 0
 
     @property
+    def previews_left(self) -> int:
+        """How many of its steps left its caller wants to see."""
+        if not self.job.previews:
+            return 0
+        return self.steps // self.job.preview_every - self.step // self.job.preview_every
+
+    @property
     def ready(self) -> bool:
         """Whether it could take a step now."""
         return not (self.running or self.finished)

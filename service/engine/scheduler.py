@@ -134,23 +134,24 @@ class Scheduler:
         A job waits only while every worker is busy with earlier due jobs. So it ends within the running step, the work
         before it shared by the workers, and its own work alone (Graham 1969). Earlier rows of its own model are in full
         batches, or the job would share one. Batches of another model may not be full: then each step of that model's
-        longest job counts as a step with all of its rows.
+        longest job counts as a step with all of its rows. Previews of later jobs may ride in its batches: all count.
         """
-        full_s = {model: self._step_s(model, rows) for model, rows in unfinished.items()}
+        full_s = {model: self._step_s(model, rows) + self._previews_s(model) for model, rows in unfinished.items()}
         row_s = {model: self.row_s(model) for model in unfinished}
         running = self.counts.running.items()
         now += max(
             (self._step_s(model, rows) + self._previews_s(model) for model, rows in running if rows), default=0.0
         )
-        before_s = 0.0
+        before_s, later_previews_s = 0.0, sum(job.steps_left * self.preview_s(job) for job in order)
         slack_s = dict.fromkeys(unfinished, 0.0)  # by which a model's earlier steps may exceed their rows' shares
         last = max((i for i, job in enumerate(order) if job.deadline_s < math.inf), default=-1)
         for job in order[: last + 1]:
-            model = job.model
+            model, previews_s = job.model, job.steps_left * self.preview_s(job)
+            later_previews_s -= previews_s
             if job.deadline_s < math.inf:
-                wait_s = (before_s + sum(slack_s.values()) - slack_s[model]) / self.workers
+                wait_s = (before_s + sum(slack_s.values()) - slack_s[model]) / self.workers + later_previews_s
                 yield job, now + margin * (wait_s + self.work_s(job))
-            before_s += job.steps_left * (job.rows * row_s[model] + self.preview_s(job))
+            before_s += job.steps_left * job.rows * row_s[model] + previews_s
             slack_s[model] = max(slack_s[model], job.longest_left * (full_s[model] - row_s[model]))
 
     def next_batch(self, now: float, idle: int = 1) -> Batch | None:
@@ -250,15 +251,21 @@ class Scheduler:
         """
         own = sum(image.job is images[0].job for image in images)
         rows = [*accumulate(image.job.rows for image in images)]
-        preview_s = self.costs.preview_seconds(images[0].job.model)
-        previews = [*accumulate(image.job.previews > 0 for image in images)]
-        guaranteed = [(n, image) for n, image in enumerate(images, start=1) if image.job.deadline_s < math.inf]
-        if not guaranteed:
+        model = images[0].job.model
+        if all(image.job.deadline_s == math.inf for image in images):
             return len(images)
 
         def keeps(count: int) -> bool:
-            step_s = self.costs.seconds(images[0].job.model, rows[count - 1]) + previews[count - 1] * preview_s
-            return all(now + image.steps_left * step_s <= image.job.deadline_s for n, image in guaranteed if n <= count)
+            batch, step_s = images[:count], self.costs.seconds(model, rows[count - 1])
+            now_wanted, left = Counter[Job](), Counter[Job]()  # previews: in this step, and in all of the images' steps
+            for image in batch:
+                now_wanted[image.job] += image.wants_preview
+                left[image.job] += image.previews_left
+            return all(
+                now + image.steps_left * step_s + previews * self.costs.preview_seconds(model) <= image.job.deadline_s
+                for image in batch
+                for previews in [left[image.job] + now_wanted.total() - now_wanted[image.job]]
+            )
 
         return next((count for count in range(len(images), own - 1, -1) if keeps(count)), len(images))
 

@@ -131,13 +131,14 @@ def test_a_refusal_is_asked_of_another_replica_before_the_caller_sees_it(
 ) -> None:
     full, runtime = held
     with routing(full, services[0]) as (url, fleet, metrics), ThreadPoolExecutor() as pool:
-        filling = pool.submit(generate, full, n=64)
+        filling = pool.submit(generate, full, n=64, priority="high")
         assert runtime.entered.wait(60)
-        answers = [generate(url, seed=seed, priority="low") for seed in range(200, 208)]
+        later = {"priority": "low", "steps": 50}  # due after those 64, whatever a step was measured to take
+        answers = [generate(url, seed=seed, **later) for seed in range(200, 208)]
         assert [answer.status_code for answer in answers] == [200] * 8
         assert count(metrics, "asked_elsewhere") > 0
         fleet.replicas["1"].away_until_s = float("inf")
-        refused = generate(url, seed=300, priority="low")
+        refused = generate(url, seed=300, **later)
         assert (refused.status_code, refused.json()["type"]) == (429, "urn:trilemma:overloaded")
         assert int(refused.headers["Retry-After"]) >= 1
         runtime.go.set()

@@ -12,6 +12,7 @@ import pytest
 from httpx import ASGITransport, AsyncClient, Response
 
 from service.app import create_app
+from service.requests.keys import Keyring
 from service.settings import Settings
 from tests.conftest import ToyRuntime, write_bundle
 from tests.service.conftest import Held
@@ -86,11 +87,11 @@ def test_each_who_shares_a_job_is_charged_and_one_that_fails_is_free(tmp_path: P
 
 
 def find_budgets(client: AsyncClient) -> Any:
-    """The work budgets by key, of the middleware that has them."""
+    """The work budgets by key, of the middleware that has the keys."""
     layer: Any = client._transport.app.middleware_stack  # type: ignore[attr-defined]
-    while not hasattr(layer, "budgets"):
+    while not isinstance(getattr(layer, "keys", None), Keyring):
         layer = layer.app
-    return layer.budgets
+    return {holder.caller.name: holder.budget for _, holder in layer.keys._holders}
 
 
 @pytest.mark.parametrize("leaver", [BOB, CAROL])

@@ -19,7 +19,8 @@ LOCKED_GROUPS = {
     "load": ["load"],
     "sbom": ["sbom"],
     "aiperf": ["aiperf"],
-    "dev": [name for name in GROUPS if name not in ("gpu", "tensorrt", "sbom", "aiperf")],
+    "cluster": ["serve", "cpu", "tracing", "cluster"],
+    "dev": [name for name in GROUPS if name not in ("gpu", "tensorrt", "sbom", "aiperf", "cluster")],
 }
 
 
