@@ -13,14 +13,14 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.conftest import PATIENT
+from tests.conftest import PATIENT, WITHIN_S
 from tests.deploy.conftest import free_port, running
 
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 320, "height": 700}
 OpenPage = Callable[..., Page]
 MNIST = "ddgan,ddim,latent,vdm"
-PATIENCE_MS = 120_000  # usual are two seconds
+PATIENCE_MS = 1000 * WITHIN_S
 
 expect.set_options(timeout=PATIENCE_MS)
 
