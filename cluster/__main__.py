@@ -6,7 +6,7 @@ SIGHUP replaces each replica by a new process, with the code and the models as t
 import signal
 import sys
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 import ray
@@ -18,7 +18,7 @@ from ray import serve
 from cluster import application
 from cluster.application import REPLICAS, ROUTER, ReplicaOptions
 from cluster.hosting import free_port
-from service.__main__ import explain, listen
+from service.__main__ import bind, explain
 from service.settings import Settings
 from service.telemetry import logs
 
@@ -41,8 +41,7 @@ def main() -> None:
     try:
         settings = CliApp.run(ClusterSettings)
         logs.configure(settings)
-        with closing(listen(settings.host, settings.port)):  # before Ray starts, which takes its time
-            pass
+        bind(settings.host, settings.port).close()  # before Ray starts, which takes its time
     except (OSError, ValueError) as error:  # ValueError is pydantic's too
         print(f"./run cluster: {explain(error)}", file=sys.stderr)
         sys.exit(2)

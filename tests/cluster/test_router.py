@@ -16,7 +16,7 @@ from cluster.router_metrics import RouterMetrics
 from loadtests.server_process import free_port
 from tests.cluster.conftest import METHODS, count, routing
 from tests.conftest import write_bundle
-from tests.deploy.conftest import in_this_process, wait_until
+from tests.deploy.conftest import holding, in_this_process, wait_until
 from tests.service.conftest import Held
 
 Routed = tuple[str, Fleet, RouterMetrics]
@@ -40,11 +40,8 @@ def routed(services: list[str]) -> Iterator[Routed]:
 @pytest.fixture
 def held(tmp_path: Path) -> Iterator[tuple[str, Held]]:
     """A service of at most 64 images, which waits in its first step until it is let go."""
-    write_bundle(tmp_path / "toy")
-    runtime = Held()
-    with in_this_process(tmp_path, runtime, max_queued_images=64) as (url, _):
-        yield url, runtime
-        runtime.go.set()
+    with holding(tmp_path, max_queued_images=64) as served:
+        yield served
 
 
 def generate(url: str, accept: str = "image/png", **fields: Any) -> httpx.Response:

@@ -20,7 +20,8 @@ from service.app import create_app
 from service.http.server import options
 from service.registry.registry import OpenRuntime
 from service.settings import Settings
-from tests.conftest import REPOSITORY, WITHIN_S, ToyRuntime
+from tests.conftest import REPOSITORY, WITHIN_S, ToyRuntime, write_bundle
+from tests.service.conftest import Held
 
 DEPLOY = REPOSITORY / "deploy"
 UNPACKED = REPOSITORY / ".cache" / "debian"
@@ -72,6 +73,16 @@ def running(
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def holding(bundles: Path, **settings: Any) -> Iterator[tuple[str, Held]]:
+    """The URL of a service of a toy that waits in its first step until it is let go, and its runtime."""
+    write_bundle(bundles / "toy")
+    runtime = Held()
+    with in_this_process(bundles, runtime, **settings) as (url, _):
+        yield url, runtime
+        runtime.go.set()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from service.requests import pending_steps, watched
 from service.requests.pending_steps import MAX_STEPS, PendingSteps
 from service.settings import Settings
 from tests.conftest import ToyRuntime, write_bundle
-from tests.deploy.conftest import in_this_process
+from tests.deploy.conftest import holding
 from tests.service.conftest import Held, generate, serve
 
 GENERATE = ("/generate", {"method": "toy", "steps": 1000, "seed": 1}, "text/event-stream")
@@ -35,11 +35,8 @@ PING = ": ping"
 @pytest.fixture
 def held(tmp_path: Path) -> Iterator[tuple[str, Held]]:
     """The URL of a server that waits in its first step until it is let go, and its runtime."""
-    write_bundle(tmp_path / "toy")
-    runtime = Held()
-    with in_this_process(tmp_path, runtime, max_batch=4) as (url, _):
-        yield url, runtime
-        runtime.go.set()
+    with holding(tmp_path, max_batch=4) as served:
+        yield served
 
 
 # --- the queue ------------------------------------------------------------------------------------------------------
